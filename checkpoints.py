@@ -1,0 +1,77 @@
+"""What a checkpoint holds, and reading one (own or official) without running code from it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils import UserError, atomic_write
+
+# P2's official checkpoints hold NumPy scalars, under the name of either NumPy generation. These
+# few constructors make plain numbers; torch.load refuses everything else that could run.
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")},
+    (str.encode, "_codecs.encode"),  # how a scalar's bytes travel
+]
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    `content` has the keys epoch, state_dict, optimizer, train_res, test_res, as the official
+    checkpoints, and what an exact continuation needs besides.
+    """
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this project or of the official code.
+
+    Raises
+    ------
+    UserError : the file is missing, truncated or foreign.
+    """
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{path} is not a checkpoint: it has no state_dict")
+    return content
+
+
+def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a network.
+
+    Raises
+    ------
+    UserError : they belong to another network; the first difference is named.
+    """
+    own, saved = model.state_dict(), content["state_dict"]
+    # The oldest torch versions did not count batches; the count plays no part here.
+    missing = [k for k in own if k not in saved and not k.endswith("num_batches_tracked")]
+    shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
+    foreign = [k for k in saved if k not in own]
+    hint = "check --model, --num_channels, --depth and --dataset"
+    if missing or foreign:
+        what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}"
+        raise UserError(f"{path} belongs to another network: it {what}; {hint}")
+    if shapes:
+        key = shapes[0]
+        raise UserError(
+            f"{path} belongs to another network: {key} is {tuple(saved[key].shape)}, "
+            f"expected {tuple(own[key].shape)}; {hint}"
+        )
+    model.load_state_dict(saved, strict=False)

@@ -1,0 +1,99 @@
+"""Products with the Hessian and the Fisher matrix of a network's loss; traces and eigenvalues.
+
+The products are autograd's, batch by batch; the eigenvalues are SciPy's (ARPACK's Lanczos method).
+The Fisher matrix of the softmax cross-entropy is J^T (diag(p) - p p^T) J, averaged over images,
+with J the derivative of the logits by the weights and p the network's own probabilities: the
+expectation over labels is taken exactly (Martens, 2020, arXiv 1412.1193, section 9).
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import nn
+from torch.nn import functional as F
+
+Tensors = list[torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+EIGENVALUES = 10  # leading ones
+EIGENVALUE_TOLERANCE = 1e-4  # relative
+
+
+def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def split_like(vector: torch.Tensor, tensors: Tensors) -> Tensors:
+    """The inverse of `flatten`: pieces of a vector with the shapes of `tensors`."""
+    pieces = vector.split([t.numel() for t in tensors])
+    return [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def hessian_product(model: nn.Module, names: list[str], batch: Batch, v: Tensors) -> Tensors:
+    """H v for the mean loss of one batch, over the parameters `names`; v has their shapes."""
+    images, labels = batch
+    parameters = [model.get_parameter(name) for name in names]
+    loss = F.cross_entropy(model(images), labels)
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+    slope = sum((g * u).sum() for g, u in zip(gradient, v, strict=True))
+    return list(torch.autograd.grad(slope, parameters))
+
+
+def fisher_product(model: nn.Module, names: list[str], batch: Batch, v: Tensors) -> Tensors:
+    """(Fisher matrix) v for one batch, over the parameters `names`; v has their shapes."""
+    parameters = {name: model.get_parameter(name) for name in names}
+
+    def logits_of(weights):
+        return torch.func.functional_call(model, weights, (batch[0],))
+
+    directions = dict(zip(names, v, strict=True))
+    logits, change = torch.func.jvp(logits_of, (parameters,), (directions,))
+    p = logits.detach().softmax(1)
+    change = change.detach()
+    change = (p * change - p * (p * change).sum(1, keepdim=True)) / len(p)
+    return list(torch.autograd.grad(logits, list(parameters.values()), change))
+
+
+Product = Callable[[nn.Module, list[str], Batch, Tensors], Tensors]
+
+
+def mean_product(
+    product: Product, model: nn.Module, names: list[str], batches: Iterable[Batch], v: torch.Tensor
+) -> torch.Tensor:
+    """A matrix times a flat vector, averaged over all images of the batches: a flat vector."""
+    directions = split_like(v, [model.get_parameter(name) for name in names])
+    total, images = torch.zeros_like(v), 0
+    for batch in batches:
+        count = len(batch[1])
+        total += count * flatten(product(model, names, batch, directions))
+        images += count
+    return total / images
+
+
+def leading_eigenvalues(
+    product: Product, model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]
+) -> np.ndarray:
+    """The largest eigenvalues, descending: float64, (10,).
+
+    Every product is one pass over `batches()`. The start vector is fixed, so the result is
+    reproducible.
+    """
+    like = flatten(model.get_parameter(name) for name in names)
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        v = torch.as_tensor(vector, dtype=like.dtype, device=like.device).reshape(-1)
+        return mean_product(product, model, names, batches(), v).cpu().double().numpy()
+
+    operator = LinearOperator((len(like), len(like)), matvec=matvec, dtype=np.float64)
+    start = np.random.RandomState(0).standard_normal(len(like))
+    values = eigsh(
+        operator,
+        EIGENVALUES,
+        which="LA",
+        v0=start,
+        tol=EIGENVALUE_TOLERANCE,
+        return_eigenvectors=False,
+    )
+    return np.sort(values)[::-1]

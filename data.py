@@ -1,0 +1,276 @@
+"""Images as one uint8 tensor on the device; batches, crops and flips as a few tensor operations.
+
+Every data set is read and decoded once, at the start. After that there is no per-image Python
+work: a batch is one gather from the tensor, and an epoch's random numbers are drawn at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils import UserError, atomic_write
+
+SIZE = 32  # every image is SIZE x SIZE
+PAD = 4  # zero padding for the random crops
+HELD_OUT = 5000  # training images that are evaluated instead of the test set
+CORRUPTION_SEED = 42
+ORDER_SEED = 0
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# Mean and standard deviation over the 1,500 training digits, resized.
+DIGITS_MEAN, DIGITS_STD = (0.3051,) * 3, (0.3222,) * 3
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images on one device.
+
+    Attributes
+    ----------
+    images : uint8, (N, 32, 32, 3); colours last, as networks in channels_last format want them.
+    labels : int64, (N,).
+    num_classes : int.
+    mean, std : float32, (3,): per colour, of pixel values from 0 to 1.
+    corrupted : bool, (N,): the label was replaced by a random one.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    num_classes: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    corrupted: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        tensors = ("images", "labels", "mean", "std", "corrupted")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def subset(self, index: torch.Tensor | slice) -> "ImageSet":
+        """The images at `index`, in its order."""
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            corrupted=self.corrupted[index],
+        )
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 32, 32, 3) -> float32 (B, 3, 32, 32) with mean 0 and deviation 1 a colour."""
+        x = (pixels.float() - 255 * self.mean) / (255 * self.std)
+        return x.permute(0, 3, 1, 2)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        *,
+        shuffle: bool = False,
+        augment: bool = False,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One epoch of (images, labels): float32 (B, 3, 32, 32) and int64 (B,).
+
+        In data-set order, or with `shuffle` in an order drawn from the generator. With `augment`
+        every image is padded with black by 4, cropped at random and flipped with probability 1/2.
+        The last batch may be smaller. The generator lives on the CPU, so a run's random numbers
+        are the same on every device.
+        """
+        n, device = len(self), self.images.device
+        order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
+        order = order.to(device)
+        if augment:
+            windows = self._windows
+            top, left = torch.randint(2 * PAD + 1, (2, n), generator=generator).to(device)
+            flip = torch.randint(2, (n, 1, 1, 1), generator=generator).bool().to(device)
+        for start in range(0, n, batch_size):
+            part = slice(start, start + batch_size)
+            index = order[part]
+            if augment:
+                pixels = windows[index, top[part], left[part]]
+                pixels = torch.where(flip[part], pixels.flip(2), pixels)
+            else:
+                pixels = self.images[index]
+            yield self.normalise(pixels), self.labels[index]
+
+    @cached_property
+    def _windows(self) -> torch.Tensor:
+        """Every crop of every padded image, as a view (N, 9, 9, 32, 32, 3) that copies nothing."""
+        padded = torch.nn.functional.pad(self.images, (0, 0, PAD, PAD, PAD, PAD))
+        return padded.unfold(1, SIZE, 1).unfold(2, SIZE, 1).permute(0, 1, 2, 4, 5, 3)
+
+
+def load(
+    name: str,
+    data_path: str | Path,
+    *,
+    use_test: bool = False,
+    use_data_size: int | None = None,
+    corrupt_train: float | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """The training images, and the images to evaluate on, both on the CPU.
+
+    Parameters
+    ----------
+    name : one of `DATASETS`.
+    data_path : folder of the data; CIFAR is downloaded into it when it is not there.
+    use_test : evaluate on the test set; else the last 5,000 training images (the last tenth of
+        a training set smaller than 50,000) are held out and evaluated.
+    use_data_size : keep the first N training images.
+    corrupt_train : fraction of the training images that get uniformly random labels.
+
+    Raises
+    ------
+    UserError : the data is missing or malformed, or has fewer images than asked for.
+    """
+    train, test = DATASETS[name](Path(data_path).expanduser())
+    if not use_test:
+        held_out = min(HELD_OUT, max(len(train) // 10, 1))
+        test = train.subset(slice(len(train) - held_out, None))
+        train = train.subset(slice(0, len(train) - held_out))
+    if use_data_size is not None:
+        if use_data_size > len(train):
+            raise UserError(
+                f"--use_data_size {use_data_size} is more than the {len(train)} training images "
+                f"of {name}" + ("" if use_test else f" ({len(test)} are held out: --use_test)")
+            )
+        train = train.subset(slice(0, use_data_size))
+    if corrupt_train:
+        train = corrupt(train, corrupt_train)
+    return train, test
+
+
+def corrupt(images: ImageSet, fraction: float) -> ImageSet:
+    """Replace the labels of a fraction of the images, the same ones each time, by random ones."""
+    random = np.random.RandomState(CORRUPTION_SEED)
+    chosen = random.permutation(len(images))[: round(fraction * len(images))]
+    labels, corrupted = images.labels.clone(), images.corrupted.clone()
+    labels[chosen] = torch.from_numpy(random.randint(images.num_classes, size=len(chosen)))
+    corrupted[chosen] = True
+    return replace(images, labels=labels, corrupted=corrupted)
+
+
+# --- the data sets: each a function of the data's folder that gives (training set, test set) ---
+
+
+def _image_set(images, labels, num_classes, mean=CIFAR_MEAN, std=CIFAR_STD) -> ImageSet:
+    return ImageSet(
+        torch.as_tensor(np.ascontiguousarray(images)),
+        torch.as_tensor(np.asarray(labels, dtype=np.int64)),
+        num_classes,
+        torch.tensor(mean),
+        torch.tensor(std),
+        torch.zeros(len(labels), dtype=torch.bool),
+    )
+
+
+def _cifar(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
+    def read(path: Path) -> tuple[ImageSet, ImageSet]:
+        from torchvision import datasets  # slow to import, and only CIFAR needs it
+
+        dataset = getattr(datasets, name)
+        # The official code kept each data set in a folder of its own below data_path.
+        folders = [path, path / name, path / name.lower()]
+        root = next((f for f in folders if (f / dataset.base_folder).is_dir()), path)
+        try:
+            parts = [dataset(str(root), train=train, download=True) for train in (True, False)]
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{name} is not in {path} and could not be downloaded ({error}). Without a "
+                f"network: unpack the archive {dataset.filename} there by hand, or take "
+                "--dataset Digits (needs no files) or --dataset ImageFolder (your own images)"
+            ) from None
+        return tuple(_image_set(p.data, p.targets, len(parts[0].classes)) for p in parts)
+
+    return read
+
+
+def _digits(path: Path) -> tuple[ImageSet, ImageSet]:
+    del path  # scikit-learn brings the images along
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    grey = torch.nn.functional.interpolate(grey, SIZE, mode="bilinear", align_corners=False)
+    images = grey.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)
+    whole = _image_set(images, digits.target, 10, DIGITS_MEAN, DIGITS_STD)
+    return whole.subset(slice(0, 1500)), whole.subset(slice(1500, None))
+
+
+def _image_folder(path: Path) -> tuple[ImageSet, ImageSet]:
+    parts = []
+    for split in ("train", "test"):
+        if not (path / split).is_dir():
+            raise UserError(f"no folder {path / split}: ImageFolder wants {split}/<class>/<image>")
+        parts.append(_read_folder(path / split))
+    (train, train_classes), (test, test_classes) = parts
+    if train_classes != test_classes:
+        odd = sorted(set(train_classes) ^ set(test_classes))
+        raise UserError(f"the classes of train/ and test/ in {path} differ: {', '.join(odd)}")
+    return train, test
+
+
+def _read_folder(folder: Path) -> tuple[ImageSet, list[str]]:
+    """The images of <folder>/<class>/*, shuffled once for all so that a part is a fair sample."""
+    classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in sorted((folder / name).iterdir())
+        if file.is_file() and file.name[0] != "."
+    ]
+    if not files:
+        raise UserError(f"no images in {folder}: ImageFolder wants {folder.name}/<class>/<image>")
+    order = np.random.RandomState(ORDER_SEED).permutation(len(files))
+    files = [files[i] for i in order]
+    images = _decode_cached([file for file, _ in files], folder.parent / f".{folder.name}.npz")
+    return _image_set(images, [label for _, label in files], len(classes)), classes
+
+
+def _decode_cached(files: list[Path], cache: Path) -> np.ndarray:
+    """Decoded files, uint8 (N, 32, 32, 3), from the cache if none has changed since."""
+    root = cache.parent
+    stats = [(str(f.relative_to(root)), s.st_size, s.st_mtime_ns) for f in files if (s := f.stat())]
+    fingerprint = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    try:
+        with np.load(cache) as saved:
+            if str(saved["fingerprint"]) == fingerprint:
+                return saved["images"]
+    except Exception:
+        pass  # no cache yet, or a damaged one: it is made again
+    with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
+        images = np.stack(list(pool.map(_decode, files)))
+    try:
+        with atomic_write(cache) as file:
+            np.savez(file, fingerprint=fingerprint, images=images)
+    except OSError as error:
+        print(f"note: the decoded images are not cached in {cache} ({error.strerror})")
+    return images
+
+
+def _decode(file: Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            if image.size != (SIZE, SIZE):
+                width, height = image.size
+                raise UserError(f"{file} is {width}x{height}; every image must be {SIZE}x{SIZE}")
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError):
+        raise UserError(f"{file} is not an image that can be read") from None
+
+
+DATASETS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
+    "CIFAR10": _cifar("CIFAR10"),
+    "CIFAR100": _cifar("CIFAR100"),
+    "Digits": _digits,
+    "ImageFolder": _image_folder,
+}

@@ -1,0 +1,66 @@
+"""Pre-activation ResNet-18 (He et al., 2016, arXiv 1603.05027) with normalised shortcuts."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.layers import batch_norm, conv
+
+
+class Block(nn.Module):
+    """o = relu(bn1(x)); output = conv2(relu(bn2(conv1(o)))) + s.
+
+    s is the shortcut of o where the shape changes, else x itself.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, affine: bool):
+        super().__init__()
+        self.bn1 = batch_norm(inputs, affine)
+        self.conv1 = conv(inputs, outputs, stride=stride)
+        self.bn2 = batch_norm(outputs, affine)
+        self.conv2 = conv(outputs, outputs)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                batch_norm(inputs, affine), conv(inputs, outputs, kernel=1, stride=stride)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(out)
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + skip
+
+
+class ResNet18(nn.Module):
+    """Four layers of two blocks with widths k, 2k, 4k, 8k and strides 1, 2, 2, 2.
+
+    The residual stream adds outputs of several convolutions, so the network is invariant to
+    one factor on all convolution weights together, not to one factor a layer.
+    """
+
+    def __init__(self, num_classes: int, num_channels: int, depth: int, affine: bool):
+        super().__init__()
+        del depth  # part of the common signature: this architecture has one depth
+        width = num_channels
+        self.conv1 = conv(3, width)
+        self.layer1 = self._layer(width, width, 1, affine)
+        self.layer2 = self._layer(width, 2 * width, 2, affine)
+        self.layer3 = self._layer(2 * width, 4 * width, 2, affine)
+        self.layer4 = self._layer(4 * width, 8 * width, 2, affine)
+        self.bn = batch_norm(8 * width, affine)
+        self.linear = nn.Linear(8 * width, num_classes, bias=False)
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int, stride: int, affine: bool) -> nn.Sequential:
+        return nn.Sequential(
+            Block(inputs, outputs, stride, affine), Block(outputs, outputs, 1, affine)
+        )
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        out = F.avg_pool2d(F.relu(self.bn(out)), 4)
+        return self.linear(out.flatten(1))

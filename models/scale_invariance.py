@@ -1,0 +1,47 @@
+"""What a scale-invariant (SI) parameter is, and the operations on the SI weights as one vector.
+
+A weight vector w that feeds a normalisation layer is scale invariant: L(a w) = L(w) for a > 0
+(P1, section 2). In the networks here these are the convolution weights, all scaled together.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The scale-invariant parameters of a network by name: its convolution weights."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The SI parameters and all the others, each in the order of `model.parameters()`."""
+    invariant = {id(p) for p in si_parameters(model).values()}
+    parameters = list(model.parameters())
+    return (
+        [p for p in parameters if id(p) in invariant],
+        [p for p in parameters if id(p) not in invariant],
+    )
+
+
+@torch.no_grad()
+def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Euclidean norm of several tensors taken as one vector: a float64 scalar on their device.
+
+    The squares are summed in float64: with millions of weights a float32 sum would be
+    off by more than the 1e-6 to which a fixed norm is held.
+    """
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float64) for t in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+@torch.no_grad()
+def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) -> None:
+    """Scale several tensors in place, by one factor, to a total norm of `value` (P1, sec. 4)."""
+    factor = (value / norm(tensors)).to(tensors[0].dtype)
+    torch._foreach_mul_(tensors, factor)

@@ -1,0 +1,321 @@
+"""Every option of train.py and test.py, declared once, with the checks of its values.
+
+The names and defaults are those of the papers' official code, so its command lines work here.
+`python options.py` prints the table that README.md holds (a test keeps the two in step).
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from utils import UserError, nearest
+
+# Names only: models/ and data.py implement them, and a test compares. Importing those modules here
+# would load torch before a mistyped option is reported.
+MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
+DATASET_NAMES = ("CIFAR10", "CIFAR100", "Digits", "ImageFolder")
+
+
+# --- types of values: each raises ValueError or ArgumentTypeError with what would be right ---
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, open_low=False, open_high=False):
+    """A finite float from low to high; an `open_` end is itself excluded."""
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'>' if open_low else '>='} {low:g}")
+    if high < math.inf:
+        bounds.append(f"{'<' if open_high else '<='} {high:g}")
+    words = f"a finite number {' and '.join(bounds)}".strip()
+
+    def parse(text: str) -> float:
+        value = float(text)
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        if not (math.isfinite(value) and above and below):
+            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def integer(low: int):
+    """A whole number of at least `low`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number >= {low}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def off_or(low_open: bool, words: str):
+    """-1 (off) or a finite number that is >= 0 (> 0 where `low_open`)."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if value != -1 and not (math.isfinite(value) and (value > 0 if low_open else value >= 0)):
+            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def one_of(known: Sequence[str]):
+    """One of the known names; the nearest one is suggested for a misspelt one."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(
+                f"unknown name {text!r}{nearest(text, known)}; known: {', '.join(known)}"
+            )
+        return text
+
+    return parse
+
+
+# --- the declaration ---
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its names (the first is the one in files and tables), default and meaning.
+
+    `type` is None for a flag. `const` is the value of an option whose value may be left out.
+    """
+
+    names: str
+    type: Callable[[str], Any] | None
+    default: Any
+    help: str
+    const: Any = None
+    key: str = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "key", self.names.split()[0].removeprefix("--"))
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        kwargs: dict[str, Any] = {"dest": self.key, "default": self.default, "help": self.help}
+        if self.type is None:
+            kwargs["action"] = "store_true"
+        else:
+            kwargs.update(type=self.type, metavar=self.key.rsplit("_", 1)[-1].upper())
+        if self.const is not None:
+            kwargs.update(nargs="?", const=self.const)
+        parser.add_argument(*self.names.split(), **kwargs)
+
+
+DATA = (
+    Option("--dataset", one_of(DATASET_NAMES), "CIFAR10", "which images: " + ", ".join(DATASET_NAMES)),
+    Option("--data_path", str, "./datasets", "folder of the data (CIFAR is downloaded into it)"),
+    Option("--batch_size", integer(1), 128, "images in a batch"),
+    Option("--use_data_size", integer(1), None, "keep the first N training images (default: all)"),
+    Option(
+        "--corrupt_train", number(0, 1), None,
+        "replace the labels of this fraction of the training images by random ones",
+    ),
+    Option("--num_workers", integer(0), 4, "accepted for official command lines; no workers needed"),
+)  # fmt: skip
+MODEL = (
+    Option("--model", one_of(MODEL_NAMES), "ConvNetSI", "which network: " + ", ".join(MODEL_NAMES)),
+    Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
+    Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
+)
+INIT_SCALE = Option(
+    "--init_scale --initscale", off_or(True, "a number > 0, or -1 to leave the last layer as it is"),
+    -1.0, "Frobenius norm given to the last layer's weights at the start (-1: leave them)",
+)  # fmt: skip
+NONINVLR = Option(
+    "--noninvlr --fix_noninvlr", off_or(False, "a learning rate >= 0, or -1"), -1.0,
+    "learning rate of all weights that are not scale invariant (0: frozen; -1: as the others)",
+)  # fmt: skip
+NOAUG = Option("--noaug --no_aug", None, False, "train without random crops and flips")
+MACHINE = (
+    Option("--seed", integer(0), 1, "seed; the random numbers of a run depend on seed + trial"),
+    Option("--gpu", integer(-1), 0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)"),
+)
+
+TRAIN = (
+    Option("--dir", str, "./Experiments/run", "folder of the run; its files go to DIR/trial_<t>"),
+    Option("--trial", integer(0), 0, "number of the run among equal ones (changes the seed)"),
+    *DATA,
+    Option("--use_test", None, False, "train on all training images and evaluate on the test set"),
+    NOAUG,
+    *MODEL,
+    INIT_SCALE,
+    NONINVLR,
+    Option("--lr_init", number(0, open_low=True), 0.01, "learning rate η"),
+    Option("--wd", number(0), 1e-4, "weight decay λ (coupled, as in torch.optim.SGD)"),
+    Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
+    Option("--epochs", integer(1), 1001, "epochs to train"),
+    Option("--fbgd", None, False, "full-batch gradient descent: one step an epoch"),
+    Option("--fix_si_pnorm", None, False, "keep the norm of the SI weights fixed by projection"),
+    Option(
+        "--fix_si_pnorm_value", number(), -1.0, "the norm to keep (<= 0: the one at the start)"
+    ),
+    Option("--no_schedule --noschedule", None, False, "constant learning rate"),
+    Option(
+        "--c_schedule", number(0, open_low=True), None,
+        "after the first quarter the rate falls linearly to 1/P of lr_init",
+    ),
+    Option(
+        "--d_schedule", number(0, open_low=True), None,
+        "the rate is divided by P after each quarter of training",
+    ),
+    Option("--cosan_schedule", None, False, "cosine annealing of the rate to 0"),
+    Option("--save_freq", integer(1), None, "save every N epochs (default: ever more rarely)"),
+    Option(
+        "--save_freq_int", integer(0), 0, "also save every N steps within an epoch (0: do not)"
+    ),
+    Option("--eval_freq", integer(1), 10, "evaluate on the test (or held-out) set every N epochs"),
+    Option(
+        "--resume_epoch", integer(0), None,
+        "branch off checkpoint E of this trial for --epochs more epochs, into a folder below it",
+    ),
+    Option("--resume", None, False, "go on from this run's newest checkpoint, if it has one"),
+    Option("--overwrite", None, False, "start anew in a folder that already holds this run"),
+    *MACHINE,
+)  # fmt: skip
+
+TEST = (
+    Option("--models_dir", str, None, "folder of the checkpoints, DIR/trial_<t>"),
+    Option("--save_path", str, None, "the .npz file (default: a name below models_dir)"),
+    Option("--prebn_save_path", str, None, "second .npz, as with --prebn_only, from the same pass"),
+    Option("--use_test", None, False, "measure on the test set (default: the training set)"),
+    Option("--train_mode", None, False, "normalise with each batch's own statistics"),
+    Option("--eval_model", None, False, "loss, acc"),
+    Option("--all_pnorm", None, False, "<parameter>_norm and <parameter>_numel of every parameter"),
+    Option("--calc_grad_norms", None, False, "gnorm_m: mean over batches of the gradient's norm"),
+    Option(
+        "--calc_grads", None, False,
+        "gm_norm, gs_norm: norms of mean and standard deviation of the batch gradients",
+    ),
+    Option("--prebn_only", None, False, "norms, gradients and curvature of the SI weights only"),
+    Option("--fisher_trace", None, False, "fisher_trace: trace / number of parameters"),
+    Option("--fisher_evals", None, False, "fisher_evals: 10 leading eigenvalues"),
+    Option("--hess_trace", None, False, "hess_trace: trace / number of parameters"),
+    Option("--hess_evals", None, False, "hess_evals: 10 leading eigenvalues"),
+    Option("--update", None, False, "add to the .npz: compute only what it lacks"),
+    Option(
+        "--eval_on_train_subsets", None, False,
+        "loss and acc also of the training images with true and with corrupted labels alone",
+    ),
+    Option(
+        "--eval_on_random_subset", integer(1), None,
+        "measure on N random images of the set (fixed by --seed; 5000 if N is left out)", 5000,
+    ),
+    Option("--use_aug", None, False, "measure on randomly cropped and flipped images"),
+    *DATA,
+    NOAUG,
+    *MODEL,
+    INIT_SCALE,
+    NONINVLR,
+    *MACHINE,
+)  # fmt: skip
+
+# test.py takes these from the run's own config.json where the command line does not give them.
+FROM_RUN = tuple(o.key for o in (*DATA, *MODEL))
+# test.py accepts these because official command lines give them; it says that they change nothing.
+NO_EFFECT_IN_TEST = ("num_workers", "noaug", "init_scale", "noninvlr")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and exit status 2, with the nearest known option."""
+
+    def __init__(self, options: Sequence[Option], **kwargs: Any):
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
+        )
+        self.known = [name for option in options for name in option.names.split()]
+        for option in options:
+            option.add_to(self)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            self.error(f"unknown option {unknown[0]}{nearest(word, self.known)}")
+        return parsed
+
+
+def given(argv: Sequence[str] | None, options: Sequence[Option]) -> set[str]:
+    """The keys of the options that the command line itself gives."""
+    words = {word.split("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+    return {o.key for o in options if words & set(o.names.split())}
+
+
+def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of train.py. Exits with status 2 and one line where they are wrong."""
+    args = Parser(TRAIN, prog="train.py", description="Train one network.").parse_args(argv)
+    words = given(argv, TRAIN)
+    if "num_workers" in words:
+        print("note: --num_workers changes nothing, the images stay on the device")
+    schedules = [
+        name
+        for name in ("no_schedule", "c_schedule", "d_schedule", "cosan_schedule")
+        if getattr(args, name)
+    ]
+    if len(schedules) > 1:
+        raise UserError(f"--{schedules[0]} and --{schedules[1]} contradict each other: give one")
+    if args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm:
+        raise UserError("--fix_si_pnorm_value needs --fix_si_pnorm")
+    if args.resume and args.overwrite:
+        raise UserError("--resume and --overwrite contradict each other: give one")
+    if args.fbgd and args.save_freq_int:
+        raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
+    return args
+
+
+def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """The options of test.py, and the keys of those that the command line itself gives."""
+    parser = Parser(TEST, prog="test.py", description="Measure the checkpoints of one run.")
+    args = parser.parse_args(argv)
+    if args.models_dir is None:
+        raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
+    if args.eval_on_train_subsets and args.use_test:
+        raise UserError("--eval_on_train_subsets is about the training set: leave out --use_test")
+    if args.prebn_only and args.prebn_save_path:
+        raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
+    words = given(argv, TEST)
+    for key in NO_EFFECT_IN_TEST:
+        if key in words:
+            print(f"note: --{key} changes nothing here: the checkpoints hold the weights")
+    return args, words
+
+
+def command(script: str, values: dict[str, Any], extra: Sequence[str] = ()) -> list[str]:
+    """The words of a command line: true flags bare, false and None ones left out."""
+    words = [script]
+    for key, value in values.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif value is not None and value is not False:
+            words += [f"--{key}", str(value)]
+    return [*words, *extra]
+
+
+def markdown_table(options: Sequence[Option]) -> str:
+    """The options as the table that README.md holds."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for option in options:
+        names = option.names.split()
+        shown = f"`{names[0]}`" + "".join(f" (`{name}`)" for name in names[1:])
+        default = "off" if option.default is False else option.default
+        shown_default = "" if default is None else f"`{default}`"
+        lines.append(f"| {shown} | {shown_default} | {option.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(f"### train.py\n\n{markdown_table(TRAIN)}\n\n### test.py\n\n{markdown_table(TEST)}")

@@ -1,0 +1,171 @@
+"""How a run's folder is named, what lies in it, and how it is read back. No torch in here.
+
+A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
+
+    config.json                    every option, the network's size, versions and machine
+    log.csv                        a row per epoch
+    checkpoint-<epoch>.pt          the state after that many epochs; 0 is the initialisation
+    checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
+    train-tm.npz, ...              metrics by checkpoint (test.py)
+    branch-<epoch>.../             a run of its own, branched off that checkpoint
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import UserError, atomic_write
+
+CONFIG, LOG = "config.json", "log.csv"
+METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the files that the driver writes per run
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-(\d+))?\.pt")
+# Options that say where and how to run, not what to train: they do not make it another run.
+HOW_TO_RUN = frozenset(
+    {"dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch"}
+)
+
+
+def trial_folder(directory: str | Path, trial: int) -> Path:
+    return Path(directory).expanduser() / f"trial_{trial}"
+
+
+def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
+    """The folder of a branch, named after the options that it changes."""
+    try:
+        changed = differences(read_config(parent), config)
+    except FileNotFoundError:  # a checkpoint of another program
+        changed = {}
+    changed.pop("epochs", None)
+    words = [f"{key}={value[1]}" for key, value in sorted(changed.items())]
+    return parent / "_".join([f"branch-{epoch}", *words])
+
+
+def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that decide what is trained and differ: name -> (saved value, asked value)."""
+    keys = (saved.keys() & asked.keys()) - HOW_TO_RUN
+    return {key: (saved[key], asked[key]) for key in sorted(keys) if saved[key] != asked[key]}
+
+
+def checkpoint_path(folder: Path, epoch: int, step: int = 0) -> Path:
+    return folder / (f"checkpoint-{epoch}-{step}.pt" if step else f"checkpoint-{epoch}.pt")
+
+
+def checkpoints(folder: Path) -> dict[tuple[int, int], Path]:
+    """The checkpoints of a folder: (epoch, step within it) -> file, in the order of training."""
+    found = {}
+    for path in folder.glob("checkpoint-*.pt"):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match:
+            found[int(match[1]), int(match[2] or 0)] = path
+    return dict(sorted(found.items()))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that train.py saved with a run.
+
+    Raises
+    ------
+    FileNotFoundError : the folder holds no config.json.
+    UserError : the file is damaged.
+    """
+    text = (folder / CONFIG).read_text()
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    with atomic_write(folder / CONFIG, "w") as file:
+        json.dump(config, file, indent=2)
+        file.write("\n")
+
+
+def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of log.csv, all with the same keys."""
+    with atomic_write(folder / LOG, "w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_log(folder: Path) -> list[dict[str, float | None]]:
+    """The rows of log.csv (an empty list if there is none yet); None for what was not measured."""
+    try:
+        with (folder / LOG).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
+class Metrics:
+    """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
+
+    In the file every name is one array over the epochs, in order, NaN where a number is missing.
+    """
+
+    def __init__(self, rows: dict[float, dict[str, Any]] | None = None):
+        self.rows = rows or {}
+
+    @classmethod
+    def read(cls, path: Path) -> "Metrics":
+        """Raises FileNotFoundError, or UserError where `path` is not such a file."""
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+            epochs = arrays.pop("report_epochs").tolist()
+        except FileNotFoundError:
+            raise
+        except Exception:
+            raise UserError(f"{path} is not a metrics file: delete it, or name another") from None
+        return cls({e: {k: v[i] for k, v in arrays.items()} for i, e in enumerate(epochs)})
+
+    def write(self, path: Path) -> None:
+        epochs = sorted(self.rows)
+        names = {name: np.asarray(v) for row in self.rows.values() for name, v in row.items()}
+        arrays = {
+            name: np.stack([np.asarray(self.rows[e].get(name, like * np.nan)) for e in epochs])
+            for name, like in names.items()
+        }
+        whole = all(e == int(e) for e in epochs)
+        arrays["report_epochs"] = np.array(epochs, dtype=np.int64 if whole else np.float64)
+        with atomic_write(path) as file:
+            np.savez(file, **arrays)
+
+    def lacks(self, epoch: float, names: Sequence[str]) -> bool:
+        """Whether any of the names is missing (or was not finite) at this epoch."""
+        row = self.rows.get(epoch, {})
+        return any(name not in row or not np.all(np.isfinite(row[name])) for name in names)
+
+    def add(self, epoch: float, values: dict[str, Any]) -> None:
+        self.rows.setdefault(epoch, {}).update(values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back from its folder, for plots and tables."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def metrics(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of one metrics file, by name; empty when there is no such file."""
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            return {}
+        with np.load(path) as file:
+            return dict(file)
+
+
+def find_runs(root: str | Path) -> list[Run]:
+    """Every run below a folder that has metrics, by learning rate, weight decay and folder."""
+    found = [Run(path.parent, read_config(path.parent)) for path in Path(root).rglob(CONFIG)]
+    found = [run for run in found if any((run.folder / f"{m}.npz").exists() for m in METRICS)]
+    return sorted(found, key=lambda r: (r.config["lr_init"], r.config["wd"], str(r.folder)))
