@@ -114,7 +114,7 @@ class Option:
 
 
 DATA = (
-    Option("--dataset", one_of(DATASET_NAMES), "CIFAR10", "which images: " + ", ".join(DATASET_NAMES)),
+    Option("--dataset", one_of(DATASET_NAMES), "CIFAR10", ", ".join(DATASET_NAMES)),
     Option("--data_path", str, "./datasets", "folder of the data (CIFAR is downloaded into it)"),
     Option("--batch_size", integer(1), 128, "images in a batch"),
     Option("--use_data_size", integer(1), None, "keep the first N training images (default: all)"),
@@ -122,15 +122,15 @@ DATA = (
         "--corrupt_train", number(0, 1), None,
         "replace the labels of this fraction of the training images by random ones",
     ),
-    Option("--num_workers", integer(0), 4, "accepted for official command lines; no workers needed"),
+    Option("--num_workers", integer(0), 4, "accepted, and changes nothing: no workers needed"),
 )  # fmt: skip
 MODEL = (
-    Option("--model", one_of(MODEL_NAMES), "ConvNetSI", "which network: " + ", ".join(MODEL_NAMES)),
+    Option("--model", one_of(MODEL_NAMES), "ConvNetSI", ", ".join(MODEL_NAMES)),
     Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
     Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
 )
 INIT_SCALE = Option(
-    "--init_scale --initscale", off_or(True, "a number > 0, or -1 to leave the last layer as it is"),
+    "--init_scale --initscale", off_or(True, "a number > 0, or -1 (leave the last layer)"),
     -1.0, "Frobenius norm given to the last layer's weights at the start (-1: leave them)",
 )  # fmt: skip
 NONINVLR = Option(
@@ -140,7 +140,9 @@ NONINVLR = Option(
 NOAUG = Option("--noaug --no_aug", None, False, "train without random crops and flips")
 MACHINE = (
     Option("--seed", integer(0), 1, "seed; the random numbers of a run depend on seed + trial"),
-    Option("--gpu", integer(-1), 0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)"),
+    Option(
+        "--gpu", integer(-1), 0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)"
+    ),
 )
 
 TRAIN = (

@@ -66,6 +66,14 @@ def checkpoints(folder: Path) -> dict[tuple[int, int], Path]:
     return dict(sorted(found.items()))
 
 
+def is_saved(epoch: int, save_freq: int | None) -> bool:
+    """Whether the state after this many epochs is kept: every save_freq, or ever more rarely."""
+    if save_freq is None:
+        spacing = ((20, 1), (100, 5), (200, 10), (1000, 50), (2000, 100), (10_000, 500))
+        save_freq = next((every for until, every in spacing if epoch <= until), 1000)
+    return epoch % save_freq == 0
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration that train.py saved with a run.
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -31,8 +30,6 @@ from device import describe, mix, select_device
 from metrics import evaluate
 from options import train_options
 from utils import UserError, duration, user_errors
-
-HEADER_EVERY = 40  # table lines
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,8 +90,9 @@ def train(options: argparse.Namespace) -> None:
     if options.fix_si_pnorm:
         fixed_norm = starting_norm(options, si_weights, None if start is None else content)
 
+    steps = math.ceil(len(train_images) / options.batch_size)  # an epoch
+
     def save(epoch: int, step: int = 0, train_res: Any = None, test_res: Any = None) -> None:
-        steps = math.ceil(len(train_images) / options.batch_size)
         checkpoints.save(
             runs.checkpoint_path(folder, epoch, step),
             {
@@ -111,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
     def after_step(epoch: int, step: int) -> None:
         if fixed_norm is not None:
             models.rescale_to_norm(si_weights, fixed_norm)
-        if options.save_freq_int and step % options.save_freq_int == 0:
+        if options.save_freq_int and step % options.save_freq_int == 0 and step < steps:
             save(epoch, step)
 
     # The loop
@@ -160,7 +158,7 @@ def train(options: argparse.Namespace) -> None:
                 "seconds": seconds,
             }
         )
-        if is_saved(now - first, options.save_freq) or now == last:
+        if runs.is_saved(now - first, options.save_freq) or now == last:
             save(now, 0, train_res, test_res)
         runs.write_log(folder, rows)
         table.show(rows[-1], last)
@@ -265,14 +263,6 @@ def schedule(options: argparse.Namespace, progress: float) -> float:
     return 1 - (1 - low) * fallen
 
 
-def is_saved(epoch: int, save_freq: int | None) -> bool:
-    """Whether the state after this many epochs is kept: every save_freq, or ever more rarely."""
-    if save_freq is None:
-        spacing = ((20, 1), (100, 5), (200, 10), (1000, 50), (2000, 100), (10_000, 500))
-        save_freq = next((every for until, every in spacing if epoch <= until), 1000)
-    return epoch % save_freq == 0
-
-
 def sgd_epoch(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -326,6 +316,9 @@ def means(sums: torch.Tensor) -> dict[str, float]:
 class Table:
     """One line an evaluated epoch, and after the first epoch how long the rest will take."""
 
+    HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
+    REPEATED = 40  # lines between two headers
+
     def __init__(self, first_epoch: int):
         self.first_epoch, self.lines = first_epoch, 0
 
@@ -334,15 +327,14 @@ class Table:
             left = (last - row["epoch"]) * row["seconds"]
             tqdm.write(f"first epoch {row['seconds']:.2f} s: about {duration(left)} to train")
         if row["test_loss"] is not None:
-            text = tabulate(
-                [[row["epoch"], *(row[k] for k in ("lr", "train_loss")), 100 - 100 * row["train_acc"],
-                  row["test_loss"], 100 - 100 * row["test_acc"], row["si_norm"], row["seconds"]]],
-                ["epoch", "lr", "train loss", "train err %", "test loss", "test err %", "ρ", "s"],
-                floatfmt=("", ".4g", ".6f", ".2f", ".4f", ".2f", ".4f", ".2f"),
-                colalign=("right",) * 8,
-            )  # fmt: skip
-            head, line = text.rsplit("\n", 1)
-            tqdm.write(line if self.lines % HEADER_EVERY else f"{head}\n{line}")
+            if self.lines % self.REPEATED == 0:
+                tqdm.write(self.HEADER)
+            train_error, test_error = 100 - 100 * row["train_acc"], 100 - 100 * row["test_acc"]
+            tqdm.write(
+                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}  {train_error:11.2f}"
+                f"  {row['test_loss']:9.4f}  {test_error:10.2f}  {row['si_norm']:8.4f}"
+                f"  {row['seconds']:7.2f}"
+            )
             self.lines += 1
         sys.stdout.flush()
 

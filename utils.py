@@ -54,9 +54,9 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' with the known word closest to `word`, or '' if none is close."""
-    known = list(known)
     lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    beginning = [k for k in lower if k.startswith(word.lower())]
+    close = beginning or difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     return f" (did you mean {lower[close[0]]}?)" if close else ""
 
 

@@ -1,0 +1,32 @@
+# make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/figure2.png
+# make test    ruff and the test suite
+# make setup   only the environment, in .venv
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+
+.PHONY: demo test setup notebook clean
+
+demo: setup
+	$(BIN)/python run_train_and_test.py --experiment demo --jobs $(JOBS)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# Plots.ipynb with the figures of what is in Experiments/
+notebook: setup
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace Plots.ipynb
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,0 +1,75 @@
+"""Named settings: each says only what differs from the defaults of the driver.
+
+`python run_train_and_test.py --experiment NAME` runs one of them, `--list` prints them.
+"""
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One setting trained at several learning rates and weight decays.
+
+    `params` and `add_params` (flags) are options of train.py; `lrs` and `wds` are combined as
+    `combine` says: "cross" for every pair, "zip" for the first with the first and so on.
+    """
+
+    name: str
+    shows: str
+    dataset: str = "CIFAR10"
+    data_path: str = "./datasets"
+    network: str = "ConvNetSI"
+    fix_noninvlr: float = 0.0
+    params: dict[str, Any] = field(default_factory=dict)
+    lrs: tuple[float, ...] = (0.01,)
+    wds: tuple[float, ...] = (0.001,)
+    combine: str = "cross"
+    add_params: str = "--use_test --noaug --no_schedule"
+
+    def rates(self) -> list[tuple[float, float]]:
+        """The pairs (learning rate, weight decay), one a line.
+
+        Raises
+        ------
+        ValueError : lists of different lengths to zip, an empty list, or another `combine`.
+        """
+        if not self.lrs or not self.wds:
+            raise ValueError("lrs and wds need at least one value each")
+        if self.combine == "cross":
+            return list(product(self.lrs, self.wds))
+        if self.combine != "zip":
+            raise ValueError(f"combine is 'cross' or 'zip', not {self.combine!r}")
+        if len(self.lrs) != len(self.wds):
+            raise ValueError(f"{len(self.lrs)} lrs and {len(self.wds)} wds cannot be zipped")
+        return list(zip(self.lrs, self.wds, strict=True))
+
+
+# The fully scale-invariant setting of P1's figures: plain SGD at a constant rate.
+PAPER = {
+    "num_channels": 32,
+    "depth": 3,
+    "init_scale": 10.0,
+    "momentum": 0.0,
+    "batch_size": 128,
+    "epochs": 1000,
+    "save_freq": 1,
+}
+
+_ALL = (
+    Experiment(
+        "demo",
+        "periods in minutes on a CPU: ConvNetSI of width 4 on scikit-learn's digits",
+        dataset="Digits",
+        params={**PAPER, "num_channels": 4, "epochs": 150, "save_freq": 2},
+        lrs=(0.05, 1.0, 2.0, 4.0),
+    ),
+    Experiment(
+        "figure2",
+        "P1, Figure 2: from no jump to chaotic equilibrium, by learning rate",
+        params=PAPER,
+        lrs=(0.001, 0.01, 0.03, 1.0),
+    ),
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

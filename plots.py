@@ -1,0 +1,205 @@
+"""The figures and tables of the papers, drawn from the metrics of runs on disk.
+
+    python plots.py Experiments/demo     # figure2.png in that folder, and a table
+
+Every function that draws takes runs (`runs.find_runs`) and returns a matplotlib Figure.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+import analysis
+from runs import Run, find_runs
+from utils import UserError, atomic_write, user_errors
+
+DPI = 150
+# Okabe and Ito's colours, distinguishable with every kind of colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+NO_RUNS = (
+    "There are no measured runs in {root} yet. `make demo` makes some in a few minutes on a CPU; "
+    "`python run_train_and_test.py` trains the setting at the top of that file."
+)
+
+
+def label(run: Run, among: Sequence[Run]) -> str:
+    """What tells this run from the others: its learning rate, weight decay, and so on."""
+    symbols = {"lr_init": "η", "wd": "λ", "model": "", "trial": "trial", "fix_si_pnorm_value": "ρ"}
+    parts = [
+        f"{symbol} = {run.config[key]:g}" if symbol else str(run.config[key])
+        for key, symbol in symbols.items()
+        if key == "lr_init" or len({other.config.get(key) for other in among}) > 1
+    ]
+    return ", ".join(parts)
+
+
+def curves(run: Run) -> dict[str, np.ndarray]:
+    """The quantities of Figure 2 for one run, by name; what was not measured is left out."""
+    train, si, test = (run.metrics(name) for name in ("train-tm", "train-tm-prebn", "test-em"))
+    found = {}
+    if "loss" in train:
+        found["epochs"], found["train loss"] = train["report_epochs"], train["loss"]
+    if "acc" in test:
+        found["test epochs"], found["test error"] = test["report_epochs"], 100 * (1 - test["acc"])
+    if "params_norm" in si:
+        found["si epochs"], found["si norm"] = si["report_epochs"], si["params_norm"]
+        found["effective lr"] = analysis.effective_lr(run.config["lr_init"], si["params_norm"])
+    if "gnorm_m" in si:
+        found["effective gradient norm"] = analysis.effective_gradient_norm(
+            si["gnorm_m"], si["params_norm"]
+        )
+    return found
+
+
+def figure2(runs: Sequence[Run]) -> Figure:
+    """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run."""
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
+    loss_axis, error_axis, norm_axis, phase_axis = axes
+    for colour, run in zip(_colours(runs), runs, strict=True):
+        found = curves(run)
+        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        if "train loss" in found:
+            loss_axis.plot(found["epochs"], found["train loss"], **style)
+        if "test error" in found:
+            error_axis.plot(found["test epochs"], found["test error"], **style)
+        if "si norm" in found:
+            norm_axis.plot(found["si epochs"], found["si norm"], **style)
+        if "effective gradient norm" in found:
+            x, y = found["effective lr"], found["effective gradient norm"]
+            phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+            phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+    phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
+    _describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
+    _describe(error_axis, "Test error", "epoch", "error, %")
+    _describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
+    _describe(
+        phase_axis,
+        "Phase diagram",
+        "effective learning rate η̃ = η / ρ²",
+        "mean effective gradient norm ρ‖g‖",
+        xscale="log",
+        yscale="log",
+    )
+    norm_axis.legend(fontsize=9)
+    phase_axis.legend(fontsize=9)
+    return figure
+
+
+def layers(run: Run) -> Figure:
+    """Norm and effective learning rate of every SI weight tensor of one run, by epoch."""
+    arrays = run.metrics("train-tm-prebn")
+    names = [n.removesuffix("_norm") for n in arrays if n.endswith(".weight_norm")]
+    figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    shades = plt.colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 1)))
+    for shade, name in zip(shades, names, strict=False):
+        norm = arrays[f"{name}_norm"]
+        norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
+        rate = analysis.effective_lr(run.config["lr_init"], norm)
+        rates.plot(arrays["report_epochs"], rate, color=shade, linewidth=1.2)
+    title = label(run, [run])
+    _describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")
+    _describe(
+        rates,
+        f"Effective learning rate of each layer, {title}",
+        "epoch",
+        "η / (norm of the layer)²",
+        yscale="log",
+    )
+    norms.legend(fontsize=8, ncols=1 + len(names) // 10)
+    return figure
+
+
+def comparison(runs: Sequence[Run], key: str) -> Figure:
+    """Mean period and best test error against one option ("lr_init" or "wd"), other equal."""
+    symbol = {"lr_init": "learning rate η", "wd": "weight decay λ"}[key]
+    other = {"lr_init": "wd", "wd": "lr_init"}[key]
+    figure, (periods, errors) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    values = sorted({run.config[other] for run in runs})
+    for colour, value in zip(_colours(values), values, strict=True):
+        group = [run for run in runs if run.config[other] == value]
+        rows = [summary_row(run) for run in group]
+        x = [run.config[key] for run in group]
+        style = {"color": colour, "marker": "o", "label": f"{'λη'[key == 'wd']} = {value:g}"}
+        periods.plot(x, [row["mean period"] for row in rows], **style)
+        errors.plot(x, [row["best test error"] for row in rows], **style)
+    _describe(periods, "Mean period", symbol, "epochs between jumps", "log", "log")
+    _describe(errors, "Best test error", symbol, "error, %", "log")
+    errors.legend(fontsize=9)
+    return figure
+
+
+def varies(runs: Sequence[Run], key: str) -> bool:
+    """Whether the runs differ in this option."""
+    return len({run.config[key] for run in runs}) > 1
+
+
+def summary_row(run: Run) -> dict[str, float]:
+    """One run in a few numbers: its rates, jumps, mean period (epochs), best test error (%)."""
+    found = curves(run)
+    periods = analysis.find_periods(found.get("epochs", []), found.get("train loss", []))
+    errors = found.get("test error", np.array([np.nan]))
+    return {
+        "lr": run.config["lr_init"],
+        "wd": run.config["wd"],
+        "jumps": len(periods.jumps),
+        "mean period": periods.mean,
+        "best test error": float(np.nanmin(errors)) if np.isfinite(errors).any() else np.nan,
+    }
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The summaries of several runs as text."""
+    formats = {"lr": "g", "wd": "g", "jumps": "d", "mean period": ".1f", "best test error": ".2f"}
+    rows = [
+        ["none" if value != value else format(value, formats[key]) for key, value in row.items()]
+        for row in map(summary_row, runs)
+    ]  # a value that is not itself is NaN
+    headers = (
+        "learning rate",
+        "weight decay",
+        "jumps",
+        "mean period, epochs",
+        "best test error, %",
+    )
+    return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
+    plt.close(figure)
+
+
+def report(folder: Path) -> None:
+    """Save the four-panel figure of the runs below a folder, and print their table."""
+    runs = find_runs(folder)
+    if not runs:
+        raise UserError(NO_RUNS.format(root=folder))
+    path = folder / "figure2.png"
+    save(figure2(runs), path)
+    print(f"\n{table(runs)}\n\nfigure: {path}")
+
+
+def _colours(items: Sequence) -> list[str]:
+    """A colour for each item: fixed ones for a few, a perceptually even scale for many."""
+    if len(items) <= len(COLOURS):
+        return list(COLOURS[: len(items)])
+    return list(plt.colormaps["viridis"](np.linspace(0, 0.95, len(items))))
+
+
+def _describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
+    axis.set(title=title, xlabel=x, ylabel=y, xscale=xscale, yscale=yscale)
+    axis.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    with user_errors("plots.py"):
+        plt.switch_backend("agg")
+        report(Path(sys.argv[1] if len(sys.argv) > 1 else "Experiments"))

@@ -1,0 +1,155 @@
+"""What images a run sees: splits, order, corruption, augmentation, and a folder of images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import options
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("Digits", "", use_test=True)
+
+
+def test_digits_sizes(digits):
+    train, test = digits
+    assert (len(train), len(test)) == (1500, 297)
+    assert train.images.shape == (1500, 32, 32, 3) and train.images.dtype == torch.uint8
+    assert data.DATASETS.keys() == set(options.DATASET_NAMES)
+
+
+def test_normalised_digits_have_mean_0_and_deviation_1(digits):
+    x = torch.cat([x for x, _ in digits[0].batches(500)])
+    assert abs(x.mean()) < 1e-2 and abs(x.std() - 1) < 1e-2
+
+
+def test_validation_images_are_the_last_training_images(digits):
+    train, held_out = data.load("Digits", "")
+    assert len(train) + len(held_out) == 1500
+    assert torch.equal(torch.cat([train.images, held_out.images]), digits[0].images)
+
+
+def test_first_n_images(digits):
+    train, test = data.load("Digits", "", use_test=True, use_data_size=100)
+    assert torch.equal(train.images, digits[0].images[:100]) and len(test) == 297
+    with pytest.raises(UserError, match=r"1501 is more than the 1500"):
+        data.load("Digits", "", use_test=True, use_data_size=1501)
+
+
+def test_corruption_is_fixed_and_of_the_fraction_asked(digits):
+    first, second = (data.load("Digits", "", use_test=True, corrupt_train=0.4)[0] for _ in "ab")
+    assert torch.equal(first.labels, second.labels)
+    assert first.corrupted.sum() == 600
+    changed = first.labels != digits[0].labels
+    assert not changed[~first.corrupted].any()
+    assert 0.85 < changed[first.corrupted].float().mean() < 0.95  # 1 in 10 is right by chance
+
+
+def test_an_epoch_sees_every_image_once_and_the_last_batch_is_smaller(digits):
+    images = digits[0].subset(slice(0, 100))
+    plain = list(images.batches(32))
+    assert [len(y) for _, y in plain] == [32, 32, 32, 4]
+    shuffled = list(images.batches(32, torch.Generator().manual_seed(0), shuffle=True))
+    a, b = (torch.cat([x for x, _ in part]).flatten(1) for part in (plain, shuffled))
+    assert not torch.equal(a, b)
+    assert torch.equal(a.sum(0), a.sum(0))
+    assert sorted(a.sum(1).tolist()) == sorted(b.sum(1).tolist())
+
+
+def test_augmentation_is_a_crop_and_a_flip_of_each_image_by_itself(digits):
+    images = digits[0].subset(torch.zeros(256, dtype=torch.long))  # one image, 256 times
+    (x, _), = images.batches(256, torch.Generator().manual_seed(0), augment=True)  # fmt: skip
+    padded = torch.nn.functional.pad(images.images[0].permute(2, 0, 1), (4,) * 4)
+    possible = {}
+    for top in range(9):
+        for left in range(9):
+            crop = padded[:, top : top + 32, left : left + 32]
+            for flip in (False, True):
+                pixels = (crop.flip(-1) if flip else crop).permute(1, 2, 0)[None]
+                possible[top, left, flip] = images.normalise(pixels)[0]
+    stacked = torch.stack(list(possible.values())).flatten(1)
+    distance, which = torch.cdist(x.flatten(1), stacked).min(1)
+    assert distance.max() < 1e-3
+    seen = [list(possible)[i] for i in which]
+    assert {top for top, _, _ in seen} == set(range(9)) == {left for _, left, _ in seen}
+    assert 0.35 < np.mean([flip for _, _, flip in seen]) < 0.65
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 images of 2 classes: red and blue squares with a shade of their own."""
+    for split, count in (("train", 20), ("test", 4)):
+        for i in range(count):
+            name = ("blue", "red")[i % 2]
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            colour = (100 + 5 * i, 0, 0) if name == "red" else (0, 0, 100 + 5 * i)
+            Image.new("RGB", (32, 32), colour).save(tmp_path / split / name / f"{i:02}.png")
+    return tmp_path
+
+
+def test_image_folder(folder):
+    train, test = data.load("ImageFolder", folder, use_test=True)
+    assert (len(train), len(test), train.num_classes) == (20, 4, 2)
+    red = train.images[:, 0, 0, 0] > 0
+    assert torch.equal(red.long(), train.labels)
+    assert 0 < train.labels[:10].sum() < 10  # the first half is a mixture, not one class
+
+
+def test_image_folder_cache_notices_a_changed_file(folder):
+    before = data.load("ImageFolder", folder, use_test=True)[0]
+    again = data.load("ImageFolder", folder, use_test=True)[0]
+    assert torch.equal(before.images, again.images)
+    Image.new("RGB", (32, 32), (7, 200, 7)).save(folder / "train" / "red" / "01.png")
+    after = data.load("ImageFolder", folder, use_test=True)[0]
+    assert (after.images != before.images).any(dim=-1).any(-1).any(-1).sum() == 1
+
+
+def test_image_folder_cache_is_used(folder, monkeypatch):
+    data.load("ImageFolder", folder, use_test=True)
+    monkeypatch.setattr(data, "_decode", lambda file: pytest.fail("decoded again"))
+    data.load("ImageFolder", folder, use_test=True)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda f: Image.new("RGB", (28, 28)).save(f / "train/red/01.png"), "28x28"),
+    (lambda f: (f / "train/red/01.png").write_bytes(b"no image"), "not an image"),
+    (lambda f: (f / "test/green").mkdir(), "green"),
+    (lambda f: (f / "test").rename(f / "tset"), "no folder"),
+])  # fmt: skip
+def test_image_folder_mistakes_are_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        data.load("ImageFolder", folder)
+
+
+def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def no_network(*args, **kwargs):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(datasets, "CIFAR10", no_network)
+    no_network.base_folder, no_network.filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+    with pytest.raises(UserError, match=r"Digits.*ImageFolder"):
+        data.load("CIFAR10", tmp_path)
+
+
+def test_cifar_comes_through_torchvision(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Fake:
+        base_folder = "cifar-100-python"
+
+        def __init__(self, root, train, download):
+            assert download and root == str(tmp_path / "cifar100")
+            self.data = np.full((60 if train else 20, 32, 32, 3), 9, np.uint8)
+            self.targets, self.classes = list(range(len(self.data))), list(range(100))
+
+    (tmp_path / "cifar100" / "cifar-100-python").mkdir(parents=True)
+    monkeypatch.setattr(datasets, "CIFAR100", Fake)
+    train, test = data.load("CIFAR100", tmp_path, use_test=True)
+    assert (len(train), len(test), train.num_classes) == (60, 20, 100)

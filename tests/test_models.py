@@ -1,0 +1,118 @@
+"""Scale invariance as the property it is, and the parameter names that checkpoints rely on."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import models
+import options
+
+NETWORKS = [
+    *[(name, width, depth) for name in ("ConvNetSI", "ConvNetSIAf")
+      for width, depth in ((1, 3), (2, 1), (4, 2), (4, 3), (3, 5), (8, 3), (2, 7))],
+    *[(name, width, 3) for name in ("ResNet18SI", "ResNet18SIAf") for width in (2, 4)],
+]  # fmt: skip
+
+
+def make(name, width, depth=3, classes=10):
+    torch.manual_seed(0)
+    return models.build(name, classes, width, depth).train()
+
+
+def batch(size=64):
+    torch.manual_seed(1)
+    return torch.randn(size, 3, 32, 32), torch.randint(10, (size,))
+
+
+@pytest.mark.parametrize("name, width, depth", NETWORKS)
+@pytest.mark.parametrize("factor", [1e-2, 1e2])
+def test_scaling_the_si_weights_leaves_the_output(name, width, depth, factor):
+    model, (x, _) = make(name, width, depth), batch()
+    before = model(x)
+    with torch.no_grad():
+        for weight in models.si_parameters(model).values():
+            weight.mul_(factor)
+        after = model(x)
+    assert (after - before).norm() / before.norm() < 1e-4
+
+
+@pytest.mark.parametrize("name, width, depth", NETWORKS)
+def test_no_other_kind_of_parameter_is_scale_invariant(name, width, depth):
+    model, (x, _) = make(name, width, depth), batch()
+    invariant = models.si_parameters(model)
+    kinds: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if key not in invariant:
+                kinds.setdefault(f"{key.split('.')[-1]} {weight.ndim}", []).append(weight)
+                weight.add_(torch.randn_like(weight))  # with zero shifts, even scales would be
+        before = model(x)
+        for kind, weights in kinds.items():
+            torch._foreach_mul_(weights, 2)
+            assert (model(x) - before).norm() / before.norm() > 1e-3, kind
+            torch._foreach_div_(weights, 2)
+
+
+@pytest.mark.parametrize("name, width, depth", NETWORKS)
+def test_gradient_is_orthogonal_to_the_si_weights(name, width, depth):
+    model, (x, y) = make(name, width, depth), batch()
+    weights = list(models.si_parameters(model).values())
+    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), weights)
+    inner = sum((w * g).sum() for w, g in zip(weights, gradients, strict=True))
+    assert abs(inner / models.norm(weights) / models.norm(gradients)) < 1e-4
+
+
+def test_convnet_names():
+    keys = [f"conv_layers.{i}.weight" for i in (0, 3, 7, 11)]
+    norms = [f"conv_layers.{i}" for i in (1, 4, 8, 12)]
+    buffers = [f"{n}.{b}" for n in norms for b in ("running_mean", "running_var")]
+    counts = [f"{n}.num_batches_tracked" for n in norms]
+    linear = ["linear_layers.2.weight", "linear_layers.2.bias"]
+    plain = make("ConvNetSI", 4).state_dict()
+    assert set(plain) == {*keys, *buffers, *counts, *linear}
+    affine = make("ConvNetSIAf", 4).state_dict()
+    assert set(affine) == {*plain, *(f"{n}.{p}" for n in norms for p in ("weight", "bias"))}
+    assert list(models.si_parameters(make("ConvNetSIAf", 4))) == keys
+    assert [tuple(plain[k].shape[:2]) for k in keys] == [(4, 3), (8, 4), (16, 8), (32, 16)]
+
+
+def test_resnet_names():
+    model = make("ResNet18SI", 4)
+    invariant = set(models.si_parameters(model))
+    blocks = [f"layer{i}.{j}.conv{k}.weight" for i in range(1, 5) for j in (0, 1) for k in (1, 2)]
+    shortcuts = [f"layer{i}.0.shortcut.1.weight" for i in (2, 3, 4)]
+    assert invariant == {"conv1.weight", *blocks, *shortcuts}
+    assert {name for name, _ in model.named_parameters()} - invariant == {"linear.weight"}
+    keys = set(model.state_dict())
+    assert {
+        "bn.running_var",
+        "layer2.0.shortcut.0.running_mean",
+        "layer1.1.bn2.running_var",
+    } <= keys
+    assert not any("layer1.0.shortcut" in key for key in keys)
+
+
+@pytest.mark.parametrize("depth, convolutions", [(1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (8, 9)])
+def test_depth_is_the_number_of_blocks_after_the_first(depth, convolutions):
+    model = make("ConvNetSI", 2, depth)
+    assert len(models.si_parameters(model)) == convolutions
+    assert model.last_layer.in_features == 2 * 2 ** min(depth, 3)
+
+
+def test_init_scale_sets_the_norm_of_the_last_layer():
+    for name in models.MODELS:
+        model = models.build(name, 10, 2, init_scale=10.0)
+        assert model.last_layer.weight.norm().item() == pytest.approx(10, rel=1e-6)
+
+
+def test_every_declared_name_is_built():
+    assert tuple(models.MODELS) == options.MODEL_NAMES
+
+
+def test_rescaling_keeps_the_direction():
+    tensors = [torch.randn(7, 5), torch.randn(100)]
+    before = torch.cat([t.flatten() for t in tensors])
+    models.rescale_to_norm(tensors, 3.0)
+    after = torch.cat([t.flatten() for t in tensors])
+    assert models.norm(tensors).item() == pytest.approx(3.0, rel=1e-6)
+    assert F.cosine_similarity(before, after, dim=0) > 1 - 1e-6

@@ -1,0 +1,236 @@
+"""What a training step does to the weights, and what a run leaves on disk."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import checkpoints
+import data
+import models
+import options
+import runs
+import train
+
+TINY_SIZE = 200
+
+
+def states(folder):
+    found = runs.checkpoints(folder)
+    return {key: checkpoints.load(path)["state_dict"] for key, path in found.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def network(folder, name="ConvNetSI", width=2):
+    model = models.build(name, 10, width)
+    path = runs.checkpoints(folder)[0, 0]
+    checkpoints.load_weights(model, checkpoints.load(path), path)
+    return model
+
+
+def first_step(run, name, width):
+    """Weights before and after one step on the first batch, and the gradient of that step."""
+    options = f"--model {name} --num_channels {width} --epochs 1 --save_freq_int 1 --batch_size 150"
+    folder = run(options)
+    saved = states(folder)
+    model = network(folder, name, width).train()
+    seed = train.mix(1, 0, 0)
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=TINY_SIZE)
+    x, y = next(images.batches(150, torch.Generator().manual_seed(seed), shuffle=True))
+    si = models.si_parameters(model)
+    gradient = torch.autograd.grad(F.cross_entropy(model(x), y), list(si.values()))
+    before, after = ([saved[key][name].double() for name in si] for key in ((0, 0), (0, 1)))
+    return before, after, [g.double() for g in gradient]
+
+
+@pytest.mark.parametrize("name, width", [("ConvNetSI", 4), ("ConvNetSIAf", 2), ("ResNet18SI", 2)])
+def test_norm_recursion(run, name, width):
+    """rho'^2 = (1 - eta lambda)^2 rho^2 + eta^2 |g_eff|^2 / rho^2, by a real step."""
+    eta, decay = 0.1, 0.001  # of the tiny setting
+    before, after, gradient = first_step(run, name, width)
+    rho, new_rho = models.norm(before), models.norm(after)
+    effective = rho * models.norm(gradient)
+    expected = (1 - eta * decay) ** 2 * rho**2 + eta**2 * effective**2 / rho**2
+    assert abs(new_rho**2 / expected - 1) < 1e-5
+    assert eta * effective / rho**2 > 0.01  # the gradient's part is not lost in rounding
+    for old, new, g in zip(before, after, gradient, strict=True):
+        assert torch.allclose(new, (1 - eta * decay) * old - eta * g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ConvNetSI", "ResNet18SI"])
+@pytest.mark.parametrize("value", [-1, 5])
+def test_fixed_norm_is_held(run, name, value):
+    folder = run(
+        f"--model {name} --fix_si_pnorm --fix_si_pnorm_value {value} --epochs 2 --save_freq_int 1"
+    )
+    si = models.si_parameters(models.build(name, 10, 2))
+    norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
+    assert len(norms) == 9  # 3 whole epochs, and 3 steps within each of 2
+    wanted = value if value > 0 else norms[0]
+    assert all(abs(norm / wanted - 1) < 1e-6 for norm in norms)
+
+
+def test_frozen_weights_stay_and_trained_ones_move(run):
+    folder = run("--model ConvNetSIAf --noninvlr 0 --epochs 1")
+    saved = states(folder)
+    si = models.si_parameters(models.build("ConvNetSIAf", 10, 2))
+    for name, _ in models.build("ConvNetSIAf", 10, 2).named_parameters():
+        moved = not torch.equal(saved[0, 0][name], saved[1, 0][name])
+        assert moved == (name in si), name
+
+
+def test_noninvlr_has_its_own_rate(run):
+    folder = run("--noninvlr 0.5 --lr_init 1e-9 --wd 0 --epochs 1")
+    saved = states(folder)
+    key = "linear_layers.2.weight"
+    assert (saved[0, 0][key] - saved[1, 0][key]).norm() > 1e-2
+    si = "conv_layers.0.weight"
+    assert (saved[0, 0][si] - saved[1, 0][si]).norm() < 1e-6
+
+
+def test_full_batch_step_is_the_mean_gradient_of_batches(run):
+    folder = run("--fbgd --epochs 1 --save_freq 1")
+    saved, model = states(folder), network(folder).train()
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=TINY_SIZE)
+    seed = train.mix(1, 0, 0)
+    si = models.si_parameters(model)
+    total = [0.0] * len(si)
+    for x, y in images.batches(64, torch.Generator().manual_seed(seed), shuffle=True):
+        loss = F.cross_entropy(model(x), y) * len(y) / TINY_SIZE
+        gradient = torch.autograd.grad(loss, list(si.values()))
+        total = [a + b for a, b in zip(total, gradient, strict=True)]
+    for (name, w), g in zip(si.items(), total, strict=True):
+        expected = w - 0.1 * (g + 0.001 * w)
+        assert torch.allclose(saved[1, 0][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_momentum_matters_and_is_saved(run):
+    folder = run("--momentum 0.9")
+    content = checkpoints.load(runs.checkpoints(folder)[3, 0])
+    buffers = [state["momentum_buffer"] for state in content["optimizer"]["state"].values()]
+    assert all(buffer.abs().sum() > 0 for buffer in buffers[:4])
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ("--no_schedule", {0: 1, 0.3: 1, 0.99: 1}),
+    ("", {0: 1, 0.5: 1, 0.7: 0.505, 0.9: 0.01, 0.95: 0.01}),
+    ("--d_schedule 10", {0: 1, 0.24: 1, 0.25: 0.1, 0.5: 0.01, 0.75: 0.001}),
+    ("--c_schedule 5", {0: 1, 0.25: 1, 0.625: 0.6, 0.999999: 0.2}),
+    ("--cosan_schedule", {0: 1, 0.5: 0.5, 0.999999: 0}),
+])  # fmt: skip
+def test_schedules(flags, expected):
+    parsed = options.train_options(flags.split())
+    for progress, factor in expected.items():
+        assert train.schedule(parsed, progress) == pytest.approx(factor, abs=1e-5)
+
+
+def test_schedule_reaches_the_log(run):
+    folder = run("--d_schedule 2 --epochs 4", base=BASE_SCHEDULED)
+    assert [row["lr"] for row in runs.read_log(folder)] == [0.1, 0.05, 0.025, 0.0125]
+
+
+BASE_SCHEDULED = (
+    "--dataset Digits --use_data_size 64 --model ConvNetSI --num_channels 1 --noninvlr 0 "
+    "--lr_init 0.1 --momentum 0 --use_test --noaug --gpu -1"
+)
+
+
+def test_default_save_schedule():
+    saved = [epoch for epoch in range(12_001) if runs.is_saved(epoch, None)]
+    assert saved[:25] == [*range(21), 25, 30, 35, 40]
+    assert [e for e in saved if 90 <= e <= 300] == [90, 95, 100, *range(110, 210, 10), 250, 300]
+    assert [e for e in saved if e > 900] == [950, 1000, *range(1100, 2001, 100),
+                                             *range(2500, 10_001, 500), 11_000, 12_000]  # fmt: skip
+
+
+def test_files_of_a_run(run):
+    folder = run()
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "log.csv", *(f"checkpoint-{k}.pt" for k in range(4))
+    }  # fmt: skip
+    content = checkpoints.load(folder / "checkpoint-3.pt")
+    assert {"epoch", "state_dict", "optimizer", "train_res", "test_res"} <= content.keys()
+    assert content["epoch"] == 3
+    rows = runs.read_log(folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[0]["test_loss"] is None and 0 <= rows[2]["test_acc"] <= 1
+    assert content["train_res"]["loss"] == rows[2]["train_loss"]
+    assert rows[2]["effective_lr"] == pytest.approx(0.1 / rows[2]["si_norm"] ** 2)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["lr_init"] == 0.1 and config["train_images"] == 200
+
+
+def test_seed_and_trial_decide_the_run(tmp_path):
+    from conftest import TINY
+
+    finals = {}
+    for name, extra in {"a": "", "b": "", "seed": "--seed 2", "trial": "--trial 1"}.items():
+        train.main(f"{TINY} --dir {tmp_path}/{name} --epochs 1 {extra}".split())
+        folder = runs.trial_folder(tmp_path / name, 1 if name == "trial" else 0)
+        finals[name] = states(folder)[1, 0]
+    assert same(finals["a"], finals["b"])
+    assert not same(finals["a"], finals["seed"]) and not same(finals["a"], finals["trial"])
+
+
+@pytest.mark.parametrize("extra", ["", "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf"])
+def test_resumed_run_is_bit_identical(run, extra, monkeypatch):
+    extra = extra + " --save_freq 1"
+    from conftest import TINY
+
+    augmented = TINY.replace("--noaug", "")
+    folder = run(extra, base=augmented)
+    whole = states(folder)
+    for epoch in (2, 3):
+        runs.checkpoint_path(folder, epoch).unlink()
+    run(extra + " --resume", base=augmented)
+    resumed = states(folder)
+    assert whole.keys() == resumed.keys() and all(same(whole[k], resumed[k]) for k in whole)
+    assert [row["epoch"] for row in runs.read_log(folder)] == [1, 2, 3]
+
+
+def test_resuming_a_complete_run_changes_nothing(run, capsys):
+    folder = run()
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    run("--resume")
+    assert "complete" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+
+def test_a_run_is_neither_mixed_nor_overwritten_unasked(run, capsys):
+    folder = run()
+    for extra, message in {
+        "": "--resume or --overwrite",
+        "--resume --wd 0.5 --epochs 9": "wd (saved 0.001, asked 0.5)",
+    }.items():
+        with pytest.raises(SystemExit) as stop:
+            run(extra)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    run("--overwrite --wd 0.5 --epochs 1")
+    assert runs.read_config(folder)["wd"] == 0.5
+    assert list(runs.checkpoints(folder)) == [(0, 0), (1, 0)]
+
+
+def test_branch_goes_on_where_the_trial_would(run):
+    folder = run("--momentum 0.5 --save_freq 1 --epochs 4")
+    run("--momentum 0.5 --save_freq 1 --epochs 2 --resume_epoch 2")
+    branch = folder / "branch-2"
+    whole, branched = states(folder), states(branch)
+    assert list(branched) == [(2, 0), (3, 0), (4, 0)]
+    assert all(same(whole[k], branched[k]) for k in branched)
+
+
+def test_branch_with_changed_options_has_its_own_folder(run, capsys):
+    folder = run()
+    run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
+    branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
+    assert list(runs.checkpoints(branch)) == [(1, 0), (2, 0)]
+    assert runs.read_config(branch)["lr_init"] == 0.5
+    assert list(runs.checkpoints(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    with pytest.raises(SystemExit):
+        run("--resume_epoch 7")
+    assert "checkpoint-7.pt" in capsys.readouterr().err
