@@ -116,20 +116,23 @@ def layers(run: Run) -> Figure:
 
 
 def comparison(runs: Sequence[Run], key: str) -> Figure:
-    """Mean period and best test error against one option ("lr_init" or "wd"), other equal."""
-    symbol = {"lr_init": "learning rate η", "wd": "weight decay λ"}[key]
-    other = {"lr_init": "wd", "wd": "lr_init"}[key]
+    """Mean period and best test error against one rate, "lr_init" or "wd"; a line for each other.
+
+    Runs with fewer than two jumps have no period and are left out of the first panel.
+    """
+    words = {"lr_init": "learning rate η", "wd": "weight decay λ"}
+    other = "wd" if key == "lr_init" else "lr_init"
     figure, (periods, errors) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     values = sorted({run.config[other] for run in runs})
     for colour, value in zip(_colours(values), values, strict=True):
         group = [run for run in runs if run.config[other] == value]
         rows = [summary_row(run) for run in group]
         x = [run.config[key] for run in group]
-        style = {"color": colour, "marker": "o", "label": f"{'λη'[key == 'wd']} = {value:g}"}
+        style = {"color": colour, "marker": "o", "label": f"{words[other]} = {value:g}"}
         periods.plot(x, [row["mean period"] for row in rows], **style)
         errors.plot(x, [row["best test error"] for row in rows], **style)
-    _describe(periods, "Mean period", symbol, "epochs between jumps", "log", "log")
-    _describe(errors, "Best test error", symbol, "error, %", "log")
+    _describe(periods, "Mean period", words[key], "epochs between jumps", "log", "log")
+    _describe(errors, "Best test error", words[key], "error, %", "log")
     errors.legend(fontsize=9)
     return figure
 

@@ -177,3 +177,12 @@ def find_runs(root: str | Path) -> list[Run]:
     found = [Run(path.parent, read_config(path.parent)) for path in Path(root).rglob(CONFIG)]
     found = [run for run in found if any((run.folder / f"{m}.npz").exists() for m in METRICS)]
     return sorted(found, key=lambda r: (r.config["lr_init"], r.config["wd"], str(r.folder)))
+
+
+def find_experiments(root: str | Path) -> dict[str, list[Run]]:
+    """The runs below a folder by experiment, the first folder of their path."""
+    experiments: dict[str, list[Run]] = {}
+    for run in find_runs(root):
+        name = run.folder.relative_to(root).parts[0]
+        experiments.setdefault(name, []).append(run)
+    return experiments

@@ -1,0 +1,100 @@
+"""README, environment files and notebook say what the code does."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT
+from nbclient import NotebookClient
+
+import options
+import test as test_script
+
+
+def section(text):
+    return text.split("<!-- options -->\n")[1].split("<!-- /options -->")[0].strip()
+
+
+def test_readme_holds_the_table_of_options():
+    printed = subprocess.run(
+        [sys.executable, "options.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert section((ROOT / "README.md").read_text()) == printed.strip()
+    assert f"`--{options.TRAIN[0].key}`" in printed
+
+
+def test_conda_and_pip_requirements_are_the_same():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = [line for line in lines if line and line[0] != "#" and '< "3.11"' not in line]
+    pip = {line.split(";")[0].strip() for line in lines}
+    conda = yaml.safe_load((ROOT / "cycle_env.yml").read_text())["dependencies"]
+    assert {*conda[-1]["pip"]} == pip
+    assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
+
+
+def imports(path):
+    """The modules of this project that a file imports."""
+    own = {p.stem for p in ROOT.glob("*.py")} | {"models"}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found & own
+
+
+def test_readme_lists_every_module_and_what_it_imports():
+    rows = re.findall(r"\| `([\w/.]+)` \| [^|]+ \|([^|]*)\|", (ROOT / "README.md").read_text())
+    listed = {name: set(filter(None, re.split(r"[, ]+", row.strip()))) for name, row in rows}
+    order = [name.removesuffix(".py").strip("/") for name, _ in rows]
+    for path in ROOT.glob("*.py"):
+        assert listed[path.name] == imports(path), path.name
+        for name in imports(path):
+            assert order.index(path.stem) < order.index(name), f"{path.stem} -> {name}"
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """The notebook, executed on the runs of a folder: its outputs."""
+    monkeypatch.chdir(ROOT)
+
+    def execute():
+        monkeypatch.setenv("EXPERIMENTS", str(tmp_path))
+        monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook draws inline
+        notebook = nbformat.read(ROOT / "Plots.ipynb", as_version=4)
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": ROOT}}).execute()
+        return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+    return execute
+
+
+def test_notebook_draws_small_runs(run, executed):
+    for trial, lr in enumerate((0.1, 0.5)):
+        folder = run(f"--trial {trial} --lr_init {lr}").parent / f"trial_{trial}"
+        shared = f"--models_dir {folder} --gpu -1"
+        measured = "--train_mode --eval_model --all_pnorm --calc_grad_norms"
+        test_script.main(
+            f"{shared} {measured} --prebn_save_path {folder}/train-tm-prebn.npz".split()
+        )
+        test_script.main(f"{shared} --use_test --eval_model".split())
+        assert (folder / "test-em.npz").exists()
+    outputs = executed()
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert any("learning rate" in output.get("text", "") for output in outputs)
+
+
+def test_notebook_without_runs_says_what_to_do(executed):
+    outputs = executed()
+    assert any("make demo" in output.get("text", "") for output in outputs)
+    assert not any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_committed_notebook_shows_figures():
+    notebook = nbformat.read(ROOT / "Plots.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
