@@ -124,6 +124,7 @@ def comparison(runs: Sequence[Run], key: str) -> Figure:
     other = "wd" if key == "lr_init" else "lr_init"
     figure, (periods, errors) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     values = sorted({run.config[other] for run in runs})
+    found = False
     for colour, value in zip(_colours(values), values, strict=True):
         group = [run for run in runs if run.config[other] == value]
         rows = [summary_row(run) for run in group]
@@ -131,7 +132,11 @@ def comparison(runs: Sequence[Run], key: str) -> Figure:
         style = {"color": colour, "marker": "o", "label": f"{words[other]} = {value:g}"}
         periods.plot(x, [row["mean period"] for row in rows], **style)
         errors.plot(x, [row["best test error"] for row in rows], **style)
-    _describe(periods, "Mean period", words[key], "epochs between jumps", "log", "log")
+        found = found or any(np.isfinite(row["mean period"]) for row in rows)
+    if not found:
+        periods.text(0.5, 0.5, "no run has two jumps", ha="center", transform=periods.transAxes)
+    scale = "log" if found else "linear"
+    _describe(periods, "Mean period", words[key], "epochs between jumps", "log", scale)
     _describe(errors, "Best test error", words[key], "error, %", "log")
     errors.legend(fontsize=9)
     return figure

@@ -84,6 +84,7 @@ def test_notebook_draws_small_runs(run, executed):
         test_script.main(f"{shared} --use_test --eval_model".split())
         assert (folder / "test-em.npz").exists()
     outputs = executed()
+    assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert any("learning rate" in output.get("text", "") for output in outputs)
 
