@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 from torch.nn import functional as F
 
@@ -80,6 +79,8 @@ def leading_eigenvalues(
     Every product is one pass over `batches()`. The start vector is fixed, so the result is
     reproducible.
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
+
     like = flatten(model.get_parameter(name) for name in names)
 
     def matvec(vector: np.ndarray) -> np.ndarray:

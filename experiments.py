@@ -62,13 +62,13 @@ _ALL = (
         "demo",
         "periods in minutes on a CPU: ConvNetSI of width 4 on scikit-learn's digits",
         dataset="Digits",
-        params={**PAPER, "num_channels": 4, "epochs": 150, "save_freq": 2},
+        params={**PAPER, "num_channels": 4, "epochs": 150, "save_freq": 2, "metrics": True},
         lrs=(0.05, 1.0, 2.0, 4.0),
     ),
     Experiment(
         "figure2",
         "P1, Figure 2: from no jump to chaotic equilibrium, by learning rate",
-        params=PAPER,
+        params={**PAPER, "metrics": True, "keep": 2, "keep_epochs": "0,200,400,600,800"},
         lrs=(0.001, 0.01, 0.03, 1.0),
     ),
 )

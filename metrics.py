@@ -1,10 +1,10 @@
-"""What is measured at one checkpoint: everything asked for, in one pass over the data.
+"""What is measured of a network: everything asked for, in one pass over the data.
 
 (The eigenvalues alone need further passes: one for each product of the Lanczos iteration.)
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 import curvature
 import models
+from capture import Captured
 from data import ImageSet
+from device import products
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
 # Without batch statistics to respect, the size of a batch is only a matter of speed.
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Wanted:
     eval_on_train_subsets: bool = False
 
     @classmethod
-    def from_options(cls, options) -> "Wanted":
-        return cls(**{f.name: getattr(options, f.name) for f in fields(cls)})
+    def from_flags(cls, flags: Iterable[str]) -> "Wanted":
+        """What these flags of test.py ask for; those that say how to measure are left out."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{flag: True for flag in flags if flag in names})
 
     @property
     def gradients(self) -> bool:
@@ -72,7 +76,7 @@ class Wanted:
         return [*names, *self.traces, *self.spectra]
 
     def names(self, parameters: list[str]) -> list[str]:
-        """The names of all arrays that `measure` gives for these parameters."""
+        """The names of all arrays that `Meter.measure` gives for these parameters."""
         names = ["loss", "acc"] if self.eval_model else []
         if self.eval_on_train_subsets:
             names += ["loss_clean", "acc_clean", "loss_corrupted", "acc_corrupted"]
@@ -108,14 +112,19 @@ def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
 class _GradientMoments:
     """Mean and standard deviation of vectors that come one by one (Welford's recursion)."""
 
-    def __init__(self):
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+    def __init__(self, size: int, device: torch.device):
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.mean, self.squares = (torch.zeros(size).double().to(device) for _ in range(2))
+
+    def zero(self) -> None:
+        for tensor in (self.count, self.mean, self.squares):
+            tensor.zero_()
 
     def add(self, vector: torch.Tensor) -> None:
         self.count += 1
         difference = vector - self.mean
-        self.mean = self.mean + difference / self.count
-        self.squares = self.squares + difference * (vector - self.mean)
+        self.mean += difference / self.count
+        self.squares += difference * (vector - self.mean)
 
     def norms(self, keep: torch.Tensor) -> tuple[float, float]:
         """Norms of the mean and of the standard deviation, over the elements in `keep`."""
@@ -123,18 +132,8 @@ class _GradientMoments:
         return self.mean[keep].norm().item(), deviation[keep].norm().item()
 
 
-def measure(
-    model: nn.Module,
-    images: ImageSet,
-    wanted: Wanted,
-    *,
-    train_mode: bool,
-    batch_size: int,
-    scopes: dict[str, list[str]],
-    augment_seed: int | None = None,
-    vector_seed: int = 0,
-) -> dict[str, dict[str, float | np.ndarray]]:
-    """Measure one network on one image set.
+class Meter:
+    """Measures one network, as its weights change, on one image set.
 
     Parameters
     ----------
@@ -143,88 +142,121 @@ def measure(
         and curvature are measured for each of them, from the same pass.
     augment_seed : measure on images cropped and flipped with this seed; None: as they are.
     vector_seed : seed of the random unit vectors of the trace estimates.
-
-    Returns
-    -------
-    scope -> name of the array (SPEC of test.py) -> a number, or (10,) eigenvalues. Of N images
-    in B batches: loss and acc are means over the N images; gnorm_m is the mean over the B batches
-    of the norm of the batch's gradient; gm_norm and gs_norm are the norms of the mean and the
-    standard deviation of the B batch gradients.
     """
-    parameters = dict(model.named_parameters())
-    device = images.images.device
-    if not train_mode and not wanted.gradients:
-        batch_size = max(batch_size, EVALUATION_BATCH)
 
-    def batches():
-        generator = None if augment_seed is None else torch.Generator().manual_seed(augment_seed)
-        return images.batches(batch_size, generator, augment=augment_seed is not None)
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        wanted: Wanted,
+        *,
+        train_mode: bool,
+        batch_size: int,
+        scopes: dict[str, list[str]],
+        augment_seed: int | None = None,
+        vector_seed: int = 0,
+    ):
+        self.model, self.images, self.wanted = model, images, wanted
+        self.train_mode, self.scopes, self.augment_seed = train_mode, scopes, augment_seed
+        self.batch_size = batch_size
+        device = images.images.device
+        if not train_mode and not wanted.gradients:
+            self.batch_size = max(batch_size, EVALUATION_BATCH[device.type])
+        self.parameters = dict(model.named_parameters())
+        self.sizes = {
+            scope: sum(self.parameters[n].numel() for n in names) for scope, names in scopes.items()
+        }
+        self.vectors = {
+            scope: _unit_vectors(size, vector_seed, device)
+            for scope, size in self.sizes.items()
+            if wanted.traces
+        }
+        # What a pass adds up. All of it stays on the device until the pass is over.
+        self.sums = torch.zeros(2, 3, dtype=torch.float64, device=device)  # by label corruption
+        self.norm_sums = torch.zeros(len(scopes), dtype=torch.float64, device=device)
+        self.trace_sums = {
+            (scope, name): torch.zeros((), dtype=torch.float64, device=device)
+            for scope in scopes
+            for name in wanted.traces
+        }
+        total = sum(p.numel() for p in self.parameters.values())
+        self.moments = _GradientMoments(total if wanted.calc_grads else 0, device)
+        self.add_batch = Captured(self._add_batch, device)
 
-    sizes = {scope: sum(parameters[n].numel() for n in names) for scope, names in scopes.items()}
-    vectors = {
-        scope: _unit_vectors(size, vector_seed, device)
-        for scope, size in sizes.items()
-        if wanted.traces
-    }
-    sums = torch.zeros(2, 3, dtype=torch.float64, device=device)  # by corruption of the label
-    norm_sums = {scope: torch.zeros((), dtype=torch.float64, device=device) for scope in scopes}
-    trace_sums = {(scope, name): 0.0 for scope in scopes for name in wanted.traces}
-    moments, batch_count, seen = _GradientMoments(), 0, 0
+    def measure(self) -> dict[str, dict[str, float | np.ndarray]]:
+        """One pass over the images with the network's present weights, in exact float32.
 
-    with mode(model, train_mode):
-        for x, y in batches() if wanted.needs_data else ():
-            with torch.set_grad_enabled(wanted.gradients):
-                logits = model(x)
-            corrupted = images.corrupted[seen : seen + len(y)]
-            seen, batch_count = seen + len(y), batch_count + 1
-            sums += _image_sums(logits.detach(), y, corrupted)
-            if wanted.gradients:
-                loss = F.cross_entropy(logits, y)
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
-                by_name = dict(zip(parameters, gradients, strict=True))
-                for scope, names in scopes.items():
-                    norm_sums[scope] += models.norm(by_name[n] for n in names)
-                if wanted.calc_grads:
-                    moments.add(curvature.flatten(gradients).double())
-            for scope, name in trace_sums:
-                trace_sums[scope, name] += len(y) * _quadratic_form(
-                    wanted.traces[name], model, scopes[scope], (x, y), vectors[scope]
-                )
+        Returns
+        -------
+        scope -> name of the array -> a number, or (10,) eigenvalues. Of N images in B batches:
+        loss and acc are means over the N images; gnorm_m is the mean over the B batches of the
+        norm of the batch's gradient; gm_norm and gs_norm are the norms of the mean and the
+        standard deviation of the B batch gradients.
+        """
+        for tensor in (self.sums, self.norm_sums, *self.trace_sums.values()):
+            tensor.zero_()
+        self.moments.zero()
+        seen, batch_count = 0, 0
+        with mode(self.model, self.train_mode), products("fp32"):
+            for x, y in self._batches() if self.wanted.needs_data else ():
+                self.add_batch(x, y, self.images.corrupted[seen : seen + len(y)])
+                for scope, name in self.trace_sums:
+                    self.trace_sums[scope, name] += len(y) * _quadratic_form(
+                        self.wanted.traces[name],
+                        self.model,
+                        self.scopes[scope],
+                        (x, y),
+                        self.vectors[scope],
+                    )
+                seen, batch_count = seen + len(y), batch_count + 1
+            return {scope: self._results(scope, seen, batch_count) for scope in self.scopes}
 
-        results: dict[str, dict[str, float | np.ndarray]] = {}
-        for scope, names in scopes.items():
-            chosen = [parameters[n] for n in names]
-            row = results[scope] = {
-                "params_norm": models.norm(chosen).item(),
-                "params_numel": sizes[scope],
-            }
-            if wanted.all_pnorm:
-                for name in names:
-                    row[f"{name}_norm"] = models.norm([parameters[name]]).item()
-                    row[f"{name}_numel"] = parameters[name].numel()
-            if wanted.eval_model:
-                row["loss"], row["acc"] = _means(sums.sum(0))
-            if wanted.eval_on_train_subsets:
-                row["loss_clean"], row["acc_clean"] = _means(sums[0])
-                row["loss_corrupted"], row["acc_corrupted"] = _means(sums[1])
-            if wanted.calc_grad_norms:
-                row["gnorm_m"] = norm_sums[scope].item() / batch_count
-            if wanted.calc_grads:
-                keep = [torch.full((p.numel(),), n in names) for n, p in parameters.items()]
-                row["gm_norm"], row["gs_norm"] = moments.norms(torch.cat(keep).to(device))
-            for name in wanted.traces:
-                row[name] = float(trace_sums[scope, name]) / len(images)
-            for name, product in wanted.spectra.items():
-                row[name] = curvature.leading_eigenvalues(product, model, names, batches)
-    return results
+    def _batches(self) -> Iterator[curvature.Batch]:
+        seed = self.augment_seed
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return self.images.batches(self.batch_size, generator, augment=seed is not None)
 
+    def _add_batch(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
+        with torch.set_grad_enabled(self.wanted.gradients):
+            logits = self.model(x)
+        self.sums += _image_sums(logits.detach(), y, corrupted)
+        if self.wanted.gradients:
+            loss = F.cross_entropy(logits, y)
+            gradients = torch.autograd.grad(loss, list(self.parameters.values()))
+            by_name = dict(zip(self.parameters, gradients, strict=True))
+            self.norm_sums += torch.stack(
+                [models.norm(by_name[n] for n in names) for names in self.scopes.values()]
+            )
+            if self.wanted.calc_grads:
+                self.moments.add(curvature.flatten(gradients).double())
 
-def evaluate(model: nn.Module, images: ImageSet) -> dict[str, float]:
-    """Mean loss and accuracy (a fraction) in eval mode."""
-    scopes = {"si": parameter_names(model, si_only=True)}
-    wanted = Wanted(eval_model=True)
-    rows = measure(model, images, wanted, train_mode=False, batch_size=1, scopes=scopes)
-    return {"loss": rows["si"]["loss"], "accuracy": rows["si"]["acc"]}
+    def _results(self, scope: str, images: int, batches: int) -> dict[str, float | np.ndarray]:
+        """The row of one scope, from the sums of a finished pass."""
+        wanted, names, parameters = self.wanted, self.scopes[scope], self.parameters
+        norms = torch.stack(torch._foreach_norm([parameters[n] for n in names], 2, torch.float64))
+        row = {
+            "params_norm": torch.linalg.vector_norm(norms).item(),
+            "params_numel": self.sizes[scope],
+        }
+        if wanted.all_pnorm:
+            for name, norm in zip(names, norms.tolist(), strict=True):
+                row[f"{name}_norm"] = norm
+                row[f"{name}_numel"] = parameters[name].numel()
+        if wanted.eval_model:
+            row["loss"], row["acc"] = _means(self.sums.sum(0))
+        if wanted.eval_on_train_subsets:
+            row["loss_clean"], row["acc_clean"] = _means(self.sums[0])
+            row["loss_corrupted"], row["acc_corrupted"] = _means(self.sums[1])
+        if wanted.calc_grad_norms:
+            row["gnorm_m"] = self.norm_sums[list(self.scopes).index(scope)].item() / batches
+        if wanted.calc_grads:
+            keep = [torch.full((p.numel(),), n in names) for n, p in parameters.items()]
+            row["gm_norm"], row["gs_norm"] = self.moments.norms(torch.cat(keep))
+        for name in wanted.traces:
+            row[name] = self.trace_sums[scope, name].item() / images
+        for name, product in wanted.spectra.items():
+            row[name] = curvature.leading_eigenvalues(product, self.model, names, self._batches)
+        return row
 
 
 def _image_sums(

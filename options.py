@@ -17,6 +17,7 @@ from utils import UserError, nearest
 # would load torch before a mistyped option is reported.
 MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
 DATASET_NAMES = ("CIFAR10", "CIFAR100", "Digits", "ImageFolder")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 # --- types of values: each raises ValueError or ArgumentTypeError with what would be right ---
@@ -80,6 +81,11 @@ def one_of(known: Sequence[str]):
         return text
 
     return parse
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers >= 0, separated by commas."""
+    return [integer(0)(part) for part in text.split(",")]
 
 
 # --- the declaration ---
@@ -177,11 +183,20 @@ TRAIN = (
     Option(
         "--save_freq_int", integer(0), 0, "also save every N steps within an epoch (0: do not)"
     ),
+    Option("--metrics", None, False, "measure saved epochs while training: writes test.py's files"),
+    Option("--keep", integer(1), None, "keep only the newest N checkpoints (default: all)"),
+    Option("--keep_epochs", whole_numbers, [], "with --keep: keep these too, as in 0,100,200"),
     Option("--eval_freq", integer(1), 10, "evaluate on the test (or held-out) set every N epochs"),
     Option(
         "--resume_epoch", integer(0), None,
         "branch off checkpoint E of this trial for --epochs more epochs, into a folder below it",
     ),
+    Option(
+        "--precision", one_of(PRECISIONS), "fp32",
+        "of training: fp32; tf32: factors rounded to 10 bits (GPU); bf16: autocast. Metrics: fp32",
+    ),
+    Option("--deterministic", None, False, "the same bits in every run on a GPU, a little slower"),
+    Option("--compile", None, False, "train through torch.compile (needs a C++ compiler)"),
     Option("--resume", None, False, "go on from this run's newest checkpoint, if it has one"),
     Option("--overwrite", None, False, "start anew in a folder that already holds this run"),
     *MACHINE,
@@ -272,6 +287,8 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--{schedules[0]} and --{schedules[1]} contradict each other: give one")
     if args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm:
         raise UserError("--fix_si_pnorm_value needs --fix_si_pnorm")
+    if args.keep_epochs and args.keep is None:
+        raise UserError("--keep_epochs needs --keep: without it every checkpoint is kept")
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other: give one")
     if args.fbgd and args.save_freq_int:
@@ -314,7 +331,7 @@ def markdown_table(options: Sequence[Option]) -> str:
         names = option.names.split()
         shown = f"`{names[0]}`" + "".join(f" (`{name}`)" for name in names[1:])
         default = "off" if option.default is False else option.default
-        shown_default = "" if default is None else f"`{default}`"
+        shown_default = "" if default in (None, []) else f"`{default}`"
         lines.append(f"| {shown} | {shown_default} | {option.help} |")
     return "\n".join(lines)
 

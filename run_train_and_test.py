@@ -46,8 +46,6 @@ add_params = "--use_test --noaug --no_schedule"  # flags, and anything else trai
 
 ROOT = Path("Experiments")
 HERE = Path(__file__).parent
-TRAIN_METRICS = ["--train_mode", "--eval_model", "--all_pnorm", "--calc_grad_norms"]
-TEST_METRICS = ["--use_test", "--eval_model"]
 
 DRIVER = (
     Option("--experiment", one_of(list(EXPERIMENTS)), None, "a setting of experiments.py"),
@@ -120,22 +118,19 @@ def make_line(experiment: Experiment, lr: float, wd: float) -> Line:
         "wd": wd,
     }
     train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
-    train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
-    shared = {"models_dir": folder, "update": True}
-    return Line(
-        name,
-        folder,
-        train_options(train[1:]),  # a wrong parameter is reported before anything runs
-        {
-            "train": train,
-            "train-tm": command(
-                "test.py",
-                {**shared, "save_path": train_tm, "prebn_save_path": prebn},
-                TRAIN_METRICS,
-            ),
-            "test-em": command("test.py", {**shared, "save_path": test_em}, TEST_METRICS),
-        },
-    )
+    options = train_options(train[1:])  # a wrong parameter is reported before anything runs
+    commands = {"train": train}
+    if not options.metrics:  # else train.py measures by itself
+        train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
+        shared = {"models_dir": folder, "update": True}
+        on_train = {"save_path": train_tm, "prebn_save_path": prebn}
+        commands["train-tm"] = command(
+            "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
+        )
+        commands["test-em"] = command(
+            "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
+        )
+    return Line(name, folder, options, commands)
 
 
 class Driver:
@@ -229,11 +224,12 @@ def is_finished(line: Line) -> bool:
     try:
         if runs.differences(runs.read_config(line.folder), vars(line.options)):
             return False
-        found = runs.checkpoints(line.folder)
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
     except (FileNotFoundError, UserError):
         return False
-    return (line.epochs, 0) in found and all(len(rows) == len(found) for rows in measured)
+    found = runs.checkpoints(line.folder)
+    whole = [epoch for epoch, step in found if not step]
+    return (line.epochs, 0) in found and all(set(whole) <= rows.keys() for rows in measured)
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -23,11 +23,24 @@ import numpy as np
 from utils import UserError, atomic_write
 
 CONFIG, LOG = "config.json", "log.csv"
-METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the files that the driver writes per run
+METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the .npz files that every run should have
+# The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
+TRAIN_FLAGS = ("train_mode", "eval_model", "all_pnorm", "calc_grad_norms")
+TEST_FLAGS = ("use_test", "eval_model")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-(\d+))?\.pt")
 # Options that say where and how to run, not what to train: they do not make it another run.
 HOW_TO_RUN = frozenset(
     {"dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch"}
+    | {
+        "metrics",
+        "keep",
+        "keep_epochs",
+        "compile",
+        "deterministic",
+        "eval_freq",
+        "save_freq",
+        "save_freq_int",
+    }
 )
 
 
@@ -64,6 +77,15 @@ def checkpoints(folder: Path) -> dict[tuple[int, int], Path]:
         if match:
             found[int(match[1]), int(match[2] or 0)] = path
     return dict(sorted(found.items()))
+
+
+def prune(folder: Path, keep: int, asked: Sequence[int]) -> None:
+    """Remove all but the newest `keep` checkpoints and those after the `asked` epochs."""
+    found = checkpoints(folder)
+    newest = list(found)[-keep:]
+    for (epoch, step), path in found.items():
+        if (epoch, step) not in newest and (step or epoch not in asked):
+            path.unlink()
 
 
 def is_saved(epoch: int, save_freq: int | None) -> bool:
@@ -134,6 +156,11 @@ class Metrics:
         except Exception:
             raise UserError(f"{path} is not a metrics file: delete it, or name another") from None
         return cls({e: {k: v[i] for k, v in arrays.items()} for i, e in enumerate(epochs)})
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> "Metrics":
+        """As `read`, but empty where there is no file."""
+        return cls.read(path) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
         epochs = sorted(self.rows)

@@ -18,7 +18,7 @@ import data
 import metrics
 import models
 import runs
-from device import describe, mix, select_device
+from device import describe, memory_format, mix, select_device
 from options import FROM_RUN, test_options
 from utils import UserError, user_errors
 
@@ -46,37 +46,41 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             setattr(options, key, config[key])
 
     device = select_device(options.gpu)
-    images = image_set(options, run_uses_test=config.get("use_test", True)).to(device)
+    layout = memory_format(device, options.num_channels)
+    images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
     model = models.build(options.model, images.num_classes, options.num_channels, options.depth)
-    model.to(device)
+    model.to(device, memory_format=layout)
 
-    wanted = metrics.Wanted.from_options(options)
+    wanted = metrics.Wanted.from_flags(key for key, value in vars(options).items() if value is True)
     files = {"si" if options.prebn_only else "all": save_path(options, folder)}
     if options.prebn_save_path:
         files["si"] = npz(options.prebn_save_path)
     scopes = {scope: metrics.parameter_names(model, scope == "si") for scope in files}
     names = {scope: wanted.names(scopes[scope]) for scope in files}
-    tables = {scope: read_table(path, options.update) for scope, path in files.items()}
+    tables = {
+        scope: runs.Metrics.read_if_there(path) if options.update else runs.Metrics()
+        for scope, path in files.items()
+    }
 
+    meter = metrics.Meter(
+        model,
+        images,
+        wanted,
+        train_mode=options.train_mode,
+        batch_size=options.batch_size,
+        scopes=scopes,
+        augment_seed=mix(options.seed) if options.use_aug else None,
+        vector_seed=mix(options.seed),
+    )
     print(f"{folder}: {len(found)} checkpoints on {describe(device)}", flush=True)
     saved = time.monotonic()
     for (epoch, step), path in tqdm(found.items(), disable=None):
-        content = checkpoints.load(path)
+        content = checkpoints.load(path) if step else None
         now = content["epoch"] if step else epoch
         if not any(tables[scope].lacks(now, names[scope]) for scope in files):
             continue
-        checkpoints.load_weights(model, content, path)
-        rows = metrics.measure(
-            model,
-            images,
-            wanted,
-            train_mode=options.train_mode,
-            batch_size=options.batch_size,
-            scopes=scopes,
-            augment_seed=mix(options.seed, epoch) if options.use_aug else None,
-            vector_seed=mix(options.seed),
-        )
-        for scope, row in rows.items():
+        checkpoints.load_weights(model, content or checkpoints.load(path), path)
+        for scope, row in meter.measure().items():
             tables[scope].add(now, row)
         if time.monotonic() - saved > SAVE_EVERY:
             write_tables(tables, files)
@@ -122,14 +126,6 @@ def save_path(options: argparse.Namespace, folder: Path) -> Path:
         return npz(options.save_path)
     name = ("test" if options.use_test else "train") + ("-tm" if options.train_mode else "-em")
     return folder / f"{name}{'-prebn' if options.prebn_only else ''}.npz"
-
-
-def read_table(path: Path, update: bool) -> runs.Metrics:
-    """The results to add to: those of the file with --update, else none."""
-    try:
-        return runs.Metrics.read(path) if update else runs.Metrics()
-    except FileNotFoundError:
-        return runs.Metrics()
 
 
 def write_tables(tables: dict[str, runs.Metrics], files: dict[str, Path]) -> None:

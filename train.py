@@ -14,27 +14,29 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import checkpoints
 import data
+import metrics
 import models
+import recorder as recording
 import runs
-from device import describe, mix, select_device
-from metrics import evaluate
+from device import describe, memory_format, mix, products, select_device
 from options import train_options
+from trainer import Trainer, schedule
 from utils import UserError, duration, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py"):
-        train(train_options(argv))
+        options = train_options(argv)
+        with products(options.precision):
+            train(options)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -45,20 +47,19 @@ def train(options: argparse.Namespace) -> None:
     folder = trial if branch is None else runs.branch_folder(trial, branch, vars(options))
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
-    start = find_start(folder, options)
-    if start is not None and start >= last:
-        print(f"{folder} is complete: checkpoint-{start}.pt is its last")
+    resumed = find_checkpoint(folder, options)
+    if resumed is not None and resumed >= last and not options.metrics:
+        print(f"{folder} is complete: checkpoint-{resumed}.pt is its last")
         return
-    if start is not None:
-        origin = runs.checkpoint_path(folder, start)
+    origin = None  # the checkpoint to start from
+    if resumed is not None:
+        origin = runs.checkpoint_path(folder, resumed)
     elif branch is not None:
         origin = runs.checkpoint_path(trial, branch)
-    else:
-        origin = None
-    done = first if start is None else start  # epochs behind the current weights
 
     # Data
-    device = select_device(options.gpu)
+    device = select_device(options.gpu, options.deterministic)
+    layout = memory_format(device, options.num_channels)
     train_images, eval_images = data.load(
         options.dataset,
         options.data_path,
@@ -66,7 +67,7 @@ def train(options: argparse.Namespace) -> None:
         use_data_size=options.use_data_size,
         corrupt_train=options.corrupt_train,
     )
-    train_images, eval_images = train_images.to(device), eval_images.to(device)
+    train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
 
     # Network and optimiser
     torch.manual_seed(mix(options.seed, options.trial))
@@ -77,94 +78,116 @@ def train(options: argparse.Namespace) -> None:
         options.depth,
         options.init_scale,
     )
-    content = None
-    if origin is not None:
-        content = checkpoints.load(origin)
+    content = {} if origin is None else checkpoints.load(origin)
+    if content:
         checkpoints.load_weights(model, content, origin)
-    model.to(device)
-    si_weights, _ = models.split_parameters(model)
-    optimizer = make_optimizer(model, options)
-    if content is not None:
-        load_optimizer(optimizer, content)
-    fixed_norm = None
-    if options.fix_si_pnorm:
-        fixed_norm = starting_norm(options, si_weights, None if start is None else content)
+    model.to(device, memory_format=layout)
+    fixed_norm = content.get("fixed_norm") if resumed is not None else None
+    trainer = Trainer(model, options, len(train_images), device, fixed_norm)
+    if content:
+        trainer.load_momentum(content)
 
+    # What is measured and saved
+    evaluator = metrics.Meter(
+        model,
+        eval_images,
+        metrics.Wanted(eval_model=True),
+        train_mode=False,
+        batch_size=options.batch_size,
+        scopes={"si": metrics.parameter_names(model, si_only=True)},
+    )
+    if resumed is None:
+        remove_old_run(folder)
+    runs.write_config(folder, {**vars(options), **environment(model, train_images, device)})
+    recorder = None
+    if options.metrics:
+        test_images = recording.test_images(options, eval_images)
+        recorder = recording.Recorder(folder, model, train_images, test_images, options)
+        if recorder.catch_up() and content:
+            checkpoints.load_weights(model, content, origin)
     steps = math.ceil(len(train_images) / options.batch_size)  # an epoch
 
+    def time_of(epoch: int, step: int) -> float:
+        return epoch + step / steps if step else epoch
+
+    def record(epoch: int, step: int = 0) -> dict[str, Any]:
+        """With --metrics, measure the present network; the results on the test set."""
+        return recorder.add(time_of(epoch, step))["test-em"] if recorder else {}
+
     def save(epoch: int, step: int = 0, train_res: Any = None, test_res: Any = None) -> None:
+        nothing = {"loss": None, "accuracy": None}
+        now = time_of(epoch, step)
         checkpoints.save(
             runs.checkpoint_path(folder, epoch, step),
             {
-                "epoch": epoch + step / steps if step else epoch,
+                "epoch": now,
                 "state_dict": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "train_res": train_res or {"loss": None, "accuracy": None},
-                "test_res": test_res or {"loss": None, "accuracy": None},
-                "fixed_norm": fixed_norm,
+                "optimizer": trainer.optimizer_state(),
+                "train_res": train_res or nothing,
+                "test_res": test_res or nothing,
+                "fixed_norm": trainer.fixed_norm,
                 "config": vars(options),
             },
         )
-
-    def after_step(epoch: int, step: int) -> None:
-        if fixed_norm is not None:
-            models.rescale_to_norm(si_weights, fixed_norm)
-        if options.save_freq_int and step % options.save_freq_int == 0 and step < steps:
-            save(epoch, step)
+        if options.keep is not None and recorder is None:
+            runs.prune(folder, options.keep, options.keep_epochs)
 
     # The loop
+    done = first if resumed is None else resumed  # epochs behind the present weights
     rows = [row for row in runs.read_log(folder) if row["epoch"] <= done]
-    if start is None:
-        remove_old_run(folder)
-        rows = []
-        if fixed_norm is not None:
-            models.rescale_to_norm(si_weights, fixed_norm)
-        runs.write_config(folder, {**vars(options), **environment(model, train_images, device)})
+    if resumed is None:
+        record(done)
         save(done)
     print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
-    table = Table(first_epoch=done)
+    table = Table(done)
     for epoch in tqdm(range(done, last), initial=done - first, total=last - first, disable=None):
         began = time.perf_counter()
         lr = options.lr_init * schedule(options, (epoch - first) / options.epochs)
-        optimizer.param_groups[0]["lr"] = lr
+        trainer.set_lr(lr)
         generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
         batches = train_images.batches(
             options.batch_size, generator, shuffle=True, augment=not options.noaug
         )
-        if options.fbgd:
-            train_res = full_batch_step(model, optimizer, batches, len(train_images))
-            after_step(epoch, 0)
-        else:
-            train_res = sgd_epoch(
-                model, optimizer, batches, lambda step, epoch=epoch: after_step(epoch, step)
-            )
+        for step, (images, labels) in enumerate(batches, 1):
+            trainer.step(images, labels)
+            if options.save_freq_int and step % options.save_freq_int == 0 and step < steps:
+                record(epoch, step)
+                save(epoch, step)
+        train_res = trainer.finish_epoch()
         seconds = time.perf_counter() - began
 
         now = epoch + 1
-        test_res = None
-        if (now - first) % options.eval_freq == 0 or now == last:
-            test_res = evaluate(model, eval_images)
-        si_norm = models.norm(si_weights).item()
+        saved = runs.is_saved(now - first, options.save_freq) or now == last
+        evaluated = (now - first) % options.eval_freq == 0 or now == last
+        recorded = record(now) if saved else {}
+        if recorded and options.use_test:
+            test = recorded
+        else:
+            test = evaluator.measure()["si"] if evaluated else {}
+        test_res = {"loss": test.get("loss"), "accuracy": test.get("acc")}
+        si_norm = models.norm(trainer.si_weights).item()
         rows.append(
             {
                 "epoch": now,
                 "lr": lr,
                 "train_loss": train_res["loss"],
                 "train_acc": train_res["accuracy"],
-                "test_loss": test_res and test_res["loss"],
-                "test_acc": test_res and test_res["accuracy"],
+                "test_loss": test_res["loss"],
+                "test_acc": test_res["accuracy"],
                 "si_norm": si_norm,
                 "effective_lr": lr / si_norm**2,
                 "seconds": seconds,
             }
         )
-        if runs.is_saved(now - first, options.save_freq) or now == last:
+        if saved:
             save(now, 0, train_res, test_res)
         runs.write_log(folder, rows)
-        table.show(rows[-1], last)
+        table.show(rows[-1], last, evaluated)
+    if recorder:
+        recorder.write()
 
 
-def find_start(folder: Path, options: argparse.Namespace) -> int | None:
+def find_checkpoint(folder: Path, options: argparse.Namespace) -> int | None:
     """The epoch to go on from with --resume; None to start at the beginning.
 
     Raises
@@ -212,107 +235,6 @@ def environment(model: torch.nn.Module, images: data.ImageSet, device: torch.dev
     }
 
 
-def make_optimizer(model: torch.nn.Module, options: argparse.Namespace) -> torch.optim.SGD:
-    """SGD with coupled weight decay; a group of its own for weights with another rate.
-
-    The first group follows the schedule. With --noninvlr r >= 0 it holds the scale-invariant
-    weights, and the second group holds all others at the constant rate r.
-    """
-    if options.noninvlr < 0:
-        groups = [{"params": list(model.parameters())}]
-    else:
-        si_weights, others = models.split_parameters(model)
-        groups = [{"params": si_weights}, {"params": others, "lr": options.noninvlr}]
-    return torch.optim.SGD(
-        groups, lr=options.lr_init, momentum=options.momentum, weight_decay=options.wd
-    )
-
-
-def load_optimizer(optimizer: torch.optim.SGD, content: dict[str, Any]) -> None:
-    """Take over the momentum of a checkpoint, but the rates and weight decay of this run."""
-    own = optimizer.state_dict()
-    saved = content.get("optimizer") or {}
-    sizes = [len(group["params"]) for group in own["param_groups"]]
-    if [len(group["params"]) for group in saved.get("param_groups", [])] != sizes:
-        print("note: the checkpoint groups its weights otherwise: momentum starts at zero")
-        return
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
-
-
-def starting_norm(
-    options: argparse.Namespace, si_weights: list[torch.Tensor], content: dict[str, Any] | None
-) -> float:
-    """The norm that --fix_si_pnorm keeps: the one given, that of the run resumed, or today's."""
-    if options.fix_si_pnorm_value > 0:
-        return options.fix_si_pnorm_value
-    return content["fixed_norm"] if content else models.norm(si_weights).item()
-
-
-def schedule(options: argparse.Namespace, progress: float) -> float:
-    """The factor on the learning rate when a fraction 0 <= progress < 1 of training is done."""
-    if options.no_schedule:
-        return 1.0
-    if options.cosan_schedule:
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if options.d_schedule:
-        return options.d_schedule ** -math.floor(4 * progress)
-    if options.c_schedule:
-        low, fallen = 1 / options.c_schedule, max(progress - 0.25, 0) / 0.75
-    else:
-        low, fallen = 0.01, min(max(progress - 0.5, 0) / 0.4, 1)
-    return 1 - (1 - low) * fallen
-
-
-def sgd_epoch(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    after_step: Callable[[int], None],
-) -> dict[str, float]:
-    """One step a batch. Mean loss and accuracy over the images, each before its own step."""
-    model.train()
-    sums = 0
-    for step, (images, labels) in enumerate(batches, 1):
-        optimizer.zero_grad()
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        optimizer.step()
-        after_step(step)
-        sums = sums + batch_sums(loss.detach() * len(labels), logits, labels)
-    return means(sums)
-
-
-def full_batch_step(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    total: int,
-) -> dict[str, float]:
-    """One step with the gradient of all `total` images, each batch normalised by itself."""
-    model.train()
-    optimizer.zero_grad()
-    sums = 0
-    for images, labels in batches:
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        (loss / total).backward()
-        sums = sums + batch_sums(loss.detach(), logits, labels)
-    optimizer.step()
-    return means(sums)
-
-
-def batch_sums(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed loss, right answers and images of a batch: (3,), on the device, nothing awaited."""
-    correct = (logits.argmax(1) == labels).sum()
-    return torch.stack([loss, correct, torch.full_like(loss, len(labels))]).double()
-
-
-def means(sums: torch.Tensor) -> dict[str, float]:
-    loss, correct, count = sums.tolist()
-    return {"loss": loss / count, "accuracy": correct / count}
-
-
 class Table:
     """One line an evaluated epoch, and after the first epoch how long the rest will take."""
 
@@ -322,11 +244,11 @@ class Table:
     def __init__(self, first_epoch: int):
         self.first_epoch, self.lines = first_epoch, 0
 
-    def show(self, row: dict[str, Any], last: int) -> None:
+    def show(self, row: dict[str, Any], last: int, evaluated: bool) -> None:
         if row["epoch"] == self.first_epoch + 1 and last > row["epoch"]:
             left = (last - row["epoch"]) * row["seconds"]
             tqdm.write(f"first epoch {row['seconds']:.2f} s: about {duration(left)} to train")
-        if row["test_loss"] is not None:
+        if evaluated:
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)
             train_error, test_error = 100 - 100 * row["train_acc"], 100 - 100 * row["test_acc"]

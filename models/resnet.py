@@ -26,9 +26,9 @@ class Block(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(x))
+        out = F.relu(self.bn1(x), inplace=True)
         skip = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + skip
+        return self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True)) + skip
 
 
 class ResNet18(nn.Module):
@@ -62,5 +62,5 @@ class ResNet18(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
-        out = F.avg_pool2d(F.relu(self.bn(out)), 4)
+        out = F.avg_pool2d(F.relu(self.bn(out), inplace=True), 4)
         return self.linear(out.flatten(1))

@@ -36,12 +36,11 @@ def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     The squares are summed in float64: with millions of weights a float32 sum would be
     off by more than the 1e-6 to which a fixed norm is held.
     """
-    norms = [torch.linalg.vector_norm(t, dtype=torch.float64) for t in tensors]
+    norms = torch._foreach_norm(list(tensors), 2, torch.float64)
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
 @torch.no_grad()
 def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) -> None:
     """Scale several tensors in place, by one factor, to a total norm of `value` (P1, sec. 4)."""
-    factor = (value / norm(tensors)).to(tensors[0].dtype)
-    torch._foreach_mul_(tensors, factor)
+    torch._foreach_mul_(tensors, (value / norm(tensors)).to(tensors[0].dtype))

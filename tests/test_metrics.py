@@ -163,9 +163,10 @@ def test_curvature_against_the_explicit_matrix(last, matrices, kind):
     name, *both = matrices
     matrix = dict(zip(("hess", "fisher"), both, strict=True))[kind]
     wanted = metrics.Wanted(**{f"{kind}_trace": True, f"{kind}_evals": True})
-    found = metrics.measure(
+    meter = metrics.Meter(
         model, images, wanted, train_mode=True, batch_size=64, scopes={"one": [name]}, vector_seed=5
-    )["one"]
+    )
+    found = meter.measure()["one"]
     vectors = metrics._unit_vectors(len(matrix), 5, torch.device("cpu")).numpy()
     estimate = np.mean([v @ matrix @ v for v in vectors])
     assert found[f"{kind}_trace"] == pytest.approx(estimate, rel=1e-3)
@@ -190,10 +191,8 @@ def test_measuring_leaves_the_network_alone(last):
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     wanted = metrics.Wanted(eval_model=True, calc_grad_norms=True, hess_trace=True)
-    metrics.measure(
-        model, images, wanted, train_mode=True, batch_size=64,
-        scopes={"all": metrics.parameter_names(model, False)},
-    )  # fmt: skip
+    scopes = {"all": metrics.parameter_names(model, si_only=False)}
+    metrics.Meter(model, images, wanted, train_mode=True, batch_size=64, scopes=scopes).measure()
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -201,8 +200,8 @@ def test_measuring_leaves_the_network_alone(last):
 def test_update_adds_arrays_and_epochs_and_computes_only_what_is_missing(folder, monkeypatch):
     first = measure(folder, "--train_mode --eval_model")
     calls = []
-    real = metrics.measure
-    monkeypatch.setattr(metrics, "measure", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = metrics.Meter.measure
+    monkeypatch.setattr(metrics.Meter, "measure", lambda self: calls.append(1) or real(self))
     second = measure(folder, "--train_mode --eval_model --update")
     assert not calls
     third = measure(folder, "--train_mode --calc_grad_norms --update")

@@ -12,6 +12,7 @@ import models
 import options
 import runs
 import train
+import trainer
 
 TINY_SIZE = 200
 
@@ -125,7 +126,7 @@ def test_momentum_matters_and_is_saved(run):
 def test_schedules(flags, expected):
     parsed = options.train_options(flags.split())
     for progress, factor in expected.items():
-        assert train.schedule(parsed, progress) == pytest.approx(factor, abs=1e-5)
+        assert trainer.schedule(parsed, progress) == pytest.approx(factor, abs=1e-5)
 
 
 def test_schedule_reaches_the_log(run):

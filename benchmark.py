@@ -1,0 +1,417 @@
+"""How fast the pipeline is: against a plain one, against the bare network, against the machine.
+
+    python benchmark.py                        # random images, a network of width 8, 4 epochs
+    python benchmark.py --width 32 --images 50000 --epochs 3 --lines 4        # on a GPU
+    python benchmark.py --data_path FOLDER     # an ImageFolder of 32x32 images
+
+The work is the same for both pipelines: train, and for the state before training and after every
+epoch the training loss in train mode, the mean norm of the batch gradients, and the test error.
+The plain pipeline is written as people usually write it: torchvision's ImageFolder with PIL
+transforms, a DataLoader with 4 workers, `.item()` in every batch, a pass over the data for each
+quantity. Both crop and flip the training images at random. Both are timed as whole processes,
+from start-up to the last file, in turn; the figures are medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import data
+import metrics
+import models
+import runs
+from device import describe, memory_format, products, select_device
+from options import Option, Parser, integer, one_of, train_options
+from trainer import Trainer
+from utils import UserError, user_errors
+
+HERE = Path(__file__).parent
+OPTIONS = (
+    Option("--width", integer(1), 8, "channels of the first stage of ConvNetSI"),
+    Option("--images", integer(1), 2560, "training images"),
+    Option("--epochs", integer(1), 4, "epochs"),
+    Option("--rounds", integer(1), 3, "how often the two pipelines take turns"),
+    Option("--lines", integer(1), 2, "lines that train at once in the test of throughput"),
+    Option("--data_path", str, None, "an ImageFolder of 32x32 images (default: random ones)"),
+    Option("--precision", one_of(("fp32", "tf32", "bf16")), "fp32", "of this project's training"),
+    Option("--gpu", integer(-1), 0, "number of the GPU (-1: CPU)"),
+    Option("--json", str, None, "also write every figure into this file"),
+    Option("--only", one_of(("plain", "parts")), None, "internal: one part, in this process"),
+)
+BATCH = 128
+WORKERS = 4
+
+
+def training_words(options: argparse.Namespace) -> list[str]:
+    """The options of train.py for the work that is timed."""
+    return (
+        f"--dataset ImageFolder --data_path {options.data_path} --model ConvNetSI --use_test "
+        f"--num_channels {options.width} --use_data_size {options.images} --batch_size {BATCH} "
+        f"--epochs {options.epochs} --lr_init 0.01 --wd 0.001 --momentum 0 --no_schedule "
+        f"--init_scale 10 --noninvlr 0 --save_freq 1 --metrics --precision {options.precision} "
+        f"--gpu {options.gpu}"
+    ).split()
+
+
+def random_images(folder: Path, count: int) -> None:
+    """An ImageFolder of random images: `count` for training, a fifth of that for testing."""
+    random = np.random.RandomState(0)
+    for split, size in (("train", count), ("test", max(count // 5, 1))):
+        for i in range(size):
+            path = folder / split / f"class{i % 10}"
+            path.mkdir(parents=True, exist_ok=True)
+            pixels = random.randint(256, size=(data.SIZE, data.SIZE, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / f"{i}.jpg", quality=90)
+
+
+# --- the plain pipeline ---
+
+
+def plain(options: argparse.Namespace) -> dict[str, float]:
+    """Train and measure as people usually write it; seconds of its parts."""
+    from torchvision import datasets, transforms
+
+    device = torch.device("cuda", options.gpu) if torch.cuda.is_available() else "cpu"
+    tensor = [
+        transforms.ToTensor(),
+        transforms.Normalize(data.CIFAR_MEAN, data.CIFAR_STD),
+    ]
+    augmentation = [transforms.RandomCrop(data.SIZE, data.PAD), transforms.RandomHorizontalFlip()]
+
+    def images(split, transform):
+        return datasets.ImageFolder(f"{options.data_path}/{split}", transforms.Compose(transform))
+
+    def loader(dataset, shuffle=False):
+        return torch.utils.data.DataLoader(dataset, BATCH, shuffle=shuffle, num_workers=WORKERS)
+
+    chosen = torch.randperm(len(images("train", [])))[: options.images].tolist()
+    augmented = torch.utils.data.Subset(images("train", augmentation + tensor), chosen)
+    train = torch.utils.data.Subset(images("train", tensor), chosen)
+    test = images("test", tensor)
+    model = models.build("ConvNetSI", 10, options.width, init_scale=10).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.001)
+    times: dict[str, list[float]] = {"epoch": [], "metrics": []}
+
+    def measure():
+        with torch.no_grad():
+            total = 0.0
+            for x, y in loader(train):
+                x, y = x.to(device), y.to(device)
+                total += F.cross_entropy(model(x), y).item() * len(y)
+        norms = []
+        for x, y in loader(train):
+            x, y = x.to(device), y.to(device)
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            norms.append(sum(p.grad.norm().item() ** 2 for p in model.parameters()) ** 0.5)
+        model.eval()
+        with torch.no_grad():
+            correct = 0
+            for x, y in loader(test):
+                x, y = x.to(device), y.to(device)
+                correct += (model(x).argmax(1) == y).sum().item()
+        model.train()
+
+    for epoch in range(options.epochs + 1):
+        if epoch:
+            began = time.perf_counter()
+            for x, y in loader(augmented, shuffle=True):
+                x, y = x.to(device), y.to(device)
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                loss.item()
+            times["epoch"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        measure()
+        times["metrics"].append(time.perf_counter() - began)
+        with tempfile.TemporaryFile() as file:
+            torch.save({"state_dict": model.state_dict()}, file)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+# --- this pipeline, part by part ---
+
+
+def parts(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of this project's parts, of the bare network, and the machine's ceilings."""
+    device = select_device(options.gpu)
+    with products(options.precision):
+        return {**pipeline_parts(options, device), **ceilings(device)}
+
+
+def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    layout = memory_format(device, options.width)
+    train, test = (
+        images.to(device, layout)
+        for images in data.load(
+            "ImageFolder", options.data_path, use_test=True, use_data_size=options.images
+        )
+    )
+    model = models.build("ConvNetSI", 10, options.width, init_scale=10)
+    model.to(device, memory_format=layout).train()
+    trainer = Trainer(model, train_options(training_words(options)), len(train), device, None)
+    everything = metrics.parameter_names(model, si_only=False)
+    invariant = metrics.parameter_names(model, si_only=True)
+    meters = [
+        metrics.Meter(model, images, metrics.Wanted.from_flags(flags), scopes=scopes,
+                      train_mode="train_mode" in flags, batch_size=BATCH)
+        for images, flags, scopes in (
+            (train, runs.TRAIN_FLAGS, {"all": everything, "si": invariant}),
+            (test, runs.TEST_FLAGS, {"all": everything}),
+        )
+    ]  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    x, y = next(train.batches(BATCH))
+    steps = max(len(train) // BATCH, 1)
+
+    def epoch() -> None:
+        for images, labels in train.batches(BATCH, generator, shuffle=True, augment=True):
+            trainer.step(images, labels)
+        trainer.finish_epoch()
+
+    def bare() -> None:
+        for _ in range(steps):
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+
+    def measure() -> None:
+        for meter in meters:
+            meter.measure()
+
+    # The two that are compared take turns, so that a change of the machine's speed meets both.
+    seconds = in_turn({"epoch": epoch, "bare": bare, "metrics": measure}, device, options.rounds)
+    flops, moved = work_per_image(model, x, y)
+    return {
+        **seconds,
+        "step over bare": seconds["epoch"] / len(train) / (seconds["bare"] / (steps * len(x))),
+        "flop per image": flops,
+        "bytes per image": moved,
+    }
+
+
+def in_turn(
+    actions: dict[str, Callable[[], None]], device: torch.device, rounds: int
+) -> dict[str, float]:
+    """Median seconds of each action; a first round is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for counted in [False, *[True] * max(rounds, 5)]:
+        for name, action in actions.items():
+            wait(device)
+            began = time.perf_counter()
+            action()
+            wait(device)
+            if counted:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class BytesCounter(TorchDispatchMode):
+    """Adds up the bytes that every operation reads and writes (views move nothing)."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = torch.utils._pytree.tree_leaves((args, kwargs, result))
+            self.total += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+        return result
+
+
+def work_per_image(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Floating-point operations and bytes moved by forward and backward pass, for one image."""
+    results = []
+    for counter in (FlopCounterMode(display=False), BytesCounter()):
+        model.zero_grad()
+        with counter:
+            F.cross_entropy(model(x), y).backward()
+        counted = counter.total if isinstance(counter, BytesCounter) else counter.get_total_flops()
+        results.append(counted / len(x))
+    return results[0], results[1]
+
+
+def ceilings(device: torch.device) -> dict[str, float]:
+    """What the machine can do: FLOP/s of a matrix product, bytes/s of a copy (read and written)."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    actions = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    seconds = in_turn(actions, device, 5)
+    return {
+        "flop per second": 2 * size**3 / seconds["product"],
+        "bytes per second": 2 * source.nbytes / seconds["copy"],
+    }
+
+
+# --- both as whole processes ---
+
+
+def run(words: list[str], threads: int | None = None) -> subprocess.Popen:
+    """Start a script of this folder; its output is kept for the case that it fails."""
+    environment = dict(os.environ)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.Popen(
+        [sys.executable, str(HERE / words[0]), *words[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[str, float]:
+    """The output of a process, and the most memory it held in GB (without its children)."""
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"{process.args[1]} failed:\n{output}")
+    return output, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def timed(words: list[str]) -> tuple[float, str, float]:
+    began = time.perf_counter()
+    output, memory = finish(run(words))
+    return time.perf_counter() - began, output, memory
+
+
+def train_words(options: argparse.Namespace, folder: Path, name: str) -> list[str]:
+    return ["train.py", "--dir", str(folder / name), *training_words(options)]
+
+
+def throughput(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Images a second of several lines at once, and of one, each with its share of the threads."""
+    longer = argparse.Namespace(**{**vars(options), "epochs": 3 * options.epochs})
+    threads = max(1, torch.get_num_threads() // options.lines)
+    rates = {}
+    for lines in (1, options.lines):
+        words = [train_words(longer, folder, f"throughput-{lines}-{i}") for i in range(lines)]
+        for process in [run(w, threads) for w in words]:
+            finish(process)
+        logs = [
+            runs.read_log(runs.trial_folder(folder / f"throughput-{lines}-{i}", 0))
+            for i in range(lines)
+        ]
+        rates[lines] = sum(
+            options.images / statistics.median(row["seconds"] for row in log[1:]) for log in logs
+        )
+    return {"one line": rates[1], "all lines": rates[options.lines], "threads a line": threads}
+
+
+def compare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Every figure of the benchmark, by name."""
+    shared = [f"--{key}={value}" for key, value in vars(options).items()
+              if key not in ("only", "json") and value is not None]  # fmt: skip
+    names = ("plain", "ours")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    memory: dict[str, float] = {}
+    for i in range(options.rounds):
+        took, output, memory["plain"] = timed(["benchmark.py", *shared, "--only", "plain"])
+        seconds["plain"].append(took)
+        plain_parts = json.loads(output.splitlines()[-1])
+        took, _, memory["ours"] = timed(train_words(options, folder, f"round-{i}"))
+        seconds["ours"].append(took)
+    one_epoch = argparse.Namespace(**{**vars(options), "epochs": 1, "images": BATCH})
+    start_up, _, _ = timed(train_words(one_epoch, folder, "start"))
+    _, output, _ = timed(["benchmark.py", *shared, "--only", "parts"])
+    found = {f"ours: {k}": v for k, v in json.loads(output.splitlines()[-1]).items()}
+    found |= {f"plain: {k}": v for k, v in plain_parts.items()}
+    for name in names:
+        found[f"{name}: whole"] = statistics.median(seconds[name])
+        found[f"{name}: peak GB"] = memory[name]
+    found["ratio"] = statistics.median(
+        a / b for a, b in zip(seconds["plain"], seconds["ours"], strict=True)
+    )
+    found["ours: one batch, start to end"] = start_up
+    if options.lines > 1:
+        found |= {f"lines: {k}": v for k, v in throughput(options, folder).items()}
+    return found
+
+
+def report(options: argparse.Namespace, found: dict[str, float], device: str) -> str:
+    """The figures as tables."""
+    images = options.images
+    rows = [
+        ["training, images/s", images / found["plain: epoch"], images / found["ours: epoch"]],
+        ["training, s/epoch", found["plain: epoch"], found["ours: epoch"]],
+        ["metrics, s/checkpoint", found["plain: metrics"], found["ours: metrics"]],
+        [f"whole, {options.epochs} epochs, s", found["plain: whole"], found["ours: whole"]],
+        ["peak memory, GB", found["plain: peak GB"], found["ours: peak GB"]],
+    ]
+    rows = [[name, a, b, a / b if "images/s" not in name else b / a] for name, a, b in rows]
+    text = tabulate(rows, ["", "plain", "ours", "ratio"], floatfmt=("", ".3f", ".3f", ".2f"))
+    rate = images / found["ours: epoch"]
+    flops, moved = found["ours: flop per image"], found["ours: bytes per image"]
+    lines = [
+        f"{device}; ConvNetSI, width {options.width}, {images} images, batch {BATCH}, "
+        f"{options.precision}, torch {torch.__version__}",
+        "",
+        text,
+        "",
+        f"end to end {found['ratio']:.2f} times as fast (median of {options.rounds} pairs)",
+        f"a training step takes {found['ours: step over bare']:.2f} of the bare network's "
+        "forward and backward pass",
+        f"start-up to the end of the first batch and its metrics: "
+        f"{found['ours: one batch, start to end']:.1f} s",
+        f"work per image, forward and backward: {flops / 1e6:.1f} MFLOP, {moved / 1e6:.2f} MB",
+        f"training uses {rate * flops / found['ours: flop per second']:.1%} of the machine's "
+        f"{found['ours: flop per second'] / 1e9:.0f} GFLOP/s (matrix product) and "
+        f"{rate * moved / found['ours: bytes per second']:.1%} of its "
+        f"{found['ours: bytes per second'] / 1e9:.0f} GB/s (copy; more than all: in the caches)",
+    ]
+    if "lines: all lines" in found:
+        lines.append(
+            f"{options.lines} lines at once, {found['lines: threads a line']:.0f} threads each: "
+            f"{found['lines: all lines'] / found['lines: one line']:.2f} times the throughput of "
+            "one such line"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = Parser(OPTIONS, prog="benchmark.py", description=__doc__).parse_args(argv)
+    if options.only:
+        print(json.dumps(plain(options) if options.only == "plain" else parts(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if options.data_path is None:
+            options.data_path = f"{folder}/data"
+            random_images(Path(options.data_path), options.images)
+        # Decoding the images once is part of neither pipeline's time.
+        data.load("ImageFolder", options.data_path, use_test=True, use_data_size=options.images)
+        device = describe(select_device(options.gpu))
+        found = compare(options, Path(folder))
+    print(report(options, found, device))
+    if options.json:
+        Path(options.json).write_text(json.dumps({**vars(options), **found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with user_errors("benchmark.py"):
+        main()
