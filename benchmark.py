@@ -38,7 +38,7 @@ import runs
 from device import describe, memory_format, products, select_device
 from options import Option, Parser, integer, one_of, train_options
 from trainer import Trainer
-from utils import UserError, user_errors
+from utils import UserError, user_errors, write_atomically
 
 HERE = Path(__file__).parent
 OPTIONS = (
@@ -409,7 +409,8 @@ def main(argv: list[str] | None = None) -> None:
         found = compare(options, Path(folder))
     print(report(options, found, device))
     if options.json:
-        Path(options.json).write_text(json.dumps({**vars(options), **found}, indent=2) + "\n")
+        text = json.dumps({**vars(options), **found}, indent=2) + "\n"
+        write_atomically(options.json, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What a checkpoint holds, and reading one (own or official) without running code from it."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from utils import UserError, atomic_write
+from utils import UserError, write_atomically
 
 # P2's official checkpoints hold NumPy scalars, under the name of either NumPy generation. These
 # few constructors make plain numbers; torch.load refuses everything else that could run.
@@ -26,8 +27,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
     `content` has the keys epoch, state_dict, optimizer, train_res, test_res, as the official
     checkpoints, and what an exact continuation needs besides.
     """
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -50,8 +52,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return content
 
 
-def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a network.
+def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | str) -> None:
+    """Put a checkpoint's weights into a network; `path` is where it comes from.
 
     Raises
     ------

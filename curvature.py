@@ -77,7 +77,7 @@ def leading_eigenvalues(
     """The largest eigenvalues, descending: float64, (10,).
 
     Every product is one pass over `batches()`. The start vector is fixed, so the result is
-    reproducible.
+    reproducible. All are NaN for a network whose products are not finite.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
 
@@ -85,16 +85,22 @@ def leading_eigenvalues(
 
     def matvec(vector: np.ndarray) -> np.ndarray:
         v = torch.as_tensor(vector, dtype=like.dtype, device=like.device).reshape(-1)
-        return mean_product(product, model, names, batches(), v).cpu().double().numpy()
+        result = mean_product(product, model, names, batches(), v).cpu().double().numpy()
+        if not np.isfinite(result).all():
+            raise FloatingPointError
+        return result
 
     operator = LinearOperator((len(like), len(like)), matvec=matvec, dtype=np.float64)
     start = np.random.RandomState(0).standard_normal(len(like))
-    values = eigsh(
-        operator,
-        EIGENVALUES,
-        which="LA",
-        v0=start,
-        tol=EIGENVALUE_TOLERANCE,
-        return_eigenvectors=False,
-    )
+    try:
+        values = eigsh(
+            operator,
+            EIGENVALUES,
+            which="LA",
+            v0=start,
+            tol=EIGENVALUE_TOLERANCE,
+            return_eigenvectors=False,
+        )
+    except FloatingPointError:
+        return np.full(EIGENVALUES, np.nan)
     return np.sort(values)[::-1]

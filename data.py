@@ -5,6 +5,7 @@ work: a batch is one gather from the tensor, and an epoch's random numbers are d
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import UserError, atomic_write
+from utils import UserError, write_atomically
 
 SIZE = 32  # every image is SIZE x SIZE
 PAD = 4  # zero padding for the random crops
@@ -148,6 +149,8 @@ def load(
         held_out = min(HELD_OUT, max(len(train) // 10, 1))
         test = train.subset(slice(len(train) - held_out, None))
         train = train.subset(slice(0, len(train) - held_out))
+    if not len(train):
+        raise UserError(f"no training images are left of {name} beside the {len(test)} held out")
     if use_data_size is not None:
         if use_data_size > len(train):
             raise UserError(
@@ -271,8 +274,9 @@ def _decode_cached(
     with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
         images = np.stack(list(pool.map(_decode, (folder / name for name in names))))
     try:
-        with atomic_write(cache) as file:
-            np.save(file, images)
+        buffer = io.BytesIO()
+        np.save(buffer, images)
+        write_atomically(cache, buffer.getvalue())
         for old in set(folder.parent.glob(f".{folder.name}-*.npy")) - {cache}:
             old.unlink(missing_ok=True)
     except OSError as error:

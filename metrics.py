@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -42,6 +42,11 @@ class Wanted:
         """What these flags of test.py ask for; those that say how to measure are left out."""
         names = {f.name for f in fields(cls)}
         return cls(**{flag: True for flag in flags if flag in names})
+
+    def lacking(self, lacks: Callable[[list[str]], bool], parameters: list[str]) -> set[str]:
+        """The fields that are asked for and of whose arrays `lacks` says that some are missing."""
+        asked = [f.name for f in fields(self) if getattr(self, f.name)]
+        return {flag for flag in asked if lacks(self.from_flags([flag]).names(parameters))}
 
     @property
     def gradients(self) -> bool:

@@ -6,6 +6,7 @@ The names and defaults are those of the papers' official code, so its command li
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -197,6 +198,7 @@ TRAIN = (
     ),
     Option("--deterministic", None, False, "the same bits in every run on a GPU, a little slower"),
     Option("--compile", None, False, "train through torch.compile (needs a C++ compiler)"),
+    Option("--keep_going", None, False, "go on although the loss has become NaN or infinite"),
     Option("--resume", None, False, "go on from this run's newest checkpoint, if it has one"),
     Option("--overwrite", None, False, "start anew in a folder that already holds this run"),
     *MACHINE,
@@ -251,6 +253,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
         )
+        # As in Python 3.14: -1e-3 is a number, not an option; so are -inf and -nan, to be refused.
+        number_pattern = r"^-(\d[\d_.]*|\.\d+)([eE][-+]?\d+)?$|^-(inf|nan)$"
+        self._negative_number_matcher = re.compile(number_pattern)
         self.known = [name for option in options for name in option.names.split()]
         for option in options:
             option.add_to(self)
@@ -304,6 +309,8 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
         raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
     if args.eval_on_train_subsets and args.use_test:
         raise UserError("--eval_on_train_subsets is about the training set: leave out --use_test")
+    if args.prebn_save_path and args.prebn_save_path == args.save_path:
+        raise UserError("--save_path and --prebn_save_path are the same file")
     if args.prebn_only and args.prebn_save_path:
         raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
     words = given(argv, TEST)

@@ -5,6 +5,7 @@
 Every function that draws takes runs (`runs.find_runs`) and returns a matplotlib Figure.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from tabulate import tabulate
 
 import analysis
 from runs import Run, find_runs
-from utils import UserError, atomic_write, user_errors
+from utils import UserError, user_errors, write_atomically
 
 DPI = 150
 # Okabe and Ito's colours, distinguishable with every kind of colour vision.
@@ -180,8 +181,9 @@ def table(runs: Sequence[Run]) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with atomic_write(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    write_atomically(path, buffer.getvalue())
     plt.close(figure)
 
 

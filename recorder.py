@@ -14,6 +14,7 @@ import checkpoints
 import data
 import metrics
 import runs
+from utils import UserError
 
 WRITE_EVERY = 10  # seconds between two writings of the files
 
@@ -86,13 +87,22 @@ class Recorder:
         """
         found = False
         for (epoch, step), path in runs.checkpoints(self.folder).items():
-            content = checkpoints.load(path)
+            if not step and self._has(epoch):
+                continue
+            try:
+                content = checkpoints.load(path)
+            except UserError as error:
+                print(f"note: passed over: {error}")
+                continue
             now = content["epoch"] if step else epoch
-            if any(now not in table.rows for table in self.tables.values()):
+            if not self._has(now):
                 checkpoints.load_weights(self.model, content, path)
                 self.add(now)
                 found = True
         return found
+
+    def _has(self, epoch: float) -> bool:
+        return all(epoch in table.rows for table in self.tables.values())
 
 
 def test_images(options: argparse.Namespace, eval_images: data.ImageSet) -> data.ImageSet:

@@ -19,7 +19,7 @@ from pathlib import Path
 import runs
 from experiments import EXPERIMENTS, Experiment
 from options import Option, Parser, command, integer, one_of, train_options
-from utils import UserError, duration, user_errors
+from utils import Interrupted, UserError, duration, locked, user_errors
 
 # ------------------------------- the parameters that people edit -------------------------------
 
@@ -140,6 +140,7 @@ class Driver:
         self.lines, self.jobs = lines, min(jobs, len(lines))
         self.processes: set[subprocess.Popen] = set()
         self.failures: list[tuple[Line, str]] = []
+        self.diverged: list[Line] = []
         self.stopping = threading.Event()
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if self.jobs > 1:
@@ -155,7 +156,7 @@ class Driver:
                 while not future.done():
                     time.sleep(0.1)
                 future.result()
-        except KeyboardInterrupt:
+        except Interrupted:
             self.stopping.set()
             for process in list(self.processes):
                 process.send_signal(signal.SIGINT)
@@ -168,7 +169,10 @@ class Driver:
         for step, words in line.commands.items():
             if self.stopping.is_set():
                 return
-            if self._run(line, step, words) != 0:
+            status = self._run(line, step, words)
+            if status == runs.DIVERGED_STATUS and step == "train":
+                self.diverged.append(line)  # a result like any other: its metrics are wanted
+            elif status != 0:
                 if not self.stopping.is_set():
                     self.failures.append((line, step))
                     say(f"[{line.name}] {step} FAILED, see {line.log(step)}")
@@ -220,16 +224,23 @@ def cores() -> int:
 
 
 def is_finished(line: Line) -> bool:
-    """Whether the line's last checkpoint is there, of this configuration, and all are measured."""
+    """Whether the line's last checkpoint is there and all are measured.
+
+    Raises
+    ------
+    UserError : its folder holds a run with other options.
+    """
     try:
-        if runs.differences(runs.read_config(line.folder), vars(line.options)):
-            return False
+        runs.check_same_run(line.folder, vars(line.options))
+    except FileNotFoundError:
+        return False
+    try:
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
     except (FileNotFoundError, UserError):
         return False
-    found = runs.checkpoints(line.folder)
-    whole = [epoch for epoch, step in found if not step]
-    return (line.epochs, 0) in found and all(set(whole) <= rows.keys() for rows in measured)
+    whole = [epoch for epoch, step in runs.checkpoints(line.folder) if not step]
+    ended = line.epochs in whole or runs.diverged_at(line.folder) is not None
+    return ended and all(set(whole) <= rows.keys() for rows in measured)
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -256,24 +267,31 @@ def main(argv: list[str] | None = None) -> int:
                 say(shlex.join(["python", *words]))
         return 0
 
+    with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
+        return run_lines(experiment, lines, arguments.jobs)
+
+
+def run_lines(experiment: Experiment, lines: list[Line], jobs: int) -> int:
+    """Run what is not finished, draw the figure, report; the exit status."""
     todo = [line for line in lines if not is_finished(line)]
     for line in lines:
         if line not in todo:
             say(f"[{line.name}] is finished: {line.folder}")
-    folder = ROOT / experiment.name
-    failures = []
+    failures, diverged = [], []
     if todo:
-        driver = Driver(todo, arguments.jobs)
+        driver = Driver(todo, jobs)
         try:
             driver.run()
-        except KeyboardInterrupt:
-            say("stopped: every line keeps its newest checkpoint, the same command goes on")
-            return 130
-        failures = driver.failures
+        except Interrupted:
+            say("stopped: what the lines have saved is whole, and the same command goes on")
+            raise
+        failures, diverged = driver.failures, driver.diverged
     if len(failures) < len(lines):
         import plots  # only now: matplotlib is slow to import
 
-        plots.report(folder)
+        plots.report(ROOT / experiment.name)
+    for line in diverged:
+        say(f"[{line.name}] diverged: {line.log('train')}")
     for line, step in failures:
         say(f"[{line.name}] {step} failed: {line.log(step)}")
     return 1 if failures else 0

@@ -6,11 +6,13 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     log.csv                        a row per epoch
     checkpoint-<epoch>.pt          the state after that many epochs; 0 is the initialisation
     checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
+    latest.pt                      the state after the latest epoch, while the run is not complete
     train-tm.npz, ...              metrics by checkpoint (test.py)
     branch-<epoch>.../             a run of its own, branched off that checkpoint
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -20,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from utils import UserError, atomic_write
+from utils import UserError, write_atomically
 
-CONFIG, LOG = "config.json", "log.csv"
+CONFIG, LOG, LATEST, LOCK = "config.json", "log.csv", "latest.pt", ".lock"
+DIVERGED_STATUS = 3  # exit status of train.py when the loss has become NaN or infinite
 METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the .npz files that every run should have
 # The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
 TRAIN_FLAGS = ("train_mode", "eval_model", "all_pnorm", "calc_grad_norms")
@@ -30,8 +33,15 @@ TEST_FLAGS = ("use_test", "eval_model")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-(\d+))?\.pt")
 # Options that say where and how to run, not what to train: they do not make it another run.
 HOW_TO_RUN = frozenset(
-    {"dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch"}
-    | {
+    [
+        "dir",
+        "data_path",
+        "num_workers",
+        "gpu",
+        "resume",
+        "overwrite",
+        "resume_epoch",
+        "keep_going",
         "metrics",
         "keep",
         "keep_epochs",
@@ -40,7 +50,7 @@ HOW_TO_RUN = frozenset(
         "eval_freq",
         "save_freq",
         "save_freq_int",
-    }
+    ]
 )
 
 
@@ -63,6 +73,28 @@ def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple
     """The options that decide what is trained and differ: name -> (saved value, asked value)."""
     keys = (saved.keys() & asked.keys()) - HOW_TO_RUN
     return {key: (saved[key], asked[key]) for key in sorted(keys) if saved[key] != asked[key]}
+
+
+def check_same_run(folder: Path, options: dict[str, Any]) -> None:
+    """Refuse to mix runs.
+
+    Raises
+    ------
+    UserError : the folder holds a run with other options, which are named.
+    FileNotFoundError : it has no configuration.
+    """
+    changed = differences(read_config(folder), options)
+    if options["no_schedule"]:
+        changed.pop("epochs", None)  # a constant rate can go on for longer
+    if changed:
+        what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
+        raise UserError(f"{folder} holds another run; different: {what}")
+
+
+def diverged_at(folder: Path) -> float | None:
+    """The first epoch with a training loss that was NaN or infinite, if there is one."""
+    rows = read_log(folder)
+    return next((row["epoch"] for row in rows if not np.isfinite(row["train_loss"])), None)
 
 
 def checkpoint_path(folder: Path, epoch: int, step: int = 0) -> Path:
@@ -112,17 +144,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    with atomic_write(folder / CONFIG, "w") as file:
-        json.dump(config, file, indent=2)
-        file.write("\n")
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of log.csv, all with the same keys."""
-    with atomic_write(folder / LOG, "w") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / LOG, text.getvalue().encode())
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
@@ -138,7 +169,9 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
 class Metrics:
     """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
 
-    In the file every name is one array over the epochs, in order, NaN where a number is missing.
+    In the file every name is one array over the epochs, in order. A diverged network's numbers are
+    NaN or infinite. A number that was not measured is NaN too, and the array "missing", which
+    is there only then, names it as "<epoch> <name>".
     """
 
     def __init__(self, rows: dict[float, dict[str, Any]] | None = None):
@@ -151,11 +184,20 @@ class Metrics:
             with np.load(path) as file:
                 arrays = dict(file)
             epochs = arrays.pop("report_epochs").tolist()
+            missing = set(arrays.pop("missing", np.array([], dtype=str)).tolist())
+            rows = {
+                epoch: {
+                    name: values[i]
+                    for name, values in arrays.items()
+                    if f"{epoch} {name}" not in missing
+                }
+                for i, epoch in enumerate(epochs)
+            }
         except FileNotFoundError:
             raise
         except Exception:
             raise UserError(f"{path} is not a metrics file: delete it, or name another") from None
-        return cls({e: {k: v[i] for k, v in arrays.items()} for i, e in enumerate(epochs)})
+        return cls(rows)
 
     @classmethod
     def read_if_there(cls, path: Path) -> "Metrics":
@@ -164,20 +206,25 @@ class Metrics:
 
     def write(self, path: Path) -> None:
         epochs = sorted(self.rows)
-        names = {name: np.asarray(v) for row in self.rows.values() for name, v in row.items()}
-        arrays = {
-            name: np.stack([np.asarray(self.rows[e].get(name, like * np.nan)) for e in epochs])
-            for name, like in names.items()
-        }
         whole = all(e == int(e) for e in epochs)
-        arrays["report_epochs"] = np.array(epochs, dtype=np.int64 if whole else np.float64)
-        with atomic_write(path) as file:
-            np.savez(file, **arrays)
+        arrays = {"report_epochs": np.array(epochs, dtype=np.int64 if whole else np.float64)}
+        missing = []
+        for name, like in {n: v for row in self.rows.values() for n, v in row.items()}.items():
+            values = []
+            for epoch, shown in zip(epochs, arrays["report_epochs"].tolist(), strict=True):
+                if name not in self.rows[epoch]:
+                    missing.append(f"{shown} {name}")
+                values.append(self.rows[epoch].get(name, np.asarray(like) * np.nan))
+            arrays[name] = np.array(values)
+        if missing:
+            arrays["missing"] = np.array(missing)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(path, buffer.getvalue())
 
     def lacks(self, epoch: float, names: Sequence[str]) -> bool:
-        """Whether any of the names is missing (or was not finite) at this epoch."""
-        row = self.rows.get(epoch, {})
-        return any(name not in row or not np.all(np.isfinite(row[name])) for name in names)
+        """Whether any of these numbers has not been measured."""
+        return not set(names) <= self.rows.get(epoch, {}).keys()
 
     def add(self, epoch: float, values: dict[str, Any]) -> None:
         self.rows.setdefault(epoch, {}).update(values)

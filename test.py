@@ -8,6 +8,7 @@ checkpoints without one (of the official code) the command line gives them.
 """
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -20,9 +21,9 @@ import models
 import runs
 from device import describe, memory_format, mix, select_device
 from options import FROM_RUN, test_options
-from utils import UserError, user_errors
+from utils import UserError, remove_litter, user_errors
 
-SAVE_EVERY = 30  # seconds between two writings of what is measured so far
+WRITE_EVERY = 2  # seconds between two writings of what is measured so far
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,6 +46,12 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         if key in config and key not in words:
             setattr(options, key, config[key])
 
+    files = {"si" if options.prebn_only else "all": save_path(options, folder)}
+    if options.prebn_save_path:
+        files["si"] = npz(options.prebn_save_path)
+    for path in files.values():
+        remove_litter(path.parent)
+
     device = select_device(options.gpu)
     layout = memory_format(device, options.num_channels)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
@@ -52,40 +59,61 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     model.to(device, memory_format=layout)
 
     wanted = metrics.Wanted.from_flags(key for key, value in vars(options).items() if value is True)
-    files = {"si" if options.prebn_only else "all": save_path(options, folder)}
-    if options.prebn_save_path:
-        files["si"] = npz(options.prebn_save_path)
     scopes = {scope: metrics.parameter_names(model, scope == "si") for scope in files}
-    names = {scope: wanted.names(scopes[scope]) for scope in files}
     tables = {
         scope: runs.Metrics.read_if_there(path) if options.update else runs.Metrics()
         for scope, path in files.items()
     }
 
-    meter = metrics.Meter(
-        model,
-        images,
-        wanted,
-        train_mode=options.train_mode,
-        batch_size=options.batch_size,
-        scopes=scopes,
-        augment_seed=mix(options.seed) if options.use_aug else None,
-        vector_seed=mix(options.seed),
-    )
+    @functools.cache
+    def meter_of(part: metrics.Wanted) -> metrics.Meter:
+        return metrics.Meter(
+            model,
+            images,
+            part,
+            train_mode=options.train_mode,
+            batch_size=options.batch_size,
+            scopes=scopes,
+            augment_seed=mix(options.seed) if options.use_aug else None,
+            vector_seed=mix(options.seed),
+        )
+
+    def missing(epoch: float) -> metrics.Wanted | None:
+        """What must be measured at this epoch; None if the files have it all."""
+        flags, nothing = set(), True
+        for scope, table in tables.items():
+            lacks = functools.partial(table.lacks, epoch)
+            flags |= wanted.lacking(lacks, scopes[scope])
+            nothing = nothing and not lacks(metrics.Wanted().names(scopes[scope]))
+        return None if nothing and not flags else metrics.Wanted.from_flags(flags)
+
     print(f"{folder}: {len(found)} checkpoints on {describe(device)}", flush=True)
-    saved = time.monotonic()
-    for (epoch, step), path in tqdm(found.items(), disable=None):
-        content = checkpoints.load(path) if step else None
-        now = content["epoch"] if step else epoch
-        if not any(tables[scope].lacks(now, names[scope]) for scope in files):
-            continue
-        checkpoints.load_weights(model, content or checkpoints.load(path), path)
-        for scope, row in meter.measure().items():
-            tables[scope].add(now, row)
-        if time.monotonic() - saved > SAVE_EVERY:
+    written, passed_over = time.monotonic(), 0
+    try:
+        for (epoch, step), path in tqdm(found.items(), disable=None):
+            if not step and missing(epoch) is None:
+                continue
+            try:
+                content = checkpoints.load(path)
+            except UserError as error:
+                tqdm.write(f"note: passed over: {error}")
+                passed_over += 1
+                continue
+            now = content["epoch"] if step else epoch
+            part = missing(now)
+            if part is None:
+                continue
+            checkpoints.load_weights(model, content, path)
+            for scope, row in meter_of(part).measure().items():
+                tables[scope].add(now, row)
+            if time.monotonic() - written > WRITE_EVERY:
+                write_tables(tables, files)
+                written = time.monotonic()
+    finally:
+        if any(table.rows for table in tables.values()):
             write_tables(tables, files)
-            saved = time.monotonic()
-    write_tables(tables, files)
+    if passed_over == len(found):
+        raise UserError(f"none of the {passed_over} checkpoints in {folder} can be read")
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 
@@ -117,6 +145,8 @@ def random_subset(images: data.ImageSet, count: int, seed: int) -> data.ImageSet
 def npz(name: str) -> Path:
     """The path with the ending .npz, which NumPy's savez adds too."""
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; the results go to one file, as {path}/train-tm.npz")
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 

@@ -29,33 +29,33 @@ import runs
 from device import describe, memory_format, mix, products, select_device
 from options import train_options
 from trainer import Trainer, schedule
-from utils import UserError, duration, user_errors
+from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py"):
         options = train_options(argv)
         with products(options.precision):
-            train(options)
+            try:
+                train(options)
+            except Diverged as error:
+                print(error)
+                sys.exit(runs.DIVERGED_STATUS)
 
 
 def train(options: argparse.Namespace) -> None:
     """One run from its options to its last checkpoint. Raises UserError for a user's mistake."""
-    # The folder, and where in it to start
+    # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
     branch = options.resume_epoch
     folder = trial if branch is None else runs.branch_folder(trial, branch, vars(options))
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
-    resumed = find_checkpoint(folder, options)
-    if resumed is not None and resumed >= last and not options.metrics:
-        print(f"{folder} is complete: checkpoint-{resumed}.pt is its last")
+    branch_point = None if branch is None else runs.checkpoint_path(trial, branch)
+    if is_complete(folder, last, options):
         return
-    origin = None  # the checkpoint to start from
-    if resumed is not None:
-        origin = runs.checkpoint_path(folder, resumed)
-    elif branch is not None:
-        origin = runs.checkpoint_path(trial, branch)
+    if branch_point and not branch_point.exists():
+        raise UserError(f"there is no {branch_point} to branch off")
 
     # Data
     device = select_device(options.gpu, options.deterministic)
@@ -69,154 +69,238 @@ def train(options: argparse.Namespace) -> None:
     )
     train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
 
-    # Network and optimiser
-    torch.manual_seed(mix(options.seed, options.trial))
-    model = models.build(
-        options.model,
-        train_images.num_classes,
-        options.num_channels,
-        options.depth,
-        options.init_scale,
-    )
-    content = {} if origin is None else checkpoints.load(origin)
-    if content:
-        checkpoints.load_weights(model, content, origin)
-    model.to(device, memory_format=layout)
-    fixed_norm = content.get("fixed_norm") if resumed is not None else None
-    trainer = Trainer(model, options, len(train_images), device, fixed_norm)
-    if content:
-        trainer.load_momentum(content)
+    with locked(folder / runs.LOCK, str(folder)):
+        remove_litter(folder)
+        # Where to start: at the newest checkpoint, at the branch point, or afresh
+        resumed, content = (None, None) if options.overwrite else newest_checkpoint(folder)
+        if content is None and branch_point:
+            content = checkpoints.load(branch_point)
 
-    # What is measured and saved
-    evaluator = metrics.Meter(
-        model,
-        eval_images,
-        metrics.Wanted(eval_model=True),
-        train_mode=False,
-        batch_size=options.batch_size,
-        scopes={"si": metrics.parameter_names(model, si_only=True)},
-    )
-    if resumed is None:
-        remove_old_run(folder)
-    runs.write_config(folder, {**vars(options), **environment(model, train_images, device)})
-    recorder = None
-    if options.metrics:
-        test_images = recording.test_images(options, eval_images)
-        recorder = recording.Recorder(folder, model, train_images, test_images, options)
-        if recorder.catch_up() and content:
-            checkpoints.load_weights(model, content, origin)
-    steps = math.ceil(len(train_images) / options.batch_size)  # an epoch
-
-    def time_of(epoch: int, step: int) -> float:
-        return epoch + step / steps if step else epoch
-
-    def record(epoch: int, step: int = 0) -> dict[str, Any]:
-        """With --metrics, measure the present network; the results on the test set."""
-        return recorder.add(time_of(epoch, step))["test-em"] if recorder else {}
-
-    def save(epoch: int, step: int = 0, train_res: Any = None, test_res: Any = None) -> None:
-        nothing = {"loss": None, "accuracy": None}
-        now = time_of(epoch, step)
-        checkpoints.save(
-            runs.checkpoint_path(folder, epoch, step),
-            {
-                "epoch": now,
-                "state_dict": model.state_dict(),
-                "optimizer": trainer.optimizer_state(),
-                "train_res": train_res or nothing,
-                "test_res": test_res or nothing,
-                "fixed_norm": trainer.fixed_norm,
-                "config": vars(options),
-            },
+        # Network and optimiser
+        torch.manual_seed(mix(options.seed, options.trial))
+        model = models.build(
+            options.model,
+            train_images.num_classes,
+            options.num_channels,
+            options.depth,
+            options.init_scale,
         )
-        if options.keep is not None and recorder is None:
-            runs.prune(folder, options.keep, options.keep_epochs)
+        if content:
+            checkpoints.load_weights(model, content, str(branch_point or folder))
+        model.to(device, memory_format=layout)
+        fixed_norm = content["fixed_norm"] if resumed is not None else None
+        trainer = Trainer(model, options, len(train_images), device, fixed_norm)
+        if content:
+            trainer.load_momentum(content)
 
-    # The loop
-    done = first if resumed is None else resumed  # epochs behind the present weights
-    rows = [row for row in runs.read_log(folder) if row["epoch"] <= done]
-    if resumed is None:
-        record(done)
-        save(done)
-    print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
-    table = Table(done)
-    for epoch in tqdm(range(done, last), initial=done - first, total=last - first, disable=None):
+        # What is measured
+        evaluator = metrics.Meter(
+            model,
+            eval_images,
+            metrics.Wanted(eval_model=True),
+            train_mode=False,
+            batch_size=options.batch_size,
+            scopes={"si": metrics.parameter_names(model, si_only=True)},
+        )
+        if resumed is None:
+            remove_old_run(folder)
+        runs.write_config(folder, {**vars(options), **environment(model, train_images, device)})
+        recorder = None
+        if options.metrics:
+            test_images = recording.test_images(options, eval_images)
+            recorder = recording.Recorder(folder, model, train_images, test_images, options)
+            if recorder.catch_up() and content:
+                checkpoints.load_weights(model, content, str(folder))
+
+        done = first if resumed is None else resumed  # epochs behind the present weights
+        print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
+        training = Training(folder, options, trainer, train_images, recorder, evaluator)
+        training.epochs(first, done, last)
+
+
+class Training:
+    """The loop over the epochs, with what it leaves on disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: argparse.Namespace,
+        trainer: Trainer,
+        images: data.ImageSet,
+        recorder: recording.Recorder | None,
+        evaluator: metrics.Meter,
+    ):
+        self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
+        self.recorder, self.evaluator = recorder, evaluator
+        self.steps = math.ceil(len(images) / options.batch_size)  # in an epoch
+
+    def epochs(self, first: int, done: int, last: int) -> None:
+        """Train from `done` to `last` epochs, in a run whose first checkpoint is `first`."""
+        rows = [row for row in runs.read_log(self.folder) if row["epoch"] <= done]
+        table = Table(done)
+        now = done
+        try:
+            if done == first:
+                self.record(done)
+                self.save(done)
+            bar = tqdm(range(done, last), initial=done - first, total=last - first, disable=None)
+            for epoch in bar:
+                row = self.epoch(epoch, (epoch - first) / self.options.epochs)
+                diverged = not math.isfinite(row["train_loss"])
+                stop = diverged and not self.options.keep_going
+                now = epoch + 1
+                saved = runs.is_saved(now - first, self.options.save_freq) or now == last or stop
+                evaluated = (now - first) % self.options.eval_freq == 0 or now == last
+                test = self.test(now, saved, evaluated)
+                row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
+                rows.append(row)
+                runs.write_log(self.folder, rows)  # before the checkpoint: it may be ahead of it
+                self.save(now, row=row, latest=not saved)
+                table.show(row, last, evaluated)
+                if stop:
+                    raise Diverged(now)
+        except (Interrupted, OSError):
+            tqdm.write(
+                f"stopped after epoch {now} of {last}; what {self.folder} holds is whole, and the "
+                "same command with --resume goes on from there"
+            )
+            raise
+        finally:
+            if self.recorder:
+                self.recorder.write()
+
+    def epoch(self, epoch: int, progress: float) -> dict[str, Any]:
+        """Train for one epoch: its row of the log, without the results on the test set."""
         began = time.perf_counter()
-        lr = options.lr_init * schedule(options, (epoch - first) / options.epochs)
+        options, trainer = self.options, self.trainer
+        lr = options.lr_init * schedule(options, progress)
         trainer.set_lr(lr)
         generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
-        batches = train_images.batches(
+        batches = self.images.batches(
             options.batch_size, generator, shuffle=True, augment=not options.noaug
         )
         for step, (images, labels) in enumerate(batches, 1):
             trainer.step(images, labels)
-            if options.save_freq_int and step % options.save_freq_int == 0 and step < steps:
-                record(epoch, step)
-                save(epoch, step)
-        train_res = trainer.finish_epoch()
-        seconds = time.perf_counter() - began
-
-        now = epoch + 1
-        saved = runs.is_saved(now - first, options.save_freq) or now == last
-        evaluated = (now - first) % options.eval_freq == 0 or now == last
-        recorded = record(now) if saved else {}
-        if recorded and options.use_test:
-            test = recorded
-        else:
-            test = evaluator.measure()["si"] if evaluated else {}
-        test_res = {"loss": test.get("loss"), "accuracy": test.get("acc")}
+            if options.save_freq_int and step % options.save_freq_int == 0 and step < self.steps:
+                self.record(epoch, step)
+                self.save(epoch, step)
+        result = trainer.finish_epoch()
         si_norm = models.norm(trainer.si_weights).item()
-        rows.append(
+        return {
+            "epoch": epoch + 1,
+            "lr": lr,
+            "train_loss": result["loss"],
+            "train_acc": result["accuracy"],
+            "test_loss": None,
+            "test_acc": None,
+            "si_norm": si_norm,
+            "effective_lr": lr / si_norm**2,
+            "seconds": time.perf_counter() - began,
+        }
+
+    def test(self, now: int, saved: bool, evaluated: bool) -> dict[str, Any]:
+        """Loss and accuracy on the test (or held-out) set, where they are due or at hand."""
+        recorded = self.record(now) if saved else {}
+        if recorded and self.options.use_test:
+            return recorded
+        return self.evaluator.measure()["si"] if evaluated else {}
+
+    def record(self, epoch: int, step: int = 0) -> dict[str, Any]:
+        """With --metrics, measure the present network; the results on the test set."""
+        return self.recorder.add(self.time(epoch, step))["test-em"] if self.recorder else {}
+
+    def time(self, epoch: int, step: int) -> float:
+        return epoch + step / self.steps if step else epoch
+
+    def save(
+        self, epoch: int, step: int = 0, row: dict[str, Any] | None = None, latest: bool = False
+    ) -> None:
+        """Save a checkpoint; with `latest` only in the one file from which a run goes on."""
+        row = row or {}
+        checkpoints.save(
+            self.folder / runs.LATEST if latest else runs.checkpoint_path(self.folder, epoch, step),
             {
-                "epoch": now,
-                "lr": lr,
-                "train_loss": train_res["loss"],
-                "train_acc": train_res["accuracy"],
-                "test_loss": test_res["loss"],
-                "test_acc": test_res["accuracy"],
-                "si_norm": si_norm,
-                "effective_lr": lr / si_norm**2,
-                "seconds": seconds,
-            }
+                "epoch": self.time(epoch, step),
+                "state_dict": self.trainer.model.state_dict(),
+                "optimizer": self.trainer.optimizer_state(),
+                "train_res": {"loss": row.get("train_loss"), "accuracy": row.get("train_acc")},
+                "test_res": {"loss": row.get("test_loss"), "accuracy": row.get("test_acc")},
+                "fixed_norm": self.trainer.fixed_norm,
+                "config": vars(self.options),
+            },
         )
-        if saved:
-            save(now, 0, train_res, test_res)
-        runs.write_log(folder, rows)
-        table.show(rows[-1], last, evaluated)
-    if recorder:
-        recorder.write()
+        if not latest and not step:
+            (self.folder / runs.LATEST).unlink(missing_ok=True)
+        if self.options.keep is not None and self.recorder is None:
+            runs.prune(self.folder, self.options.keep, self.options.keep_epochs)
 
 
-def find_checkpoint(folder: Path, options: argparse.Namespace) -> int | None:
-    """The epoch to go on from with --resume; None to start at the beginning.
+class Diverged(Exception):
+    """The training loss has become NaN or infinite."""
+
+    def __init__(self, epoch: float):
+        super().__init__(
+            f"diverged: the training loss of epoch {epoch:g} is not finite. All up to there is "
+            "saved and measured; --resume --keep_going goes on all the same"
+        )
+
+
+def is_complete(folder: Path, last: int, options: argparse.Namespace) -> bool:
+    """Whether nothing is left to do for --resume, which is then said.
 
     Raises
     ------
     UserError : the folder holds a run, and it is not said what to do with it, or it is another one.
+    Diverged : the run ended in NaN.
     """
-    whole = [epoch for epoch, step in runs.checkpoints(folder) if step == 0]
-    if not whole or options.overwrite:
-        return None
+    found = runs.checkpoints(folder)
+    if not (found or (folder / runs.LATEST).exists()) or options.overwrite:
+        return False
     if not options.resume:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
     try:
-        changed = runs.differences(runs.read_config(folder), vars(options))
+        runs.check_same_run(folder, vars(options))
     except FileNotFoundError:
         raise UserError(
             f"{folder} has checkpoints but no {runs.CONFIG}, so --resume cannot tell whether they "
             "belong to this run: branch off one with --resume_epoch, or name another --dir"
         ) from None
-    if options.no_schedule:
-        changed.pop("epochs", None)  # a constant rate can go on for longer
-    if changed:
-        what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
-        raise UserError(f"{folder} holds another run; different: {what}")
-    return whole[-1]
+    diverged = runs.diverged_at(folder)
+    if diverged and not options.keep_going:
+        raise Diverged(diverged)
+    newest = max((epoch for epoch, step in found if not step), default=0)
+    if newest < last:
+        return False
+    tables = [runs.Metrics.read_if_there(folder / f"{name}.npz") for name in runs.METRICS]
+    if options.metrics and not all(newest in table.rows for table in tables):
+        return False
+    print(f"{folder} is complete: checkpoint-{newest}.pt is its last")
+    return True
+
+
+def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
+    """The newest state that can be read, and its epoch; damaged files are named and passed over.
+
+    Raises
+    ------
+    UserError : there are checkpoints, but none can be read.
+    """
+    numbered = [path for (_, step), path in runs.checkpoints(folder).items() if not step]
+    paths = [folder / runs.LATEST, *reversed(numbered)]
+    for path in filter(Path.exists, paths):
+        try:
+            content = checkpoints.load(path)
+            return int(content["epoch"]), content
+        except UserError as error:
+            print(f"note: passed over: {error}")
+    if numbered:
+        raise UserError(f"no checkpoint in {folder} can be read: --overwrite starts the run anew")
+    return None, None
 
 
 def remove_old_run(folder: Path) -> None:
     """Remove the files of an earlier run from its folder, so that two are never mixed."""
-    names = [runs.CONFIG, runs.LOG, *(f"{name}.npz" for name in runs.METRICS)]
+    names = [runs.CONFIG, runs.LOG, runs.LATEST, *(f"{name}.npz" for name in runs.METRICS)]
     for path in [*runs.checkpoints(folder).values(), *(folder / name for name in names)]:
         path.unlink(missing_ok=True)
 

@@ -1,55 +1,136 @@
-"""Files that are replaced whole or not at all, and errors that a user sees as one line."""
+"""Files that are replaced whole or not at all, locks, and errors that a user sees as one line."""
 
 import contextlib
 import difflib
+import fcntl
 import os
+import signal
+import socket
 import sys
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+
+PARTIAL = ".tmp"  # ending of a file that is being written
 
 
 class UserError(Exception):
     """A mistake that its reader can mend: shown as one line, without a traceback."""
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came: finish what must not be cut, and stop."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn a `UserError` inside the block into one line on stderr and exit status 2."""
+    """Turn what a user can meet inside the block into one line on stderr and an exit status.
+
+    A `UserError` ends with status 2, a failed write or read (a full disk, say) with 1, and
+    SIGINT and SIGTERM, which raise `Interrupted`, with 128 plus their number.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the tidying up
+        raise Interrupted(number)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    else:
+        before = {}
     try:
         yield
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"{program}: error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as stop:
+        print(f"{program}: stopped by {signal.Signals(stop.number).name}", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
-    """Open a file beside `path` for writing and rename it to `path` when the block succeeds.
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file beside `path`, flush it to the disk and rename it to `path`.
 
-    A reader sees the old file or the whole new one. If the block raises, the old file stays
-    and the partial one is removed. The folder is made if it is missing.
+    A reader sees the old file or the whole new one, whatever happens. If the writing fails, the
+    old file stays and the partial one is removed. The folder is made if it is missing.
+
+    Raises
+    ------
+    OSError : the disk is full, read-only, ...; `filename` is `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     try:
-        with os.fdopen(handle, mode) as file:
-            yield file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # mkstemp's file would be readable by its owner alone
         partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{error.strerror}, so it was not written", str(path)) from None
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove the partial files that killed processes of this machine have left in a folder."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        host, pid = path.name.removesuffix(PARTIAL).rsplit(".", 2)[-2:]
+        if host == socket.gethostname() and pid.isdigit() and not is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, with this process's number in it, for the time of the block.
+
+    The kernel frees the lock of a process that dies, so a stale file stops nobody.
+
+    Raises
+    ------
+    UserError : a living process holds it; it is named.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError  # its owner has just removed it; there may be a new one
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{what} is in use by {owner}: wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -28,8 +28,11 @@ TINY = (
 def run(tmp_path):
     """Train with the tiny setting and more options: returns the folder of the trial."""
 
+    folder = runs.trial_folder(tmp_path / "run", 0)
+
     def start(extra: str = "", base: str = TINY) -> Path:
         train.main(f"{base} --dir {tmp_path}/run {extra}".split())
-        return runs.trial_folder(tmp_path / "run", 0)
+        return folder
 
+    start.folder = folder
     return start

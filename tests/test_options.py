@@ -80,6 +80,45 @@ def test_every_option_of_the_specification_is_there():
     ("--dataset Digits --use_data_size 99999", "more than the 1350 training images"),
     ("--dataset ImageFolder --data_path /nowhere", "no folder"),
     ("--dir", "expected one argument"),
+    ("--lr_init -1e-3", "-1e-3 is not a finite number > 0"),
+    ("--lr_init -inf", "-inf is not"),
+    ("--lr_init=", "invalid number value: ''"),
+    ("--wd nan", "nan is not"),
+    ("--momentum -0.5", ">= 0"),
+    ("--momentum inf", "< 1"),
+    ("--epochs -1", ">= 1"),
+    ("--epochs many", "invalid whole number value: 'many'"),
+    ("--batch_size 12.8", "invalid whole number value"),
+    ("--use_data_size 0", ">= 1"),
+    ("--corrupt_train -0.1", ">= 0"),
+    ("--corrupt_train nan", "nan is not"),
+    ("--init_scale -2", "or -1"),
+    ("--init_scale inf", "or -1"),
+    ("--noninvlr nan", "or -1"),
+    ("--save_freq 0", ">= 1"),
+    ("--save_freq_int -1", ">= 0"),
+    ("--eval_freq 0", ">= 1"),
+    ("--c_schedule 0", "> 0"),
+    ("--d_schedule -5", "> 0"),
+    ("--c_schedule 2 --cosan_schedule", "contradict"),
+    ("--no_schedule --c_schedule 3", "contradict"),
+    ("--fix_si_pnorm --fix_si_pnorm_value nan", "nan is not"),
+    ("--keep 0", ">= 1"),
+    ("--keep_epochs 3", "needs --keep"),
+    ("--keep 2 --keep_epochs 1,x", "invalid"),
+    ("--precision fp16", "unknown name 'fp16'"),
+    ("--seed -1", ">= 0"),
+    ("--trial -1", ">= 0"),
+    ("--gpu -2", ">= -1"),
+    ("--gpu first", "invalid whole number value"),
+    ("--resume_epoch -1", ">= 0"),
+    ("--dataset Digits --resume_epoch 5", "checkpoint-5.pt to branch off"),
+    ("--dataset MNIST", "known: CIFAR10"),
+    ("--model resnet18si", "did you mean ResNet18SI?"),
+    ("--use_tset", "did you mean --use_test?"),
+    ("train me", "unknown option train"),
+    ("--dataset Digits --use_data_size 1351", "more than the 1350"),
+    ("--use_test yes", "unknown option yes"),
 ])  # fmt: skip
 def test_mistakes(line, message, capsys, tmp_path, monkeypatch):
     import train
@@ -91,6 +130,30 @@ def test_mistakes(line, message, capsys, tmp_path, monkeypatch):
     assert stop.value.code == 2
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nothing was written
+
+
+@pytest.mark.parametrize("line, message", [
+    ("", "--models_dir is missing"),
+    ("--models_dir nowhere", "no checkpoint-<epoch>.pt in nowhere"),
+    ("--models_dir x --train_mdoe", "did you mean --train_mode?"),
+    ("--models_dir x --use_test --eval_on_train_subsets", "leave out --use_test"),
+    ("--models_dir x --prebn_only --prebn_save_path y", "contradict"),
+    ("--models_dir x --save_path y --prebn_save_path y", "the same file"),
+    ("--models_dir x --batch_size 0", ">= 1"),
+    ("--models_dir x --eval_on_random_subset 0", ">= 1"),
+    ("--models_dir x --model Resnet", "did you mean ResNet18SI?"),
+    ("--models_dir x --hess_eval", "did you mean --hess_evals?"),
+])  # fmt: skip
+def test_mistakes_in_measuring(line, message, capsys, tmp_path, monkeypatch):
+    import test
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        test.main(line.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_options_without_effect_say_so(capsys):
