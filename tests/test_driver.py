@@ -15,6 +15,7 @@ import experiments
 import options
 import run_train_and_test as driver
 import runs
+import utils
 
 SMALL = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',
@@ -22,6 +23,7 @@ SMALL = {
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
     '"epochs": 1000': '"epochs": 3',
 }
+FAST = {**SMALL, '"save_freq": 1': '"save_freq": 1, "metrics": True'}
 
 
 def edited(folder, changes):
@@ -86,7 +88,7 @@ def test_a_failing_line_is_reported_and_stops_nothing_else(tmp_path):
     folder = tmp_path / "Experiments" / "my_experiment" / "lr_0.5_wd_0.001" / "trial_0"
     folder.mkdir(parents=True)
     (folder / "checkpoint-1.pt").write_bytes(b"damaged")
-    done = start(tmp_path)
+    done = start(tmp_path, FAST)
     assert done.returncode == 1
     assert f"train failed: {folder.relative_to(tmp_path) / 'train.log'}" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -95,7 +97,7 @@ def test_a_failing_line_is_reported_and_stops_nothing_else(tmp_path):
 
 
 def test_interrupted_driver_goes_on_to_the_same_result(tmp_path):
-    changes = {**SMALL, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 40'}
+    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 40'}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
@@ -145,3 +147,28 @@ def test_zip_and_cross():
     zipped = experiments.Experiment("x", "", combine="zip", **both)
     assert cross.rates() == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert zipped.rates() == [(1, 3), (2, 4)]
+
+
+def test_two_drivers_do_not_work_on_one_experiment(tmp_path):
+    with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
+        done = start(tmp_path)
+    assert done.returncode == 2
+    assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
+    assert not list((tmp_path / "Experiments" / "my_experiment").glob("lr_*"))
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 1'}
+    assert start(tmp_path, changes).returncode == 0
+    changes = {**changes, '"momentum": 0.0': '"momentum": 0.9', '"depth": 3': '"depth": 2'}
+    done = start(tmp_path, changes)
+    assert done.returncode == 2
+    assert "depth (saved 3, asked 2), momentum (saved 0.0, asked 0.9)" in done.stderr
+
+
+def test_a_diverged_line_is_measured_and_not_tried_again(tmp_path):
+    changes = {**FAST, "lrs = [0.01]": "lrs = [1e30]", "fix_noninvlr = 0.0": "fix_noninvlr = -1"}
+    done = start(tmp_path, changes)
+    assert done.returncode == 0 and "diverged" in done.stdout
+    again = start(tmp_path, changes)
+    assert again.returncode == 0 and "is finished" in again.stdout
