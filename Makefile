@@ -1,14 +1,18 @@
 # make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/figure2.png
+# make demo-regimes   the three regimes of training on the sphere, likewise
 # make test    ruff and the test suite
 # make setup   only the environment, in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-.PHONY: demo test setup notebook clean
+.PHONY: demo demo-regimes test setup notebook clean
 
 demo: setup
 	$(BIN)/python run_train_and_test.py --experiment demo --jobs $(JOBS)
+
+demo-regimes: setup
+	$(BIN)/python run_train_and_test.py --experiment demo_regimes --jobs $(JOBS)
 
 test: setup
 	$(BIN)/ruff check .

@@ -13,7 +13,8 @@ class Experiment:
     """One setting trained at several learning rates and weight decays.
 
     `params` and `add_params` (flags) are options of train.py; `lrs` and `wds` are combined as
-    `combine` says: "cross" for every pair, "zip" for the first with the first and so on.
+    `combine` says: "cross" for every pair, "zip" for the first with the first and so on. With
+    `fix_elr` "fix_elr" the lines are trained on the sphere instead (P2), one at each of `elrs`.
     """
 
     name: str
@@ -27,14 +28,26 @@ class Experiment:
     wds: tuple[float, ...] = (0.001,)
     combine: str = "cross"
     add_params: str = "--use_test --noaug --no_schedule"
+    fix_elr: str = "fix_lr"
+    elrs: tuple[float, ...] = ()
 
-    def rates(self) -> list[tuple[float, float]]:
-        """The pairs (learning rate, weight decay), one a line.
+    def lines(self) -> list[dict[str, Any]]:
+        """The options of train.py in which the lines differ: rates and weight decays, or ELRs.
 
         Raises
         ------
-        ValueError : lists of different lengths to zip, an empty list, or another `combine`.
+        ValueError : lists of different lengths to zip, an empty list, or another `combine` or
+            `fix_elr`.
         """
+        if self.fix_elr == "fix_elr":
+            if not self.elrs:
+                raise ValueError("elrs needs at least one value")
+            return [{"elr": elr} for elr in self.elrs]
+        if self.fix_elr != "fix_lr":
+            raise ValueError(f"fix_elr is 'fix_elr' or 'fix_lr', not {self.fix_elr!r}")
+        return [{"lr_init": lr, "wd": wd} for lr, wd in self._rates()]
+
+    def _rates(self) -> list[tuple[float, float]]:
         if not self.lrs or not self.wds:
             raise ValueError("lrs and wds need at least one value each")
         if self.combine == "cross":
@@ -70,6 +83,29 @@ _ALL = (
         "P1, Figure 2: from no jump to chaotic equilibrium, by learning rate",
         params={**PAPER, "metrics": True, "keep": 2, "keep_epochs": "0,200,400,600,800"},
         lrs=(0.001, 0.01, 0.03, 1.0),
+    ),
+    Experiment(
+        "demo_regimes",
+        "the three regimes on the sphere in minutes on a CPU: width 4, digits",
+        dataset="Digits",
+        params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
+        fix_elr="fix_elr",
+        elrs=(1e-4, 1e-3, 3e-3, 1e-2, 1.5e-2, 2e-2, 1e-1, 1.0),
+    ),
+    Experiment(
+        "second_regime",
+        "constant rates that second_regime.py compares with dropping the rate and averaging",
+        dataset="Digits",
+        params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
+        fix_elr="fix_elr",
+        elrs=(1e-3, 3e-3, 6e-3, 1e-2, 1.2e-2, 1.5e-2, 2e-2),
+    ),
+    Experiment(
+        "three_regimes",
+        "P2, Figure 1: convergence, chaotic equilibrium and divergence, by effective rate",
+        params={**PAPER, "metrics": True, "keep": 2, "keep_epochs": "0,200,400,600,800"},
+        fix_elr="fix_elr",
+        elrs=(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

@@ -170,6 +170,15 @@ TRAIN = (
     Option(
         "--fix_si_pnorm_value", number(), -1.0, "the norm to keep (<= 0: the one at the start)"
     ),
+    Option(
+        "--fix_elr", None, False,
+        "train on the sphere (P2): SI weights keep their norm ρ₀ and have the rate ELR·ρ₀²",
+    ),
+    Option("--elr", number(0, open_low=True), None, "effective learning rate ELR of --fix_elr"),
+    Option(
+        "--same_last_layer", None, False,
+        "initialise the last layer from a seed of its own, the same in every run",
+    ),
     Option("--no_schedule --noschedule", None, False, "constant learning rate"),
     Option(
         "--c_schedule", number(0, open_low=True), None,
@@ -292,6 +301,14 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--{schedules[0]} and --{schedules[1]} contradict each other: give one")
     if args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm:
         raise UserError("--fix_si_pnorm_value needs --fix_si_pnorm")
+    if args.fix_elr != (args.elr is not None):
+        raise UserError("--fix_elr and --elr go together: give both or neither")
+    if args.fix_elr and args.fix_si_pnorm:
+        raise UserError("--fix_elr keeps the initial norm already: leave out --fix_si_pnorm")
+    if args.fix_elr:
+        for key in ("lr_init", "wd"):
+            if key in words:
+                print(f"note: --{key} has no effect on the SI weights with --fix_elr")
     if args.keep_epochs and args.keep is None:
         raise UserError("--keep_epochs needs --keep: without it every checkpoint is kept")
     if args.resume and args.overwrite:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import analysis
+import toy
 from runs import Run, find_runs
 from utils import UserError, user_errors, write_atomically
 
@@ -29,14 +30,21 @@ NO_RUNS = (
 )
 
 
+def on_sphere(runs: Sequence[Run]) -> bool:
+    """Whether the runs were trained at a fixed effective learning rate."""
+    return all(run.config.get("fix_elr") for run in runs)
+
+
 def label(run: Run, among: Sequence[Run]) -> str:
     """What tells this run from the others: its learning rate, weight decay, and so on."""
-    symbols = {"lr_init": "η", "wd": "λ", "model": "", "trial": "trial", "fix_si_pnorm_value": "ρ"}
+    symbols = {"wd": "λ", "model": "", "trial": "trial", "fix_si_pnorm_value": "ρ"}
     parts = [
-        f"{symbol} = {run.config[key]:g}" if symbol else str(run.config[key])
-        for key, symbol in symbols.items()
-        if key == "lr_init" or len({other.config.get(key) for other in among}) > 1
+        f"ELR = {run.config['elr']:g}" if on_sphere([run]) else f"η = {run.config['lr_init']:g}"
     ]
+    for key, symbol in symbols.items():
+        if len({other.config[key] for other in among}) > 1:
+            value = run.config[key]
+            parts.append(f"{symbol} = {value:g}" if symbol else str(value))
     return ", ".join(parts)
 
 
@@ -50,7 +58,7 @@ def curves(run: Run) -> dict[str, np.ndarray]:
         found["test epochs"], found["test error"] = test["report_epochs"], 100 * (1 - test["acc"])
     if "params_norm" in si:
         found["si epochs"], found["si norm"] = si["report_epochs"], si["params_norm"]
-        found["effective lr"] = analysis.effective_lr(run.config["lr_init"], si["params_norm"])
+        found["effective lr"] = analysis.effective_lr(run.base_lr, si["params_norm"])
     if "gnorm_m" in si:
         found["effective gradient norm"] = analysis.effective_gradient_norm(
             si["gnorm_m"], si["params_norm"]
@@ -92,6 +100,91 @@ def figure2(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def regime(run: Run) -> analysis.Regime:
+    """The regime of a run on the sphere, by its training loss and error."""
+    train = run.metrics("train-tm")
+    random_error = 1 - 1 / run.config["num_classes"]
+    return analysis.find_regime(train["loss"], (1 - train["acc"]) / random_error)
+
+
+def three_regimes(runs: Sequence[Run]) -> Figure:
+    """P2, Figure 1: train loss, test error, gradient norm by epoch; gradient norm by loss."""
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
+    loss_axis, error_axis, gradient_axis, phase_axis = axes
+    for colour, run in zip(_colours(runs), runs, strict=True):
+        found = curves(run)
+        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        x, y = found["train loss"], found["effective gradient norm"]
+        loss_axis.plot(found["epochs"], x, **style)
+        error_axis.plot(found["test epochs"], found["test error"], **style)
+        gradient_axis.plot(found["si epochs"], y, **style)
+        phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+        phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+    phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
+    gradient = "mean effective gradient norm ρ‖g‖"
+    _describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
+    _describe(error_axis, "Test error", "epoch", "error, %")
+    _describe(gradient_axis, "Effective gradient norm", "epoch", gradient, yscale="log")
+    _describe(phase_axis, "Gradient norm by loss", "train loss", gradient, "log", "log")
+    phase_axis.legend(fontsize=9)
+    handles, names = loss_axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
+    return figure
+
+
+def regime_diagram(
+    elrs: Sequence[float],
+    regimes: Sequence[analysis.Regime],
+    random_level: float | None = None,
+    bound: float | None = None,
+) -> Figure:
+    """Final loss level and its spread (10th to 90th percentile) by ELR, the regimes marked.
+
+    `random_level` is the loss of random guessing, `bound` the ELR above which no minimum is
+    stable; both are drawn if they are known.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    floor = 1e-6 * max(r.level for r in regimes)  # a logarithmic axis has no 0
+    markers = {"convergence": "o", "chaotic equilibrium": "s", "divergence": "^"}
+    for (name, marker), colour in zip(markers.items(), COLOURS, strict=False):
+        group = [(e, r) for e, r in zip(elrs, regimes, strict=True) if r.name == name]
+        if not group:
+            continue
+        level = np.array([max(r.level, floor) for _, r in group])
+        low = level - np.array([max(r.low, floor) for _, r in group])
+        high = np.array([max(r.high, floor) for _, r in group]) - level
+        spread = np.maximum([low, high], 0)
+        axis.errorbar([e for e, _ in group], level, spread, fmt=marker, color=colour, label=name)
+    if random_level is not None:
+        axis.axhline(random_level, color="grey", linestyle="--", label="random guessing")
+    if bound is not None:
+        axis.axvline(bound, color="black", linestyle=":", label="linear stability bound")
+    if any(r.level < floor for r in regimes):
+        axis.text(
+            0.02, 0.03, "lowest: at or below this level", transform=axis.transAxes, fontsize=8
+        )
+    title = "Final loss by effective learning rate"
+    _describe(axis, title, "effective learning rate", "loss, second half", "log", "log")
+    axis.legend(fontsize=9)
+    return figure
+
+
+def diagram_of_runs(runs: Sequence[Run]) -> Figure:
+    """The regime diagram of runs on the sphere."""
+    return regime_diagram([run.config["elr"] for run in runs], [regime(run) for run in runs])
+
+
+def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:
+    """The regime diagram of the toy function: 20,000 steps from 16 random points at each ELR.
+
+    The loss is the mean over the points: at large rates a single one wanders slowly.
+    """
+    random_level = toy.random_level(alpha)
+    losses = [toy.descend(elr, 20_000, alpha, runs=16).mean(0) for elr in elrs]
+    regimes = [analysis.find_regime(loss, loss / random_level) for loss in losses]
+    return regime_diagram(elrs, regimes, random_level, toy.stability_bound(alpha))
+
+
 def layers(run: Run) -> Figure:
     """Norm and effective learning rate of every SI weight tensor of one run, by epoch."""
     arrays = run.metrics("train-tm-prebn")
@@ -101,7 +194,7 @@ def layers(run: Run) -> Figure:
     for shade, name in zip(shades, names, strict=False):
         norm = arrays[f"{name}_norm"]
         norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
-        rate = analysis.effective_lr(run.config["lr_init"], norm)
+        rate = analysis.effective_lr(run.base_lr, norm)
         rates.plot(arrays["report_epochs"], rate, color=shade, linewidth=1.2)
     title = label(run, [run])
     _describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")
@@ -162,8 +255,24 @@ def summary_row(run: Run) -> dict[str, float]:
     }
 
 
+def regime_table(runs: Sequence[Run]) -> str:
+    """Regime, final loss level and spread, and test errors of runs on the sphere, as text."""
+    rows = []
+    for run in runs:
+        found, errors = regime(run), curves(run)["test error"]
+        spread = f"{found.low:.3g} to {found.high:.3g}"
+        last, best = f"{errors[-1]:.2f}", f"{errors.min():.2f}"
+        rows.append(
+            [f"{run.config['elr']:g}", found.name, f"{found.level:.3g}", spread, last, best]
+        )
+    headers = ("ELR", "regime", "loss level", "10 % to 90 %", "last test error, %", "best, %")
+    return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
+
+
 def table(runs: Sequence[Run]) -> str:
     """The summaries of several runs as text."""
+    if on_sphere(runs):
+        return regime_table(runs)
     formats = {"lr": "g", "wd": "g", "jumps": "d", "mean period": ".1f", "best test error": ".2f"}
     rows = [
         ["none" if value != value else format(value, formats[key]) for key, value in row.items()]
@@ -188,13 +297,16 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    """Save the four-panel figure of the runs below a folder, and print their table."""
+    """Save the figures of the runs below a folder, and print their table."""
     runs = find_runs(folder)
     if not runs:
         raise UserError(NO_RUNS.format(root=folder))
-    path = folder / "figure2.png"
-    save(figure2(runs), path)
-    print(f"\n{table(runs)}\n\nfigure: {path}")
+    figures = {"figure2.png": figure2}
+    if on_sphere(runs):
+        figures = {"three_regimes.png": three_regimes, "regime_diagram.png": diagram_of_runs}
+    for name, draw in figures.items():
+        save(draw(runs), folder / name)
+    print(f"\n{table(runs)}\n\nfigure: " + ", ".join(str(folder / name) for name in figures))
 
 
 def _colours(items: Sequence) -> list[str]:

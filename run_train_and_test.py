@@ -40,6 +40,8 @@ params = {
 lrs = [0.01]  # learning rates
 wds = [0.001]  # weight decays
 combine = "cross"  # every lr with every wd; "zip": the first with the first, and so on
+fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at the effective learning rates below
+elrs = [0.001]  # instead of lrs and wds
 add_params = "--use_test --noaug --no_schedule"  # flags, and anything else train.py takes
 
 # -----------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ DRIVER = (
 
 @dataclass(frozen=True)
 class Line:
-    """One learning rate and weight decay: the commands of its run and where its files are."""
+    """One curve of a figure: the commands of its run and where its files are."""
 
     name: str
     folder: Path  # of the trial
@@ -91,20 +93,23 @@ def edited_experiment() -> Experiment:
         tuple(wds),
         combine,
         add_params,
+        fix_elr,
+        tuple(elrs),
     )
 
 
 def lines_of(experiment: Experiment) -> list[Line]:
     """The lines of an experiment, with their commands."""
     try:
-        rates = experiment.rates()
+        differing = experiment.lines()
     except ValueError as error:
         raise UserError(str(error)) from None
-    return [make_line(experiment, lr, wd) for lr, wd in rates]
+    return [make_line(experiment, rates) for rates in differing]
 
 
-def make_line(experiment: Experiment, lr: float, wd: float) -> Line:
-    name = f"lr_{lr:g}_wd_{wd:g}"
+def make_line(experiment: Experiment, rates: dict[str, float]) -> Line:
+    """One line, named after the rates by which it differs from the others."""
+    name = "_".join(f"{key.removesuffix('_init')}_{value:g}" for key, value in rates.items())
     directory = ROOT / experiment.name / name
     folder = runs.trial_folder(directory, int(experiment.params.get("trial", 0)))
     values = {
@@ -114,8 +119,8 @@ def make_line(experiment: Experiment, lr: float, wd: float) -> Line:
         "model": experiment.network,
         "noninvlr": experiment.fix_noninvlr,
         **experiment.params,
-        "lr_init": lr,
-        "wd": wd,
+        "fix_elr": "elr" in rates,
+        **rates,
     }
     train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
     options = train_options(train[1:])  # a wrong parameter is reported before anything runs
@@ -249,8 +254,8 @@ def say(text: str, end: str = "\n") -> None:
 
 def print_experiments() -> None:
     for experiment in EXPERIMENTS.values():
-        rates = ", ".join(f"{lr:g}" for lr in experiment.lrs)
-        say(f"{experiment.name:12} {experiment.shows} (lr {rates})")
+        rates = [" ".join(f"{k} {v:g}" for k, v in line.items()) for line in experiment.lines()]
+        say(f"{experiment.name:14} {experiment.shows} ({', '.join(rates)})")
 
 
 def main(argv: list[str] | None = None) -> int:

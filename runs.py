@@ -237,6 +237,11 @@ class Run:
     folder: Path
     config: dict[str, Any]
 
+    @property
+    def base_lr(self) -> float:
+        """The learning rate before the schedule (on the sphere it follows from the ELR)."""
+        return self.config.get("base_lr", self.config["lr_init"])
+
     def metrics(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one metrics file, by name; empty when there is no such file."""
         path = self.folder / f"{name}.npz"
@@ -250,7 +255,7 @@ def find_runs(root: str | Path) -> list[Run]:
     """Every run below a folder that has metrics, by learning rate, weight decay and folder."""
     found = [Run(path.parent, read_config(path.parent)) for path in Path(root).rglob(CONFIG)]
     found = [run for run in found if any((run.folder / f"{m}.npz").exists() for m in METRICS)]
-    return sorted(found, key=lambda r: (r.config["lr_init"], r.config["wd"], str(r.folder)))
+    return sorted(found, key=lambda r: (r.base_lr, r.config["wd"], str(r.folder)))
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:

@@ -84,6 +84,7 @@ def train(options: argparse.Namespace) -> None:
             options.num_channels,
             options.depth,
             options.init_scale,
+            options.same_last_layer,
         )
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
@@ -104,7 +105,7 @@ def train(options: argparse.Namespace) -> None:
         )
         if resumed is None:
             remove_old_run(folder)
-        runs.write_config(folder, {**vars(options), **environment(model, train_images, device)})
+        runs.write_config(folder, {**vars(options), **environment(trainer, train_images)})
         recorder = None
         if options.metrics:
             test_images = recording.test_images(options, eval_images)
@@ -173,7 +174,7 @@ class Training:
         """Train for one epoch: its row of the log, without the results on the test set."""
         began = time.perf_counter()
         options, trainer = self.options, self.trainer
-        lr = options.lr_init * schedule(options, progress)
+        lr = trainer.base_lr * schedule(options, progress)
         trainer.set_lr(lr)
         generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
         batches = self.images.batches(
@@ -305,15 +306,15 @@ def remove_old_run(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def environment(model: torch.nn.Module, images: data.ImageSet, device: torch.device) -> dict:
+def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
     """What the configuration records beside the options."""
-    si_weights, others = models.split_parameters(model)
     return {
+        "base_lr": trainer.base_lr,
         "num_classes": images.num_classes,
         "train_images": len(images),
-        "si_parameters": sum(p.numel() for p in si_weights),
-        "other_parameters": sum(p.numel() for p in others),
-        "device": describe(device),
+        "si_parameters": sum(p.numel() for p in trainer.si_weights),
+        "other_parameters": sum(p.numel() for p in trainer.others),
+        "device": describe(trainer.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -33,8 +33,8 @@ class Trainer:
     Parameters
     ----------
     images : number of training images (full-batch descent divides by it).
-    fixed_norm : the norm that --fix_si_pnorm keeps, where the run has begun with one; else it is
-        the one that the options give, or that of the present weights.
+    fixed_norm : the norm that --fix_si_pnorm or --fix_elr keeps, where the run has begun with one;
+        else it is the one that the options give, or that of the present weights.
     """
 
     def __init__(
@@ -48,45 +48,57 @@ class Trainer:
         self.model, self.options, self.images, self.device = model, options, images, device
         self.network = torch.compile(model) if options.compile else model
         self.si_weights, self.others = models.split_parameters(model)
-        self.optimizer = self._make_optimizer()
         self.fixed_norm = fixed_norm
-        if options.fix_si_pnorm and fixed_norm is None:
-            asked = options.fix_si_pnorm_value
+        if (options.fix_si_pnorm or options.fix_elr) and fixed_norm is None:
+            asked = options.fix_si_pnorm_value if options.fix_si_pnorm else -1
             self.fixed_norm = asked if asked > 0 else models.norm(self.si_weights).item()
             self._fix_norm()
+        # The learning rate before the schedule. On the sphere it is that of the unit sphere, ELR,
+        # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
+        self.base_lr = options.elr * self.fixed_norm**2 if options.fix_elr else options.lr_init
+        self.optimizer = self._make_optimizer()
         # Summed loss, right answers and images of the epoch; they stay on the device until its end.
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         step = self._add_to_full_batch if options.fbgd else self._sgd_step
         self.step = Captured(step, device)
 
     def _make_optimizer(self) -> torch.optim.SGD:
-        """SGD with coupled weight decay; a group of its own for weights with another rate.
+        """SGD with coupled weight decay, in up to two groups.
 
-        The first group follows the schedule. With --noninvlr r >= 0 it holds the scale-invariant
-        weights, and the second group holds all others at the constant rate r.
+        Alike, all weights are one group. With --noninvlr r >= 0 the first group holds the
+        scale-invariant weights and follows the schedule, and the second holds all others at the
+        constant rate r. With --fix_elr there are two groups in any case, since weight decay
+        acts on the second alone: on the sphere it would only change the effective rate.
         """
         options = self.options
-        # A captured step reads the rate from the device, so that it can change.
-        lr = options.lr_init
-        if self.device.type == "cuda":
-            lr = torch.tensor(lr, device=self.device)
-        if options.noninvlr < 0:
-            groups = [{"params": list(self.model.parameters()), "lr": lr}]
+        own_rate = options.noninvlr >= 0
+        if not own_rate and not options.fix_elr:
+            groups = [{"params": list(self.model.parameters()), "lr": self._rate()}]
         else:
             groups = [
-                {"params": self.si_weights, "lr": lr},
-                {"params": self.others, "lr": options.noninvlr},
+                {"params": self.si_weights, "lr": self._rate()},
+                {"params": self.others, "lr": options.noninvlr if own_rate else self._rate()},
             ]
+            if options.fix_elr:
+                groups[0]["weight_decay"] = 0.0
+        self.scheduled = 1 if own_rate else len(groups)  # groups that follow the schedule
         return torch.optim.SGD(
             groups, momentum=options.momentum, weight_decay=options.wd, fused=True
         )
 
+    def _rate(self) -> float | torch.Tensor:
+        """A learning rate to start with; a captured step reads it from the device."""
+        if self.device.type == "cuda":
+            return torch.tensor(self.base_lr, device=self.device)
+        return self.base_lr
+
     def set_lr(self, lr: float) -> None:
-        group = self.optimizer.param_groups[0]
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        """Set the rate of the groups that follow the schedule."""
+        for group in self.optimizer.param_groups[: self.scheduled]:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def load_momentum(self, content: dict[str, Any]) -> None:
         """Take over the momentum of a checkpoint; rates and weight decay stay those of this run."""

@@ -20,6 +20,8 @@ __all__ = [
     "split_parameters",
 ]
 
+LAST_LAYER_SEED = 0
+
 # name -> (architecture, whether batch normalisation has trainable scale and shift)
 MODELS = {
     "ConvNetSI": (ConvNet, False),
@@ -35,6 +37,7 @@ def build(
     num_channels: int = 64,
     depth: int = 3,
     init_scale: float = -1.0,
+    same_last_layer: bool = False,
 ) -> nn.Module:
     """Make a freshly initialised network; torch's global generator decides the weights.
 
@@ -45,6 +48,7 @@ def build(
     num_channels : width c of the first stage, >= 1.
     depth : number of 3x3 convolution blocks after the first (ConvNet only), >= 1.
     init_scale : if > 0, the last layer's weight matrix is rescaled to this Frobenius norm.
+    same_last_layer : draw the last layer from a fixed seed of its own, whatever the generator.
 
     The network maps float images of shape (batch, 3, 32, 32) to logits (batch, num_classes).
 
@@ -54,6 +58,10 @@ def build(
     """
     architecture, affine = MODELS[name]
     model = architecture(num_classes, num_channels, depth, affine)
+    if same_last_layer:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(LAST_LAYER_SEED)
+            model.last_layer.reset_parameters()
     if init_scale > 0:
         with torch.no_grad():
             weight = model.last_layer.weight

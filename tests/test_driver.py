@@ -145,8 +145,20 @@ def test_zip_and_cross():
     both = {"lrs": (1.0, 2.0), "wds": (3.0, 4.0)}
     cross = experiments.Experiment("x", "", **both)
     zipped = experiments.Experiment("x", "", combine="zip", **both)
-    assert cross.rates() == [(1, 3), (1, 4), (2, 3), (2, 4)]
-    assert zipped.rates() == [(1, 3), (2, 4)]
+
+    def pairs(experiment):
+        return [(line["lr_init"], line["wd"]) for line in experiment.lines()]
+
+    assert pairs(cross) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert pairs(zipped) == [(1, 3), (2, 4)]
+
+
+def test_fixed_elr_lines():
+    experiment = experiments.Experiment("x", "", fix_elr="fix_elr", elrs=(0.1, 0.2))
+    lines = driver.lines_of(experiment)
+    assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
+    assert all(line.options.fix_elr for line in lines)
+    assert [line.options.elr for line in lines] == [0.1, 0.2]
 
 
 def test_two_drivers_do_not_work_on_one_experiment(tmp_path):

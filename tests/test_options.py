@@ -42,7 +42,7 @@ def test_every_option_of_the_specification_is_there():
         fix_noninvlr lr_init wd momentum epochs batch_size use_data_size use_test corrupt_train
         noaug no_aug fbgd fix_si_pnorm fix_si_pnorm_value no_schedule noschedule c_schedule
         d_schedule cosan_schedule save_freq save_freq_int eval_freq seed trial gpu num_workers
-        resume_epoch"""
+        resume_epoch fix_elr elr same_last_layer"""
     test = """models_dir save_path use_test train_mode eval_model all_pnorm calc_grad_norms
         calc_grads prebn_only fisher_trace fisher_evals hess_trace hess_evals update
         eval_on_train_subsets eval_on_random_subset use_aug dataset data_path batch_size model
@@ -75,6 +75,11 @@ def test_every_option_of_the_specification_is_there():
     ("--d_schedule 2 --c_schedule 2", "contradict"),
     ("--fix_si_pnorm_value 5", "needs --fix_si_pnorm"),
     ("--resume --overwrite", "contradict"),
+    ("--fix_elr", "go together"),
+    ("--elr 0.1", "go together"),
+    ("--fix_elr --elr 0", "> 0"),
+    ("--fix_elr --elr nan", "nan is not"),
+    ("--fix_elr --elr 0.1 --fix_si_pnorm", "leave out --fix_si_pnorm"),
     ("--fbgd --save_freq_int 3", "nothing to save"),
     ("--gpu 77", "no such GPU"),
     ("--dataset Digits --use_data_size 99999", "more than the 1350 training images"),
