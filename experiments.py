@@ -3,9 +3,15 @@
 `python run_train_and_test.py --experiment NAME` runs one of them, `--list` prints them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
+
+from options import Option
+
+IMAGE_FOLDER = Option(
+    "--image_folder", str, None, "take this ImageFolder's images instead of the setting's data set"
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class Experiment:
     add_params: str = "--use_test --noaug --no_schedule"
     fix_elr: str = "fix_lr"
     elrs: tuple[float, ...] = ()
+
+    def on_folder(self, folder: str | None) -> "Experiment":
+        """The same setting on the images of an ImageFolder, if one is given."""
+        return replace(self, dataset="ImageFolder", data_path=folder) if folder else self
 
     def lines(self) -> list[dict[str, Any]]:
         """The options of train.py in which the lines differ: rates and weight decays, or ELRs.
@@ -99,6 +109,20 @@ _ALL = (
         params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
         fix_elr="fix_elr",
         elrs=(1e-3, 3e-3, 6e-3, 1e-2, 1.2e-2, 1.5e-2, 2e-2),
+    ),
+    Experiment(
+        "second_regime_cifar",
+        "the same on 2,560 CIFAR-10 images, width 8",
+        params={
+            **PAPER,
+            "num_channels": 8,
+            "epochs": 60,
+            "save_freq": 2,
+            "metrics": True,
+            "use_data_size": 2560,
+        },
+        fix_elr="fix_elr",
+        elrs=(3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     ),
     Experiment(
         "three_regimes",

@@ -175,12 +175,12 @@ def diagram_of_runs(runs: Sequence[Run]) -> Figure:
 
 
 def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:
-    """The regime diagram of the toy function: 20,000 steps from 16 random points at each ELR.
+    """The regime diagram of the toy function: 10,000 steps from 256 random points at each ELR.
 
     The loss is the mean over the points: at large rates a single one wanders slowly.
     """
     random_level = toy.random_level(alpha)
-    losses = [toy.descend(elr, 20_000, alpha, runs=16).mean(0) for elr in elrs]
+    losses = [toy.descend(elr, 10_000, alpha, runs=256).mean(0) for elr in elrs]
     regimes = [analysis.find_regime(loss, loss / random_level) for loss in losses]
     return regime_diagram(elrs, regimes, random_level, toy.stability_bound(alpha))
 

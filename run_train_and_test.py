@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import runs
-from experiments import EXPERIMENTS, Experiment
+from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from options import Option, Parser, command, integer, one_of, train_options
 from utils import Interrupted, UserError, duration, locked, user_errors
 
@@ -51,6 +51,7 @@ HERE = Path(__file__).parent
 
 DRIVER = (
     Option("--experiment", one_of(list(EXPERIMENTS)), None, "a setting of experiments.py"),
+    IMAGE_FOLDER,
     Option("--test", None, False, "print the commands and run nothing"),
     Option("--jobs", integer(1), 1, "lines that run at once, each with its share of the CPU"),
     Option("--list", None, False, "print the named settings"),
@@ -265,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
         print_experiments()
         return 0
     experiment = EXPERIMENTS.get(arguments.experiment) or edited_experiment()
+    experiment = experiment.on_folder(arguments.image_folder)
     lines = lines_of(experiment)
     if arguments.test:
         for line in lines:

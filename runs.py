@@ -259,9 +259,10 @@ def find_runs(root: str | Path) -> list[Run]:
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:
-    """The runs below a folder by experiment, the first folder of their path."""
+    """The runs below a folder, without branches, by experiment: the folder of their lines."""
     experiments: dict[str, list[Run]] = {}
     for run in find_runs(root):
-        name = run.folder.relative_to(root).parts[0]
-        experiments.setdefault(name, []).append(run)
-    return experiments
+        if run.config["resume_epoch"] is None:
+            name = run.folder.parent.parent.relative_to(root).as_posix()
+            experiments.setdefault(name, []).append(run)
+    return dict(sorted(experiments.items()))

@@ -27,7 +27,7 @@ import run_train_and_test as driver
 import runs
 import train
 from device import memory_format, select_device
-from experiments import EXPERIMENTS
+from experiments import EXPERIMENTS, IMAGE_FOLDER
 from options import TRAIN, Option, Parser, command, integer, one_of
 from utils import UserError, user_errors, write_atomically
 
@@ -36,6 +36,7 @@ OPTIONS = (
     Option("--experiment", one_of(ON_SPHERE), "second_regime", "the lines of constant rates"),
     Option("--trials", integer(1), 3, "independent repetitions"),
     Option("--jobs", integer(1), 1, "lines that run at once"),
+    IMAGE_FOLDER,
 )
 LAST = 5  # checkpoints over whose test errors the end of a run is averaged
 
@@ -134,7 +135,7 @@ def summary(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="second_regime.py", description=__doc__).parse_args(argv)
-    base = EXPERIMENTS[options.experiment]
+    base = EXPERIMENTS[options.experiment].on_folder(options.image_folder)
     rows = []
     for trial in range(options.trials):
         name = f"{base.name}/trial_{trial}"

@@ -102,3 +102,9 @@ def convergence_boundary(
         middle = np.sqrt(low * high)
         low, high = (middle, high) if converges(middle) else (low, middle)
     return float(np.sqrt(low * high))
+
+
+if __name__ == "__main__":
+    for pairs in ((1, 2, 4), (1,), (1, 1), (0.5, 3), (1, 2, 3, 4, 5)):
+        found, bound = convergence_boundary(pairs), stability_bound(pairs)
+        print(f"alpha {pairs}: converges up to ELR {found:.5f}, bound 2 / sum(alpha) {bound:.5f}")
