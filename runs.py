@@ -251,18 +251,25 @@ class Run:
             return dict(file)
 
 
-def find_runs(root: str | Path) -> list[Run]:
-    """Every run below a folder that has metrics, by learning rate, weight decay and folder."""
+def find_runs(root: str | Path, branches: bool = False) -> list[Run]:
+    """Every measured run below a folder, by learning rate, weight decay and folder.
+
+    Branches are left out unless they are asked for.
+    """
     found = [Run(path.parent, read_config(path.parent)) for path in Path(root).rglob(CONFIG)]
-    found = [run for run in found if any((run.folder / f"{m}.npz").exists() for m in METRICS)]
+    found = [
+        run
+        for run in found
+        if any((run.folder / f"{m}.npz").exists() for m in METRICS)
+        and (branches or run.config.get("resume_epoch") is None)
+    ]
     return sorted(found, key=lambda r: (r.base_lr, r.config["wd"], str(r.folder)))
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:
-    """The runs below a folder, without branches, by experiment: the folder of their lines."""
+    """The runs below a folder by experiment: the folder of their lines."""
     experiments: dict[str, list[Run]] = {}
     for run in find_runs(root):
-        if run.config["resume_epoch"] is None:
-            name = run.folder.parent.parent.relative_to(root).as_posix()
-            experiments.setdefault(name, []).append(run)
+        name = run.folder.parent.parent.relative_to(root).as_posix()
+        experiments.setdefault(name, []).append(run)
     return dict(sorted(experiments.items()))

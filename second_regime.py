@@ -55,7 +55,8 @@ def drop(run: runs.Run, epoch: int, elr: float) -> runs.Run:
     for key in ("lr_init", "wd", "num_workers"):
         values.pop(key)
     train.main(command("train.py", {**values, "resume": True})[1:])
-    return next(r for r in runs.find_runs(run.folder) if is_branch(r, run, epoch, elr))
+    found = runs.find_runs(run.folder, branches=True)
+    return next(r for r in found if is_branch(r, run, epoch, elr))
 
 
 def is_branch(found: runs.Run, parent: runs.Run, epoch: int, elr: float) -> bool:
@@ -142,9 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         experiment = replace(base, name=name, params={**base.params, "trial": trial})
         if driver.run_lines(experiment, driver.lines_of(experiment), options.jobs):
             raise UserError("a line of constant rate failed, see above")
-        folder = driver.ROOT / name
-        found = [r for r in runs.find_runs(folder) if r.config["resume_epoch"] is None]
-        rows += compare(trial, found)
+        rows += compare(trial, runs.find_runs(driver.ROOT / name))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
