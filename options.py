@@ -252,7 +252,12 @@ TEST = (
 # test.py takes these from the run's own config.json where the command line does not give them.
 FROM_RUN = tuple(o.key for o in (*DATA, *MODEL))
 # test.py accepts these because official command lines give them; it says that they change nothing.
-NO_EFFECT_IN_TEST = ("num_workers", "noaug", "init_scale", "noninvlr")
+NO_EFFECT_IN_TEST = {
+    "num_workers": "the images stay on the device",
+    "noaug": "images are augmented with --use_aug alone",
+    "init_scale": "the checkpoints hold the weights",
+    "noninvlr": "nothing is trained",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -331,9 +336,9 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
     if args.prebn_only and args.prebn_save_path:
         raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
     words = given(argv, TEST)
-    for key in NO_EFFECT_IN_TEST:
+    for key, reason in NO_EFFECT_IN_TEST.items():
         if key in words:
-            print(f"note: --{key} changes nothing here: the checkpoints hold the weights")
+            print(f"note: --{key} changes nothing here: {reason}")
     return args, words
 
 
