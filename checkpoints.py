@@ -32,8 +32,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of this project or of the official code.
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this project or of the official code, onto the CPU.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
     except Exception as e:  # whatever bytes that are no checkpoint lead torch to

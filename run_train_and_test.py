@@ -128,7 +128,7 @@ def make_line(experiment: Experiment, rates: dict[str, float]) -> Line:
     commands = {"train": train}
     if not options.metrics:  # else train.py measures by itself
         train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
-        shared = {"models_dir": folder, "update": True}
+        shared = {"models_dir": folder, "update": True, "gpu": experiment.params.get("gpu")}
         on_train = {"save_path": train_tm, "prebn_save_path": prebn}
         commands["train-tm"] = command(
             "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}

@@ -153,6 +153,12 @@ def test_zip_and_cross():
     assert pairs(zipped) == [(1, 3), (2, 4)]
 
 
+def test_all_commands_of_a_line_run_on_the_same_gpu():
+    (line,) = driver.lines_of(experiments.Experiment("x", "", params={"gpu": 3}))
+    assert len(line.commands) == 3
+    assert all(words[words.index("--gpu") + 1] == "3" for words in line.commands.values())
+
+
 def test_fixed_elr_lines():
     experiment = experiments.Experiment("x", "", fix_elr="fix_elr", elrs=(0.1, 0.2))
     lines = driver.lines_of(experiment)
