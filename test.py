@@ -12,6 +12,7 @@ import functools
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 import checkpoints
@@ -136,8 +137,6 @@ def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet
 
 
 def random_subset(images: data.ImageSet, count: int, seed: int) -> data.ImageSet:
-    import torch
-
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed)))
     return images.subset(order[:count])
 
