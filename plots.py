@@ -160,9 +160,8 @@ def regime_diagram(
     if bound is not None:
         axis.axvline(bound, color="black", linestyle=":", label="linear stability bound")
     if any(r.level < floor for r in regimes):
-        axis.text(
-            0.02, 0.03, "lowest: at or below this level", transform=axis.transAxes, fontsize=8
-        )
+        note = "lowest points: at or below this level"
+        axis.text(0.02, 0.12, note, transform=axis.transAxes, fontsize=8)
     title = "Final loss by effective learning rate"
     _describe(axis, title, "effective learning rate", "loss, second half", "log", "log")
     axis.legend(fontsize=9)
