@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.signal import find_peaks
-from scipy.stats import kendalltau, skew
+from scipy.stats import kendalltau, linregress, skew, t
 
 JUMP_RISE = 4.0  # a jump multiplies the training loss by at least this
 JUMP_TO_NOISE = 4.0  # its logarithm rises by at least this many typical steps of the record
@@ -27,6 +27,83 @@ def effective_lr(lr: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
 def effective_gradient_norm(gradient_norm: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
     """Norm of the effective gradient, ‖g̃‖ = ρ ‖g‖: the gradient at w / ρ (P1, section 2)."""
     return np.asarray(gradient_norm) * np.asarray(si_norm)
+
+
+def next_norm(
+    si_norm: ArrayLike, gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike
+) -> np.ndarray:
+    """Norm ρ' of the SI weights after a step of SGD (P1, section 2), elementwise.
+
+    ρ'² = (1 - ηλ)² ρ² + η² ‖g̃‖² / ρ², exact since the gradient is orthogonal to the weights.
+
+    Parameters
+    ----------
+    si_norm : ρ > 0 before the step.
+    gradient_norm : norm ‖g̃‖ of the effective gradient.
+    lr, wd : η and λ.
+    """
+    rho, kept = np.asarray(si_norm), 1 - np.asarray(lr) * wd
+    return np.sqrt((kept * rho) ** 2 + (np.asarray(lr) * gradient_norm / rho) ** 2)
+
+
+def step_cosine(effective_step: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """Cosine of the angle between the SI weights before and after a step (P1, section 2).
+
+    cos(w, w') = (1 - ηλ) / sqrt((1 - ηλ)² + s²) for the effective step s = η̃ ‖g̃‖, elementwise.
+    """
+    kept = 1 - np.asarray(lr) * wd
+    return kept / np.hypot(kept, effective_step)
+
+
+def jump_threshold(delta: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """The effective step η̃ ‖g̃‖ above which a step is a δ-jump, 1 - cos(w, w') > δ.
+
+    (1 - ηλ) sqrt(2δ - δ²) / (1 - δ), for 0 < δ < 1 (P1, section 2); elementwise.
+
+    Raises
+    ------
+    ValueError : a δ that is not between 0 and 1.
+    """
+    delta = np.asarray(delta, dtype=float)
+    if not np.all((delta > 0) & (delta < 1)):
+        raise ValueError("delta must lie between 0 and 1")
+    return (1 - np.asarray(lr) * wd) * np.sqrt(2 * delta - delta**2) / (1 - delta)
+
+
+def equilibrium_norm(gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """The norm ρ* that steps with effective gradients of a constant norm ‖g̃‖ lead to.
+
+    ρ*⁴ = η ‖g̃‖² / (λ (2 - ηλ)), the fixed point of `next_norm` (P1, section 2); elementwise.
+    """
+    lr, wd = np.asarray(lr), np.asarray(wd)
+    return (lr * np.asarray(gradient_norm) ** 2 / (wd * (2 - lr * wd))) ** 0.25
+
+
+def steps_between(
+    high: float, low: float, lr: float, wd: float, gradient_norm: float = 0.0
+) -> float:
+    """Steps that the norm ρ takes to fall from `high` to `low`: a bound on the steps of a period.
+
+    With negligible gradients ρ decays by 1 - ηλ a step and takes
+    ln(high / low) / -ln(1 - ηλ) steps (P1, section 2). Gradients only slow it down, so no fall is
+    faster: this is the lower bound, and the frequency of periods is proportional to ηλ.
+
+    Given the largest norm ‖g̃‖ of an effective gradient on the way, the result is an upper bound:
+    above `low`, x = ρ² obeys x' <= a x + b with a = (1 - ηλ)² and b = (η ‖g̃‖ / low)², which falls
+    below low² after ln((high² - c) / (low² - c)) / -ln(a) steps, c = b / (1 - a). Infinite where
+    low² <= c, that is where `low` is not above the `equilibrium_norm` of ‖g̃‖.
+
+    Raises
+    ------
+    ValueError : not high >= low > 0, or ηλ not between 0 and 1.
+    """
+    if not (high >= low > 0 and 0 < lr * wd < 1):
+        raise ValueError("needs high >= low > 0 and 0 < lr * wd < 1")
+    kept = (1 - lr * wd) ** 2
+    floor = (lr * gradient_norm / low) ** 2 / (1 - kept)
+    if low**2 <= floor:
+        return float("inf")
+    return float(np.log((high**2 - floor) / (low**2 - floor)) / -np.log(kept))
 
 
 def find_jumps(epochs: ArrayLike, loss: ArrayLike, rise: float = JUMP_RISE) -> np.ndarray:
@@ -77,17 +154,100 @@ class Periods:
     Attributes
     ----------
     jumps : epochs of the jumps.
-    mean : mean time between jumps in epochs; NaN with fewer than two jumps.
+    lengths : (number of jumps - 1,) epochs from each to the next.
     """
 
     jumps: np.ndarray
-    mean: float
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.jumps)
+
+    @property
+    def mean(self) -> float:
+        """Mean length of a period in epochs; NaN with fewer than two jumps."""
+        return float(self.lengths.mean()) if len(self.lengths) else float("nan")
+
+    @property
+    def frequency(self) -> float:
+        """Periods an epoch; NaN with fewer than two jumps."""
+        return 1 / self.mean
 
 
 def find_periods(epochs: ArrayLike, loss: ArrayLike) -> Periods:
-    """Jumps and mean period of one run; arguments as for `find_jumps`."""
-    jumps = find_jumps(epochs, loss)
-    return Periods(jumps, float(np.diff(jumps).mean()) if len(jumps) > 1 else float("nan"))
+    """Jumps and periods of one run; arguments as for `find_jumps`."""
+    return Periods(find_jumps(epochs, loss))
+
+
+def find_phases(
+    epochs: ArrayLike, loss: ArrayLike, si_norm: ArrayLike, jumps: ArrayLike
+) -> np.ndarray:
+    """The phase of its period that each record is in (P1, section 3): (n,) of "A", "B", "C".
+
+    A: from the peak of the loss to the peak of ρ, where the loss term dominates; B: down to the
+    lowest loss, where weight decay does; C: from there up to the peak of the loss, the
+    destabilisation. The first period starts and the last one ends with the record.
+
+    Parameters
+    ----------
+    epochs, loss, si_norm : (n,), in order.
+    jumps : their epochs, from `find_jumps`.
+    """
+    epochs, loss, rho = (np.asarray(a, dtype=float) for a in (epochs, loss, si_norm))
+    loss = np.where(np.isfinite(loss), loss, np.inf)
+    starts = np.searchsorted(epochs, jumps)
+    ends = [*starts[1:], len(loss)][: len(starts)]
+    peaks = [start + np.argmax(loss[start:end]) for start, end in zip(starts, ends, strict=True)]
+    phases = np.full(len(loss), "B")
+    for first, peak in zip([0, *(p + 1 for p in peaks)], [*peaks, len(loss)], strict=True):
+        low = peak  # of the loss, the last such record before it rises
+        if first < peak < len(loss):
+            low = peak - 1 - np.argmin(loss[first:peak][::-1])
+            phases[low + 1 : peak] = "C"
+        phases[peak : peak + 1] = "C"
+        if low > first:
+            phases[first : first + np.argmax(rho[first:low]) + 1] = "A"
+    return phases
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = factor * x**exponent, fitted to logarithms by least squares.
+
+    Attributes
+    ----------
+    exponent, factor : of the fit.
+    low, high : confidence interval of the exponent (Student's t).
+    """
+
+    exponent: float
+    factor: float
+    low: float
+    high: float
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        return self.factor * np.asarray(x, dtype=float) ** self.exponent
+
+
+def fit_power_law(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> PowerLaw:
+    """Fit log y against log x, for the frequency of periods against ηλ (P1, section 4).
+
+    Parameters
+    ----------
+    x, y : (n,) positive numbers, n >= 3; pairs with a NaN are left out.
+
+    Raises
+    ------
+    ValueError : fewer than three pairs are left, or all x are the same.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < 3 or np.ptp(x[known]) == 0:
+        raise ValueError("a power law needs three pairs with different x")
+    fit = linregress(np.log(x[known]), np.log(y[known]))
+    width = t.ppf((1 + confidence) / 2, known.sum() - 2) * fit.stderr
+    slope = float(fit.slope)
+    return PowerLaw(slope, float(np.exp(fit.intercept)), slope - width, slope + width)
 
 
 @dataclass(frozen=True)

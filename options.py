@@ -18,6 +18,8 @@ from utils import UserError, nearest
 # would load torch before a mistyped option is reported.
 MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
 DATASET_NAMES = ("CIFAR10", "CIFAR100", "Digits", "ImageFolder")
+NORM_NAMES = ("batch", "layer", "group", "instance", "weight")
+OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -135,6 +137,7 @@ MODEL = (
     Option("--model", one_of(MODEL_NAMES), "ConvNetSI", ", ".join(MODEL_NAMES)),
     Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
     Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
+    Option("--norm", one_of(NORM_NAMES), "batch", "normalisation: " + ", ".join(NORM_NAMES)),
 )
 INIT_SCALE = Option(
     "--init_scale --initscale", off_or(True, "a number > 0, or -1 (leave the last layer)"),
@@ -162,7 +165,8 @@ TRAIN = (
     INIT_SCALE,
     NONINVLR,
     Option("--lr_init", number(0, open_low=True), 0.01, "learning rate η"),
-    Option("--wd", number(0), 1e-4, "weight decay λ (coupled, as in torch.optim.SGD)"),
+    Option("--wd", number(0), 1e-4, "weight decay λ (coupled, as in torch.optim's SGD and Adam)"),
+    Option("--optimizer", one_of(OPTIMIZERS), "sgd", ", ".join(OPTIMIZERS)),
     Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
     Option("--epochs", integer(1), 1001, "epochs to train"),
     Option("--fbgd", None, False, "full-batch gradient descent: one step an epoch"),
@@ -193,6 +197,7 @@ TRAIN = (
     Option(
         "--save_freq_int", integer(0), 0, "also save every N steps within an epoch (0: do not)"
     ),
+    Option("--trace", None, False, "record every step: loss, ρ, ‖g‖ and angle, in trace/"),
     Option("--metrics", None, False, "measure saved epochs while training: writes test.py's files"),
     Option("--keep", integer(1), None, "keep only the newest N checkpoints (default: all)"),
     Option("--keep_epochs", whole_numbers, [], "with --keep: keep these too, as in 0,100,200"),
@@ -310,6 +315,11 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--fix_elr and --elr go together: give both or neither")
     if args.fix_elr and args.fix_si_pnorm:
         raise UserError("--fix_elr keeps the initial norm already: leave out --fix_si_pnorm")
+    if args.optimizer == "adam":
+        if "momentum" in words:
+            raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
+        if args.fix_elr:
+            raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
     if args.fix_elr:
         for key in ("lr_init", "wd"):
             if key in words:

@@ -8,6 +8,7 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
     latest.pt                      the state after the latest epoch, while the run is not complete
     train-tm.npz, ...              metrics by checkpoint (test.py)
+    trace/epoch-<k>.npz            every step from checkpoint k to k + 1 (--trace)
     branch-<epoch>.../             a run of its own, branched off that checkpoint
 """
 
@@ -43,6 +44,7 @@ HOW_TO_RUN = frozenset(
         "resume_epoch",
         "keep_going",
         "metrics",
+        "trace",
         "keep",
         "keep_epochs",
         "compile",
@@ -52,6 +54,9 @@ HOW_TO_RUN = frozenset(
         "save_freq_int",
     ]
 )
+
+# Options that configurations of older versions lack, and what those runs did.
+LATER_OPTIONS = {"norm": "batch", "optimizer": "sgd"}
 
 
 def trial_folder(directory: str | Path, trial: int) -> Path:
@@ -138,7 +143,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     text = (folder / CONFIG).read_text()
     try:
-        return json.loads(text)
+        return {**LATER_OPTIONS, **json.loads(text)}
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
 
@@ -164,6 +169,37 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
     except FileNotFoundError:
         return []
     return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
+def traces(folder: Path) -> dict[int, Path]:
+    """The traces of a run by the number of the epoch, counted from 0, in order."""
+    found = {
+        int(path.stem.removeprefix("epoch-")): path for path in folder.glob("trace/epoch-*.npz")
+    }
+    return dict(sorted(found.items()))
+
+
+def write_trace(folder: Path, epoch: int, columns: dict[str, Any]) -> None:
+    """Write what the steps of one epoch did: columns of (steps,) numbers, or one for all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(column) for name, column in columns.items()})
+    write_atomically(folder / "trace" / f"epoch-{epoch}.npz", buffer.getvalue())
+
+
+def read_trace(folder: Path) -> dict[str, np.ndarray]:
+    """All traced steps of a run in order: the columns of `steps.COLUMNS`, "lr" and "epoch".
+
+    Every array has a number for each step; "epoch" is the time before the step, in epochs. Empty
+    where nothing was traced.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for epoch, path in traces(folder).items():
+        with np.load(path) as file:
+            steps = len(file["loss"])
+            parts.setdefault("epoch", []).append(epoch + np.arange(steps) / steps)
+            for name in file.files:
+                parts.setdefault(name, []).append(np.broadcast_to(file[name], steps))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 class Metrics:

@@ -84,7 +84,11 @@ def average(run: runs.Run, epoch: int) -> float:
         )
     )
     model = models.build(
-        config["model"], images.num_classes, config["num_channels"], config["depth"]
+        config["model"],
+        images.num_classes,
+        config["num_channels"],
+        config["depth"],
+        norm=config["norm"],
     ).to(device, memory_format=layout)
     averaged = AveragedModel(model)
     for (number, step), path in runs.checkpoints(run.folder).items():

@@ -56,7 +56,13 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     device = select_device(options.gpu)
     layout = memory_format(device, options.num_channels)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
-    model = models.build(options.model, images.num_classes, options.num_channels, options.depth)
+    model = models.build(
+        options.model,
+        images.num_classes,
+        options.num_channels,
+        options.depth,
+        norm=options.norm,
+    )
     model.to(device, memory_format=layout)
 
     wanted = metrics.Wanted.from_flags(key for key, value in vars(options).items() if value is True)

@@ -85,6 +85,7 @@ def train(options: argparse.Namespace) -> None:
             options.depth,
             options.init_scale,
             options.same_last_layer,
+            options.norm,
         )
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
@@ -92,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
         fixed_norm = content["fixed_norm"] if resumed is not None else None
         trainer = Trainer(model, options, len(train_images), device, fixed_norm)
         if content:
-            trainer.load_momentum(content)
+            trainer.load_moments(content)
 
         # What is measured
         evaluator = metrics.Meter(
@@ -186,6 +187,8 @@ class Training:
                 self.record(epoch, step)
                 self.save(epoch, step)
         result = trainer.finish_epoch()
+        if trainer.trace:
+            runs.write_trace(self.folder, epoch, {**trainer.trace.take(), "lr": lr})
         si_norm = models.norm(trainer.si_weights).item()
         return {
             "epoch": epoch + 1,
@@ -302,7 +305,8 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
 def remove_old_run(folder: Path) -> None:
     """Remove the files of an earlier run from its folder, so that two are never mixed."""
     names = [runs.CONFIG, runs.LOG, runs.LATEST, *(f"{name}.npz" for name in runs.METRICS)]
-    for path in [*runs.checkpoints(folder).values(), *(folder / name for name in names)]:
+    traces = runs.traces(folder).values()
+    for path in [*runs.checkpoints(folder).values(), *(folder / name for name in names), *traces]:
         path.unlink(missing_ok=True)
 
 

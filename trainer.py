@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import models
 from capture import Captured
 from device import autocast
+from steps import StepTrace
 
 
 def schedule(options: argparse.Namespace, progress: float) -> float:
@@ -28,7 +29,7 @@ def schedule(options: argparse.Namespace, progress: float) -> float:
 
 
 class Trainer:
-    """Everything that a training step changes: weights, momentum, and the sums of the epoch.
+    """Everything that a training step changes: weights, the optimiser's moments, and the sums of the epoch.
 
     Parameters
     ----------
@@ -59,11 +60,13 @@ class Trainer:
         self.optimizer = self._make_optimizer()
         # Summed loss, right answers and images of the epoch; they stay on the device until its end.
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        step = self._add_to_full_batch if options.fbgd else self._sgd_step
+        steps = 1 if options.fbgd else math.ceil(images / options.batch_size)  # in an epoch
+        self.trace = StepTrace(self.si_weights, steps, device) if options.trace else None
+        step = self._add_to_full_batch if options.fbgd else self._step_on_batch
         self.step = Captured(step, device)
 
-    def _make_optimizer(self) -> torch.optim.SGD:
-        """SGD with coupled weight decay, in up to two groups.
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """SGD or Adam with coupled weight decay (added to the gradient), in up to two groups.
 
         Alike, all weights are one group. With --noninvlr r >= 0 the first group holds the
         scale-invariant weights and follows the schedule, and the second holds all others at the
@@ -82,9 +85,10 @@ class Trainer:
             if options.fix_elr:
                 groups[0]["weight_decay"] = 0.0
         self.scheduled = 1 if own_rate else len(groups)  # groups that follow the schedule
-        return torch.optim.SGD(
-            groups, momentum=options.momentum, weight_decay=options.wd, fused=True
-        )
+        shared = {"weight_decay": options.wd, "fused": True}
+        if options.optimizer == "adam":
+            return torch.optim.Adam(groups, capturable=self.device.type == "cuda", **shared)
+        return torch.optim.SGD(groups, momentum=options.momentum, **shared)
 
     def _rate(self) -> float | torch.Tensor:
         """A learning rate to start with; a captured step reads it from the device."""
@@ -100,13 +104,17 @@ class Trainer:
             else:
                 group["lr"] = lr
 
-    def load_momentum(self, content: dict[str, Any]) -> None:
-        """Take over the momentum of a checkpoint; rates and weight decay stay those of this run."""
+    def load_moments(self, content: dict[str, Any]) -> None:
+        """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's."""
         own = self.optimizer.state_dict()
         saved = content.get("optimizer") or {}
-        sizes = [len(group["params"]) for group in own["param_groups"]]
-        if [len(group["params"]) for group in saved.get("param_groups", [])] != sizes:
-            print("note: the checkpoint groups its weights otherwise: momentum starts at zero")
+        shapes, saved_shapes = (
+            [("betas" in group, len(group["params"])) for group in state.get("param_groups", [])]
+            for state in (own, saved)
+        )
+        if saved_shapes != shapes:
+            print("note: the checkpoint is of another optimiser, or groups its weights otherwise: "
+                  "momentum starts at zero")  # fmt: skip
             return
         self.optimizer.load_state_dict(
             {"state": saved["state"], "param_groups": own["param_groups"]}
@@ -123,13 +131,13 @@ class Trainer:
         with autocast(self.options.precision, self.device):
             return self.network(images).float()
 
-    def _sgd_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """One step of SGD on one batch."""
+    def _step_on_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One step of the optimiser on one batch."""
         self.optimizer.zero_grad()
         logits = self._forward(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
-        self._update()
+        self._update(loss.detach())
         self._add_sums(loss.detach() * len(labels), logits, labels)
 
     def _add_to_full_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -139,10 +147,15 @@ class Trainer:
         (loss / self.images).backward()
         self._add_sums(loss.detach(), logits, labels)
 
-    def _update(self) -> None:
+    def _update(self, loss: torch.Tensor) -> None:
+        """Change the weights by their gradients, which are those of this loss."""
+        if self.trace:
+            self.trace.before()
         self.optimizer.step()
         if self.fixed_norm is not None:
             self._fix_norm()
+        if self.trace:
+            self.trace.after(loss)
 
     def _fix_norm(self) -> None:
         models.rescale_to_norm(self.si_weights, self.fixed_norm)
@@ -157,7 +170,7 @@ class Trainer:
         In full-batch descent this is where the epoch's one step is taken.
         """
         if self.options.fbgd:
-            self._update()
+            self._update(self.sums[0] / self.sums[2])
             self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
         loss, correct, count = self.sums.tolist()
         self.sums.zero_()

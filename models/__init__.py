@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from models.convnet import ConvNet
+from models.layers import NORMS, Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm, rescale_to_norm, si_parameters, split_parameters
 
 __all__ = [
     "MODELS",
+    "NORMS",
     "build",
     "norm",
     "rescale_to_norm",
@@ -22,7 +24,7 @@ __all__ = [
 
 LAST_LAYER_SEED = 0
 
-# name -> (architecture, whether batch normalisation has trainable scale and shift)
+# name -> (architecture, whether its normalisation has trainable scale and shift)
 MODELS = {
     "ConvNetSI": (ConvNet, False),
     "ConvNetSIAf": (ConvNet, True),
@@ -38,6 +40,7 @@ def build(
     depth: int = 3,
     init_scale: float = -1.0,
     same_last_layer: bool = False,
+    norm: str = "batch",
 ) -> nn.Module:
     """Make a freshly initialised network; torch's global generator decides the weights.
 
@@ -49,15 +52,19 @@ def build(
     depth : number of 3x3 convolution blocks after the first (ConvNet only), >= 1.
     init_scale : if > 0, the last layer's weight matrix is rescaled to this Frobenius norm.
     same_last_layer : draw the last layer from a fixed seed of its own, whatever the generator.
+    norm : one of `NORMS`, how the convolutions are normalised (official networks: "batch").
 
     The network maps float images of shape (batch, 3, 32, 32) to logits (batch, num_classes).
 
     Raises
     ------
     KeyError : `name` is not one of `MODELS`.
+    ValueError : `norm` is not one of `NORMS`.
     """
     architecture, affine = MODELS[name]
-    model = architecture(num_classes, num_channels, depth, affine)
+    if norm not in NORMS:
+        raise ValueError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
+    model = architecture(num_classes, num_channels, depth, Layers(norm, affine))
     if same_last_layer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(LAST_LAYER_SEED)

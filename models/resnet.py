@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv
+from models.layers import Layers
 
 
 class Block(nn.Module):
@@ -13,20 +13,21 @@ class Block(nn.Module):
     s is the shortcut of o where the shape changes, else x itself.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, affine: bool):
+    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers):
         super().__init__()
-        self.bn1 = batch_norm(inputs, affine)
-        self.conv1 = conv(inputs, outputs, stride=stride)
-        self.bn2 = batch_norm(outputs, affine)
-        self.conv2 = conv(outputs, outputs)
+        self.in_place = layers.norm_copies
+        self.bn1 = layers.norm(inputs)
+        self.conv1 = layers.conv(inputs, outputs, stride=stride)
+        self.bn2 = layers.norm(outputs)
+        self.conv2 = layers.conv(outputs, outputs)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                batch_norm(inputs, affine), conv(inputs, outputs, kernel=1, stride=stride)
+                layers.norm(inputs), layers.conv(inputs, outputs, kernel=1, stride=stride)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(x), inplace=True)
+        out = F.relu(self.bn1(x), inplace=self.in_place)
         skip = x if self.shortcut is None else self.shortcut(out)
         return self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True)) + skip
 
@@ -34,26 +35,27 @@ class Block(nn.Module):
 class ResNet18(nn.Module):
     """Four layers of two blocks with widths k, 2k, 4k, 8k and strides 1, 2, 2, 2.
 
-    The residual stream adds outputs of several convolutions, so the network is invariant to
-    one factor on all convolution weights together, not to one factor a layer.
+    The residual stream adds outputs of several convolutions, so unless the filters themselves are
+    normalised (weight normalisation) the network is invariant to one factor on all convolution
+    weights together, not to one factor a layer.
     """
 
-    def __init__(self, num_classes: int, num_channels: int, depth: int, affine: bool):
+    def __init__(self, num_classes: int, num_channels: int, depth: int, layers: Layers):
         super().__init__()
         del depth  # part of the common signature: this architecture has one depth
         width = num_channels
-        self.conv1 = conv(3, width)
-        self.layer1 = self._layer(width, width, 1, affine)
-        self.layer2 = self._layer(width, 2 * width, 2, affine)
-        self.layer3 = self._layer(2 * width, 4 * width, 2, affine)
-        self.layer4 = self._layer(4 * width, 8 * width, 2, affine)
-        self.bn = batch_norm(8 * width, affine)
+        self.conv1 = layers.conv(3, width)
+        self.layer1 = self._layer(width, width, 1, layers)
+        self.layer2 = self._layer(width, 2 * width, 2, layers)
+        self.layer3 = self._layer(2 * width, 4 * width, 2, layers)
+        self.layer4 = self._layer(4 * width, 8 * width, 2, layers)
+        self.bn = layers.norm(8 * width)
         self.linear = nn.Linear(8 * width, num_classes, bias=False)
 
     @staticmethod
-    def _layer(inputs: int, outputs: int, stride: int, affine: bool) -> nn.Sequential:
+    def _layer(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Sequential:
         return nn.Sequential(
-            Block(inputs, outputs, stride, affine), Block(outputs, outputs, 1, affine)
+            Block(inputs, outputs, stride, layers), Block(outputs, outputs, 1, layers)
         )
 
     @property

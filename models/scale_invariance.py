@@ -1,7 +1,9 @@
 """What a scale-invariant (SI) parameter is, and the operations on the SI weights as one vector.
 
 A weight vector w that feeds a normalisation layer is scale invariant: L(a w) = L(w) for a > 0
-(P1, section 2). In the networks here these are the convolution weights, all scaled together.
+(P1, section 2). In the networks here these are the convolution weights, all scaled together; with
+weight normalisation, the tensors from which those are made. `models.layers` says what may be scaled
+on its own.
 """
 
 from collections.abc import Iterable
@@ -11,11 +13,12 @@ from torch import nn
 
 
 def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The scale-invariant parameters of a network by name: its convolution weights."""
+    """The scale-invariant parameters of a network by name: those of its convolutions."""
     return {
-        f"{name}.weight": module.weight
+        f"{name}.{key}": parameter
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
+        for key, parameter in module.named_parameters()
     }
 
 

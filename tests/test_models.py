@@ -8,15 +8,16 @@ import models
 import options
 
 NETWORKS = [
-    *[(name, width, depth) for name in ("ConvNetSI", "ConvNetSIAf")
+    *[(name, width, depth, "batch") for name in ("ConvNetSI", "ConvNetSIAf")
       for width, depth in ((1, 3), (2, 1), (4, 2), (4, 3), (3, 5), (8, 3), (2, 7))],
-    *[(name, width, 3) for name in ("ResNet18SI", "ResNet18SIAf") for width in (2, 4)],
+    *[(name, width, 3, "batch") for name in ("ResNet18SI", "ResNet18SIAf") for width in (2, 4)],
+    *[(name, 4, 3, norm) for name in models.MODELS for norm in models.NORMS if norm != "batch"],
 ]  # fmt: skip
 
 
-def make(name, width, depth=3, classes=10):
+def make(name, width, depth=3, norm="batch", classes=10):
     torch.manual_seed(0)
-    return models.build(name, classes, width, depth).train()
+    return models.build(name, classes, width, depth, norm=norm).train()
 
 
 def batch(size=64):
@@ -24,10 +25,10 @@ def batch(size=64):
     return torch.randn(size, 3, 32, 32), torch.randint(10, (size,))
 
 
-@pytest.mark.parametrize("name, width, depth", NETWORKS)
+@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
 @pytest.mark.parametrize("factor", [1e-2, 1e2])
-def test_scaling_the_si_weights_leaves_the_output(name, width, depth, factor):
-    model, (x, _) = make(name, width, depth), batch()
+def test_scaling_the_si_weights_leaves_the_output(name, width, depth, norm, factor):
+    model, (x, _) = make(name, width, depth, norm), batch()
     before = model(x)
     with torch.no_grad():
         for weight in models.si_parameters(model).values():
@@ -36,9 +37,43 @@ def test_scaling_the_si_weights_leaves_the_output(name, width, depth, factor):
     assert (after - before).norm() / before.norm() < 1e-4
 
 
-@pytest.mark.parametrize("name, width, depth", NETWORKS)
-def test_no_other_kind_of_parameter_is_scale_invariant(name, width, depth):
-    model, (x, _) = make(name, width, depth), batch()
+def scaled_alone(name, norm, size):
+    """How much the output changes when each `size` filters of a layer get a factor of their own.
+
+    With the size None, all filters of a layer share one; in the ResNet only inside the blocks.
+    """
+    model, (x, _) = make(name, 4, norm=norm), batch()
+    before = model(x)
+    with torch.no_grad():
+        for key, weight in models.si_parameters(model).items():
+            if name.startswith("ConvNet") or norm == "weight" or ".conv1" in key:
+                filters = len(weight)
+                factors = 10 ** (2 * torch.rand(filters // (size or filters)) - 1)
+                weight.mul_(factors.repeat_interleave(size or filters).view(-1, 1, 1, 1))
+        return (model(x) - before).norm() / before.norm()
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize(
+    "norm, size", [("batch", 1), ("instance", 1), ("weight", 1), ("group", 4), ("layer", None)]
+)
+def test_what_may_be_scaled_on_its_own(name, norm, size):
+    assert scaled_alone(name, norm, size) < 1e-4
+    if size != 1:  # and nothing smaller
+        assert scaled_alone(name, norm, 1) > 1e-2
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_weights_are_those_of_the_official_networks_or_made_from_them(norm):
+    """The SI parameters are four tensors, of the same shapes and from the same random numbers."""
+    plain, other = (list(models.si_parameters(make("ConvNetSI", 4, norm=n)).values())
+                    for n in ("batch", norm))  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+
+
+@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
+def test_no_other_kind_of_parameter_is_scale_invariant(name, width, depth, norm):
+    model, (x, _) = make(name, width, depth, norm), batch()
     invariant = models.si_parameters(model)
     kinds: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
@@ -53,9 +88,9 @@ def test_no_other_kind_of_parameter_is_scale_invariant(name, width, depth):
             torch._foreach_div_(weights, 2)
 
 
-@pytest.mark.parametrize("name, width, depth", NETWORKS)
-def test_gradient_is_orthogonal_to_the_si_weights(name, width, depth):
-    model, (x, y) = make(name, width, depth), batch()
+@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
+def test_gradient_is_orthogonal_to_the_si_weights(name, width, depth, norm):
+    model, (x, y) = make(name, width, depth, norm), batch()
     weights = list(models.si_parameters(model).values())
     gradients = torch.autograd.grad(F.cross_entropy(model(x), y), weights)
     inner = sum((w * g).sum() for w, g in zip(weights, gradients, strict=True))
@@ -107,6 +142,9 @@ def test_init_scale_sets_the_norm_of_the_last_layer():
 
 def test_every_declared_name_is_built():
     assert tuple(models.MODELS) == options.MODEL_NAMES
+    assert models.NORMS == options.NORM_NAMES
+    with pytest.raises(ValueError, match="norm is one of"):
+        models.build("ConvNetSI", 10, norm="batsch")
 
 
 def test_rescaling_keeps_the_direction():

@@ -1,11 +1,15 @@
 """What a training step does to the weights, and what a run leaves on disk."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from torch.nn import functional as F
 
+import analysis
 import checkpoints
 import data
 import models
@@ -116,6 +120,80 @@ def test_momentum_matters_and_is_saved(run):
     assert all(buffer.abs().sum() > 0 for buffer in buffers[:4])
 
 
+ADAM = TINY.replace("--momentum 0", "--optimizer adam")
+
+
+@pytest.mark.parametrize("name", ["ConvNetSI", "ConvNetSIAf"])
+def test_adam_steps_are_those_of_pytorch_with_coupled_decay(run, name):
+    extra = f"--model {name} --epochs 1 --save_freq_int 1 --batch_size 150 --wd 0.5 --noninvlr -1"
+    folder = run(extra, base=ADAM)
+    saved = states(folder)
+    model = network(folder, name).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.5)
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=TINY_SIZE)
+    generator = torch.Generator().manual_seed(train.mix(1, 0, 0))
+    for key, (x, y) in zip(
+        ((0, 1), (1, 0)), images.batches(150, generator, shuffle=True), strict=True
+    ):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        for parameter, value in model.named_parameters():
+            assert torch.allclose(saved[key][parameter], value, rtol=1e-3, atol=1e-4), parameter
+
+
+@pytest.mark.parametrize("extra, steps", [
+    ("", 4), ("--fix_si_pnorm --momentum 0.9", 4), ("--fbgd", 1), ("--norm weight", 4),
+])  # fmt: skip
+def test_trace_is_what_the_steps_did(run, extra, steps):
+    within = "" if "--fbgd" in extra else "--save_freq_int 1"
+    folder = run(f"--trace --epochs 2 --save_freq 1 {within} {extra}")
+    trace = runs.read_trace(folder)
+    assert trace["epoch"].tolist() == [i / steps for i in range(2 * steps)]
+    assert set(trace["lr"]) == {0.1}
+    norm = "weight" if "weight" in extra else "batch"
+    si = models.si_parameters(models.build("ConvNetSI", 10, 2, norm=norm))
+    weights = [torch.cat([s[k].double().flatten() for k in si]) for s in states(folder).values()]
+    norms = [w.norm().item() for w in weights[:-1]]
+    assert trace["si_norm"] == pytest.approx(norms, rel=1e-6)
+    turned = [1 - F.cosine_similarity(a, b, 0).item() for a, b in itertools.pairwise(weights)]
+    assert trace["one_minus_cosine"] == pytest.approx(turned, rel=1e-3, abs=1e-12)
+    losses = trace["loss"].reshape(2, steps)
+    batches = [64, 64, 64, 8] if steps == 4 else [200]
+    logged = [row["train_loss"] for row in runs.read_log(folder)]
+    assert np.average(losses, axis=1, weights=batches) == pytest.approx(logged, rel=1e-5)
+
+
+@pytest.mark.parametrize("name, width", [("ConvNetSI", 2), ("ResNet18SI", 2)])
+def test_angle_of_a_step_follows_from_the_gradient(run, name, width):
+    """cos(w, w') of P1, section 2, by real steps."""
+    trace = runs.read_trace(run(f"--trace --epochs 2 --model {name} --num_channels {width}"))
+    rate = analysis.effective_lr(trace["lr"], trace["si_norm"])
+    gradient = analysis.effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
+    expected = 1 - analysis.step_cosine(rate * gradient, 0.1, 0.001)
+    assert trace["one_minus_cosine"] == pytest.approx(expected, rel=1e-4)
+    assert expected.min() > 1e-8 and expected.max() > 1e-3
+
+
+def test_only_the_rate_times_the_decay_matters(run):
+    """(η, λ) from w and (cη, λ/c) from w √c give the same run: v = w / √η obeys
+    v' = (1 - ηλ) v - g(v). Up to rounding, which the dynamics enlarges."""
+    branch = "--resume_epoch 0 --save_freq 1 --epochs 2"
+    folder = run("--save_freq 1 --epochs 1")
+    one = states(run("--epochs 2 --save_freq 1 --overwrite"))
+    path = runs.checkpoint_path(folder, 0)
+    content = checkpoints.load(path)
+    si = list(models.si_parameters(models.build("ConvNetSI", 10, 2)))
+    for key in si:
+        content["state_dict"][key] *= 2
+    checkpoints.save(path, content)
+    run(f"{branch} --lr_init 0.4 --wd 0.00025")
+    (branched,) = folder.glob("branch-0*")
+    for epoch, state in states(branched).items():
+        for key in si:
+            assert torch.allclose(state[key], 2 * one[epoch][key], rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("flags, expected", [
     ("--no_schedule", {0: 1, 0.3: 1, 0.99: 1}),
     ("", {0: 1, 0.5: 1, 0.7: 0.505, 0.9: 0.01, 0.95: 0.01}),
@@ -166,8 +244,6 @@ def test_files_of_a_run(run):
 
 
 def test_seed_and_trial_decide_the_run(tmp_path):
-    from conftest import TINY
-
     finals = {}
     for name, extra in {"a": "", "b": "", "seed": "--seed 2", "trial": "--trial 1"}.items():
         train.main(f"{TINY} --dir {tmp_path}/{name} --epochs 1 {extra}".split())
@@ -177,12 +253,13 @@ def test_seed_and_trial_decide_the_run(tmp_path):
     assert not same(finals["a"], finals["seed"]) and not same(finals["a"], finals["trial"])
 
 
-@pytest.mark.parametrize("extra", ["", "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf"])
-def test_resumed_run_is_bit_identical(run, extra, monkeypatch):
+@pytest.mark.parametrize(
+    "extra",
+    ["", "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf --norm group", "--optimizer adam"],
+)
+def test_resumed_run_is_bit_identical(run, extra):
     extra = extra + " --save_freq 1"
-    from conftest import TINY
-
-    augmented = TINY.replace("--noaug", "")
+    augmented = (ADAM if "adam" in extra else TINY).replace("--noaug", "")
     folder = run(extra, base=augmented)
     whole = states(folder)
     for epoch in (2, 3):

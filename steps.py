@@ -1,0 +1,54 @@
+"""What every training step did to the scale-invariant (SI) weights: train.py --trace."""
+
+import torch
+
+import models
+
+COLUMNS = ("loss", "si_norm", "gradient_norm", "one_minus_cosine")
+
+
+class StepTrace:
+    """Rows of `COLUMNS`, one a step, on the training device until `take` reads them.
+
+    loss and gradient_norm ‖g‖ (of the SI weights alone, without weight decay) are those of the
+    step's batch and si_norm ρ is the norm before the step; one_minus_cosine is measured between
+    the SI weights before and after it, all of them as one vector.
+
+    Parameters
+    ----------
+    weights : the SI weights that the optimiser changes.
+    steps : in an epoch.
+    """
+
+    def __init__(self, weights: list[torch.Tensor], steps: int, device: torch.device):
+        self.weights = weights
+        self.old = [torch.empty_like(w) for w in weights]
+        self.si_norm, self.gradient_norm = torch.zeros(2, dtype=torch.float64, device=device)
+        self.rows = torch.zeros(steps, len(COLUMNS), dtype=torch.float64, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Remember the weights; to be called when the gradient is there."""
+        torch._foreach_copy_(self.old, self.weights)
+        self.si_norm.copy_(models.norm(self.old))
+        self.gradient_norm.copy_(models.norm(w.grad for w in self.weights))
+
+    @torch.no_grad()
+    def after(self, loss: torch.Tensor) -> None:
+        """Add the row of the step that was taken since `before`."""
+        new_norm = models.norm(self.weights)
+        # ‖u' - u‖² / 2 for unit vectors u, u': exact where 1 - u·u' would be all rounding.
+        directions = torch._foreach_mul(self.weights, (1 / new_norm).to(self.old[0].dtype))
+        torch._foreach_mul_(self.old, (-1 / self.si_norm).to(self.old[0].dtype))
+        torch._foreach_add_(directions, self.old)
+        one_minus_cosine = models.norm(directions) ** 2 / 2
+        row = torch.stack([loss.double(), self.si_norm, self.gradient_norm, one_minus_cosine])
+        self.rows.index_copy_(0, self.position, row[None])
+        self.position += 1
+
+    def take(self) -> dict[str, list[float]]:
+        """The columns of the epoch that has ended, each of (steps,) numbers."""
+        columns = dict(zip(COLUMNS, self.rows.T.tolist(), strict=True))
+        self.position.zero_()
+        return columns
