@@ -18,6 +18,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 EIGENVALUES = 10  # leading ones
 EIGENVALUE_TOLERANCE = 1e-4  # relative
+SHARPNESS_TOLERANCE = 1e-3
 
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -79,13 +80,50 @@ def leading_eigenvalues(
     Every product is one pass over `batches()`. The start vector is fixed, so the result is
     reproducible. All are NaN for a network whose products are not finite.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
+
+    def multiply(v: torch.Tensor) -> torch.Tensor:
+        return mean_product(product, model, names, batches(), v)
 
     like = flatten(model.get_parameter(name) for name in names)
+    return _eigenvalues(multiply, like, EIGENVALUES, EIGENVALUE_TOLERANCE)
+
+
+def sharpness(
+    model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]
+) -> float:
+    """The largest eigenvalue of the loss's Hessian on the unit sphere of the SI weights `names`.
+
+    With w all these weights as one vector, ρ = ‖w‖ and u = w / ρ it is that of ρ² P H P, where H
+    is the Hessian at w, ρ² H the one at u, and P = I - u uᵀ projects onto the sphere's tangent
+    space. Since the gradient is orthogonal to u, the sphere's own curvature adds nothing.
+    Descent with the effective learning rate η̃ is stable at a minimum if η̃ times it is below 2.
+    """
+    w = flatten(model.get_parameter(name) for name in names).detach()
+    norm = torch.linalg.vector_norm(w)
+    u = w / norm
+
+    def project(v: torch.Tensor) -> torch.Tensor:
+        return v - u * (u @ v)
+
+    def multiply(v: torch.Tensor) -> torch.Tensor:
+        product = mean_product(hessian_product, model, names, batches(), project(v))
+        return norm**2 * project(product)
+
+    return float(_eigenvalues(multiply, w, 1, SHARPNESS_TOLERANCE)[0])
+
+
+def _eigenvalues(
+    multiply: Callable[[torch.Tensor], torch.Tensor],
+    like: torch.Tensor,
+    count: int,
+    tolerance: float,
+) -> np.ndarray:
+    """The largest eigenvalues, descending, of a symmetric matrix given by its products."""
+    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
 
     def matvec(vector: np.ndarray) -> np.ndarray:
         v = torch.as_tensor(vector, dtype=like.dtype, device=like.device).reshape(-1)
-        result = mean_product(product, model, names, batches(), v).cpu().double().numpy()
+        result = multiply(v).cpu().double().numpy()
         if not np.isfinite(result).all():
             raise FloatingPointError
         return result
@@ -94,13 +132,8 @@ def leading_eigenvalues(
     start = np.random.RandomState(0).standard_normal(len(like))
     try:
         values = eigsh(
-            operator,
-            EIGENVALUES,
-            which="LA",
-            v0=start,
-            tol=EIGENVALUE_TOLERANCE,
-            return_eigenvectors=False,
+            operator, count, which="LA", v0=start, tol=tolerance, return_eigenvectors=False
         )
     except FloatingPointError:
-        return np.full(EIGENVALUES, np.nan)
+        return np.full(count, np.nan)
     return np.sort(values)[::-1]

@@ -36,6 +36,7 @@ class Wanted:
     hess_trace: bool = False
     hess_evals: bool = False
     eval_on_train_subsets: bool = False
+    sharpness: bool = False
 
     @classmethod
     def from_flags(cls, flags: Iterable[str]) -> "Wanted":
@@ -85,6 +86,8 @@ class Wanted:
         names = ["loss", "acc"] if self.eval_model else []
         if self.eval_on_train_subsets:
             names += ["loss_clean", "acc_clean", "loss_corrupted", "acc_corrupted"]
+        if self.sharpness:
+            names += ["sharpness"]
         return names + self.scope_names(parameters)
 
 
@@ -196,7 +199,7 @@ class Meter:
         scope -> name of the array -> a number, or (10,) eigenvalues. Of N images in B batches:
         loss and acc are means over the N images; gnorm_m is the mean over the B batches of the
         norm of the batch's gradient; gm_norm and gs_norm are the norms of the mean and the
-        standard deviation of the B batch gradients.
+        standard deviation of the B batch gradients; sharpness is that of the SI weights.
         """
         for tensor in (self.sums, self.norm_sums, *self.trace_sums.values()):
             tensor.zero_()
@@ -214,7 +217,12 @@ class Meter:
                         self.vectors[scope],
                     )
                 seen, batch_count = seen + len(y), batch_count + 1
-            return {scope: self._results(scope, seen, batch_count) for scope in self.scopes}
+            rows = {scope: self._results(scope, seen, batch_count) for scope in self.scopes}
+            if self.wanted.sharpness:
+                invariant = parameter_names(self.model, si_only=True)
+                value = curvature.sharpness(self.model, invariant, self._batches)
+                rows = {scope: {**row, "sharpness": value} for scope, row in rows.items()}
+            return rows
 
     def _batches(self) -> Iterator[curvature.Batch]:
         seed = self.augment_seed

@@ -236,6 +236,10 @@ TEST = (
     Option("--fisher_evals", None, False, "fisher_evals: 10 leading eigenvalues"),
     Option("--hess_trace", None, False, "hess_trace: trace / number of parameters"),
     Option("--hess_evals", None, False, "hess_evals: 10 leading eigenvalues"),
+    Option(
+        "--sharpness", None, False,
+        "sharpness: leading eigenvalue of the Hessian on the unit sphere of the SI weights",
+    ),
     Option("--update", None, False, "add to the .npz: compute only what it lacks"),
     Option(
         "--eval_on_train_subsets", None, False,

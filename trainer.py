@@ -29,7 +29,7 @@ def schedule(options: argparse.Namespace, progress: float) -> float:
 
 
 class Trainer:
-    """Everything that a training step changes: weights, the optimiser's moments, and the sums of the epoch.
+    """What a training step changes: weights, the optimiser's moments, the sums of the epoch.
 
     Parameters
     ----------

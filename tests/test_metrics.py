@@ -174,6 +174,40 @@ def test_curvature_against_the_explicit_matrix(last, matrices, kind):
     np.testing.assert_allclose(found[f"{kind}_evals"], values, atol=2e-3 * values[0])
 
 
+@pytest.mark.parametrize("norm", ["batch", "weight"])
+def test_sharpness_is_that_of_the_unit_sphere(norm):
+    torch.manual_seed(0)
+    model = models.build("ConvNetSI", 10, 1, depth=1, init_scale=10, norm=norm)
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=90)
+    names = metrics.parameter_names(model, si_only=True)
+    weights = [model.get_parameter(name) for name in names]
+
+    def measured():
+        meter = metrics.Meter(
+            model, images, metrics.Wanted(sharpness=True), train_mode=True, batch_size=45,
+            scopes={"all": metrics.parameter_names(model, si_only=False)},
+        )  # fmt: skip
+        return meter.measure()["all"]["sharpness"]
+
+    first = measured()
+    models.rescale_to_norm(weights, 1.0)
+    model.train()
+    rows = 0
+    for x, y in images.batches(45):
+        loss = F.cross_entropy(model(x), y) / 2
+        gradient = torch.autograd.grad(loss, weights, create_graph=True)
+        rows = rows + torch.stack([
+            torch.cat([h.flatten() for h in torch.autograd.grad(g, weights, retain_graph=True)])
+            for g in torch.cat([g.flatten() for g in gradient])
+        ])  # fmt: skip
+    u = torch.cat([w.flatten() for w in weights]).detach()
+    project = torch.eye(len(u)) - torch.outer(u, u)
+    expected = torch.linalg.eigvalsh((project @ rows @ project).double())[-1].item()
+    assert first == pytest.approx(expected, rel=5e-3)
+    assert measured() == pytest.approx(expected, rel=5e-3)
+    assert torch.linalg.eigvalsh(rows.double())[-1].item() > 0
+
+
 def test_trace_estimate_is_the_trace_by_dimension(matrices):
     _, hessian, _ = matrices
     vectors = metrics._unit_vectors(len(hessian), 0, torch.device("cpu")).numpy()
