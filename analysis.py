@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.signal import find_peaks
+from scipy.signal import find_peaks, lfilter
 from scipy.stats import kendalltau, linregress, skew, t
 
 JUMP_RISE = 4.0  # a jump multiplies the training loss by at least this
@@ -27,6 +27,11 @@ def effective_lr(lr: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
 def effective_gradient_norm(gradient_norm: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
     """Norm of the effective gradient, ‖g̃‖ = ρ ‖g‖: the gradient at w / ρ (P1, section 2)."""
     return np.asarray(gradient_norm) * np.asarray(si_norm)
+
+
+def effective_step(lr: ArrayLike, si_norm: ArrayLike, gradient_norm: ArrayLike) -> np.ndarray:
+    """Effective step η̃ ‖g̃‖ = η ‖g‖ / ρ of a gradient of norm ‖g‖ (P1, section 2), elementwise."""
+    return np.asarray(lr) * gradient_norm / np.asarray(si_norm)
 
 
 def next_norm(
@@ -77,6 +82,23 @@ def equilibrium_norm(gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> 
     """
     lr, wd = np.asarray(lr), np.asarray(wd)
     return (lr * np.asarray(gradient_norm) ** 2 / (wd * (2 - lr * wd))) ** 0.25
+
+
+def moving_equilibrium(gradient_norm: ArrayLike, lr: float, wd: float) -> np.ndarray:
+    """The equilibrium norm of every step's past gradients: (n,).
+
+    ‖g̃‖² is averaged over the past with exponentially falling weights and a memory of 1 / (ηλ)
+    steps, the time that weight decay takes; the first steps average over what there is.
+
+    Parameters
+    ----------
+    gradient_norm : (n,) norms of the effective gradients of successive steps.
+    """
+    squares = np.asarray(gradient_norm, dtype=float) ** 2
+    kept = 1 - lr * wd
+    weighted = lfilter([1], [1, -kept], squares)
+    weights = lfilter([1], [1, -kept], np.ones(len(squares)))
+    return equilibrium_norm(np.sqrt(weighted / weights), lr, wd)
 
 
 def steps_between(

@@ -88,9 +88,7 @@ def leading_eigenvalues(
     return _eigenvalues(multiply, like, EIGENVALUES, EIGENVALUE_TOLERANCE)
 
 
-def sharpness(
-    model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]
-) -> float:
+def sharpness(model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]) -> float:
     """The largest eigenvalue of the loss's Hessian on the unit sphere of the SI weights `names`.
 
     With w all these weights as one vector, ρ = ‖w‖ and u = w / ρ it is that of ρ² P H P, where H

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import runs
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
@@ -105,14 +106,22 @@ def lines_of(experiment: Experiment) -> list[Line]:
         differing = experiment.lines()
     except ValueError as error:
         raise UserError(str(error)) from None
-    return [make_line(experiment, rates) for rates in differing]
+    return [make_line(experiment, options) for options in differing]
 
 
-def make_line(experiment: Experiment, rates: dict[str, float]) -> Line:
-    """One line, named after the rates by which it differs from the others."""
-    name = "_".join(f"{key.removesuffix('_init')}_{value:g}" for key, value in rates.items())
+def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
+    """One line, in a folder named after the options by which it differs from the others."""
+    words = [
+        key if value is True else f"{key.removesuffix('_init')}_{shown(value)}"
+        for key, value in differing.items()
+        if key not in ("trial", "epochs")
+    ]
+    name = "_".join(words)
     directory = ROOT / experiment.name / name
-    folder = runs.trial_folder(directory, int(experiment.params.get("trial", 0)))
+    trial = differing.get("trial", experiment.params.get("trial", 0))
+    folder = runs.trial_folder(directory, int(trial))
+    if "trial" in differing:
+        name += f"_trial_{trial}"
     values = {
         "dir": directory,
         "dataset": experiment.dataset,
@@ -120,8 +129,8 @@ def make_line(experiment: Experiment, rates: dict[str, float]) -> Line:
         "model": experiment.network,
         "noninvlr": experiment.fix_noninvlr,
         **experiment.params,
-        "fix_elr": "elr" in rates,
-        **rates,
+        "fix_elr": "elr" in differing,
+        **differing,
     }
     train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
     options = train_options(train[1:])  # a wrong parameter is reported before anything runs
@@ -137,6 +146,10 @@ def make_line(experiment: Experiment, rates: dict[str, float]) -> Line:
             "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
         )
     return Line(name, folder, options, commands)
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 class Driver:
@@ -255,8 +268,8 @@ def say(text: str, end: str = "\n") -> None:
 
 def print_experiments() -> None:
     for experiment in EXPERIMENTS.values():
-        rates = [" ".join(f"{k} {v:g}" for k, v in line.items()) for line in experiment.lines()]
-        say(f"{experiment.name:14} {experiment.shows} ({', '.join(rates)})")
+        lines = [" ".join(f"{k} {shown(v)}" for k, v in o.items()) for o in experiment.lines()]
+        say(f"{experiment.name:14} {experiment.shows} ({', '.join(lines)})")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -171,6 +171,13 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
     return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
 
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays as one .npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})
+    write_atomically(path, buffer.getvalue())
+
+
 def traces(folder: Path) -> dict[int, Path]:
     """The traces of a run by the number of the epoch, counted from 0, in order."""
     found = {
@@ -181,9 +188,7 @@ def traces(folder: Path) -> dict[int, Path]:
 
 def write_trace(folder: Path, epoch: int, columns: dict[str, Any]) -> None:
     """Write what the steps of one epoch did: columns of (steps,) numbers, or one for all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(column) for name, column in columns.items()})
-    write_atomically(folder / "trace" / f"epoch-{epoch}.npz", buffer.getvalue())
+    write_arrays(folder / "trace" / f"epoch-{epoch}.npz", columns)
 
 
 def read_trace(folder: Path) -> dict[str, np.ndarray]:
@@ -254,9 +259,7 @@ class Metrics:
             arrays[name] = np.array(values)
         if missing:
             arrays["missing"] = np.array(missing)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(path, buffer.getvalue())
+        write_arrays(path, arrays)
 
     def lacks(self, epoch: float, names: Sequence[str]) -> bool:
         """Whether any of these numbers has not been measured."""
@@ -277,6 +280,15 @@ class Run:
     def base_lr(self) -> float:
         """The learning rate before the schedule (on the sphere it follows from the ELR)."""
         return self.config.get("base_lr", self.config["lr_init"])
+
+    def log(self) -> dict[str, np.ndarray]:
+        """The columns of log.csv, an array over the epochs each; NaN for what was not measured."""
+        rows = read_log(self.folder)
+        return {key: np.array([row[key] for row in rows], dtype=float) for key in rows[0]}
+
+    def trace(self) -> dict[str, np.ndarray]:
+        """Every traced step, see `read_trace`."""
+        return read_trace(self.folder)
 
     def metrics(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one metrics file, by name; empty when there is no such file."""

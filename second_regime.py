@@ -12,23 +12,20 @@ best constant ELR: same data, same number of epochs. Written: second_regime.csv 
 import csv
 import io
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 from tabulate import tabulate
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 import checkpoints
-import data
 import metrics
-import models
 import plots
 import run_train_and_test as driver
 import runs
 import train
-from device import memory_format, select_device
-from experiments import EXPERIMENTS, IMAGE_FOLDER
+from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from options import TRAIN, Option, Parser, command, integer, one_of
+from rebuild import rebuild
 from utils import UserError, user_errors, write_atomically
 
 ON_SPHERE = [name for name, e in EXPERIMENTS.items() if e.fix_elr == "fix_elr"]
@@ -70,35 +67,17 @@ def is_branch(found: runs.Run, parent: runs.Run, epoch: int, elr: float) -> bool
 
 def average(run: runs.Run, epoch: int) -> float:
     """Test error in % of the mean of the weights of the checkpoints from an epoch on."""
-    config = run.config
-    device = select_device(config["gpu"])
-    layout = memory_format(device, config["num_channels"])
-    images, test = (
-        part.to(device, layout)
-        for part in data.load(
-            config["dataset"],
-            config["data_path"],
-            use_test=True,
-            use_data_size=config["use_data_size"],
-            corrupt_train=config["corrupt_train"],
-        )
-    )
-    model = models.build(
-        config["model"],
-        images.num_classes,
-        config["num_channels"],
-        config["depth"],
-        norm=config["norm"],
-    ).to(device, memory_format=layout)
+    model, images, test = rebuild(run.config)
+    batch_size = run.config["batch_size"]
     averaged = AveragedModel(model)
     for (number, step), path in runs.checkpoints(run.folder).items():
         if number >= epoch and not step:
             checkpoints.load_weights(model, checkpoints.load(path), path)
             averaged.update_parameters(model)
-    update_bn(images.batches(config["batch_size"]), averaged, device)
+    update_bn(images.batches(batch_size), averaged, images.images.device)
     meter = metrics.Meter(
         averaged.module, test, metrics.Wanted(eval_model=True), train_mode=False,
-        batch_size=config["batch_size"], scopes={"si": metrics.parameter_names(model, True)},
+        batch_size=batch_size, scopes={"si": metrics.parameter_names(model, True)},
     )  # fmt: skip
     return 100 * (1 - meter.measure()["si"]["acc"])
 
@@ -138,21 +117,32 @@ def summary(rows: list[dict]) -> str:
     return tabulate(lines, ["how", "ELR", "then", "trials", "test error, %", "from, to"])
 
 
+def measure(experiment: Experiment, trials: int, jobs: int) -> list[dict]:
+    """Train the lines of constant rates in several trials; the rows of all of them.
+
+    Raises
+    ------
+    UserError : a line failed.
+    """
+    lines = driver.lines_of(experiment.in_trials(trials))
+    if driver.run_lines(experiment, lines, jobs):
+        raise UserError("a line of constant rate failed, see above")
+    found = [runs.Run(line.folder, runs.read_config(line.folder)) for line in lines]
+    rows = []
+    for trial in range(trials):
+        rows += compare(trial, [run for run in found if run.config["trial"] == trial])
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="second_regime.py", description=__doc__).parse_args(argv)
-    base = EXPERIMENTS[options.experiment].on_folder(options.image_folder)
-    rows = []
-    for trial in range(options.trials):
-        name = f"{base.name}/trial_{trial}"
-        experiment = replace(base, name=name, params={**base.params, "trial": trial})
-        if driver.run_lines(experiment, driver.lines_of(experiment), options.jobs):
-            raise UserError("a line of constant rate failed, see above")
-        rows += compare(trial, runs.find_runs(driver.ROOT / name))
+    experiment = EXPERIMENTS[options.experiment].on_folder(options.image_folder)
+    rows = measure(experiment, options.trials, options.jobs)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path = Path(driver.ROOT) / base.name / "second_regime.csv"
+    path = Path(driver.ROOT) / experiment.name / "second_regime.csv"
     write_atomically(path, text.getvalue().encode())
     print(f"\n{summary(rows)}\n\n{path}")
 
