@@ -212,13 +212,13 @@ _ALL = (
         "demo_practical",
         "periods with momentum, augmentation, all weights trainable, and all three together",
         dataset="Digits",
-        params=DIGITS,
+        params={**DIGITS, "use_data_size": None},
         add_params="--use_test --no_schedule",
         variants=(
-            {"momentum": 0.9, "noaug": True, "lr_init": 0.03, "wd": 0.02},
-            {"lr_init": 0.4, "wd": 0.02},
-            {"model": "ConvNetSIAf", **TRAINABLE, "noaug": True, "lr_init": 0.2, "wd": 0.02},
-            {"model": "ConvNetSIAf", **TRAINABLE, "momentum": 0.9, "lr_init": 0.2, "wd": 0.005},
+            {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.01},
+            {"lr_init": 0.2, "wd": 0.01},
+            {"model": "ConvNetSIAf", **TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.01},
+            {"model": "ConvNetSIAf", **TRAINABLE, "momentum": 0.9, "lr_init": 0.03, "wd": 0.01},
         ),
     ),
     Experiment(

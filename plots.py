@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -386,6 +387,22 @@ def sharpness(run: Run, epochs: np.ndarray, values: np.ndarray) -> Figure:
     title = "Effective learning rate times sharpness"
     _describe(axes[2], title, "epoch", "η̃ · sharpness", yscale="log")
     axes[1].legend(fontsize=9)
+    return figure
+
+
+def second_regime(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Test errors of constant rates, of dropping the rate and of averaging weights, by ELR.
+
+    `rows` are those of second_regime.py: "how", "elr" and "test error" in %.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    styles = zip(("constant", "drop", "average"), COLOURS, "os^", strict=False)
+    for how, colour, marker in styles:
+        x, y = ([row[key] for row in rows if row["how"] == how] for key in ("elr", "test error"))
+        axis.plot(x, y, marker, color=colour, alpha=0.6, label=how)
+    title = "Constant rates, and what the second regime gives"
+    _describe(axis, title, "effective learning rate at first", "test error, %", "log")
+    axis.legend(fontsize=9)
     return figure
 
 
