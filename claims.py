@@ -29,12 +29,13 @@ from tabulate import tabulate
 import analysis
 import diversity
 import plots
-import run_train_and_test as driver
 import runs
 import second_regime
 import test as measuring
 import toy
 from experiments import EXPERIMENTS, Experiment
+from launch import run_here
+from lines import ROOT, lines_of, run_of
 from options import Option, Parser, integer, one_of
 from runs import Run
 from utils import UserError, user_errors, write_atomically
@@ -531,10 +532,10 @@ def measure_all(scale: str, trials: int, jobs: int) -> dict[str, Finding]:
         if name == "second_regime":
             return second_regime.measure(experiment, trials, jobs)
         # Other minima than its own are those of another trial.
-        lines = driver.lines_of(experiment.in_trials(max(trials, 2 if name == "minima" else 1)))
-        if driver.run_lines(experiment, lines, jobs):
+        lines = lines_of(experiment.in_trials(max(trials, 2 if name == "minima" else 1)))
+        if run_here(experiment, lines, jobs):
             raise UserError(f"a line of {experiment.name} failed, see above")
-        return [Run(line.folder, runs.read_config(line.folder)) for line in lines]
+        return [run_of(line) for line in lines]
 
     return {claim.key: claim.measure(*map(results, claim.experiments)) for claim in CLAIMS}
 
@@ -564,7 +565,7 @@ def environment() -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="claims.py", description=__doc__.split("\n")[0]).parse_args(argv)
-    folder = Path(options.results or driver.ROOT / f"claims_{options.scale}")
+    folder = Path(options.results or ROOT / f"claims_{options.scale}")
     plots.plt.switch_backend("agg")
     began = time.monotonic()
     findings = measure_all(options.scale, options.trials, options.jobs)

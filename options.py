@@ -91,6 +91,14 @@ def whole_numbers(text: str) -> list[int]:
     return [integer(0)(part) for part in text.split(",")]
 
 
+def key_values(text: str) -> dict[str, str]:
+    """name=value pairs, separated by commas."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name and separator for name, separator, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value,name=value")
+    return {name.removeprefix("--"): value for name, _, value in pairs}
+
+
 # --- the declaration ---
 
 

@@ -4,23 +4,16 @@ Edit the parameters below and run `python run_train_and_test.py`, or name a sett
 experiments.py: `python run_train_and_test.py --experiment demo`.
 """
 
-import argparse
-import os
 import shlex
-import signal
-import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import runs
+import status
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
-from options import Option, Parser, command, integer, one_of, train_options
-from utils import Interrupted, UserError, duration, locked, user_errors
+from launch import Cluster, run_here, say, submit
+from lines import ROOT, lines_of, shown
+from options import Option, Parser, given, integer, key_values, one_of
+from utils import UserError, locked, user_errors
 
 # ------------------------------- the parameters that people edit -------------------------------
 
@@ -47,38 +40,21 @@ add_params = "--use_test --noaug --no_schedule"  # flags, and anything else trai
 
 # -----------------------------------------------------------------------------------------------
 
-ROOT = Path("Experiments")
-HERE = Path(__file__).parent
-
 DRIVER = (
     Option("--experiment", one_of(list(EXPERIMENTS)), None, "a setting of experiments.py"),
     IMAGE_FOLDER,
     Option("--test", None, False, "print the commands and run nothing"),
-    Option("--jobs", integer(1), 1, "lines that run at once, each with its share of the CPU"),
     Option("--list", None, False, "print the named settings"),
+    Option("--status", None, False, "print how far every line is, whoever runs it"),
+    Option("--jobs", integer(1), 1, "lines that run at once, here or in SLURM"),
+    Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
+    Option("--partition", str, None, "SLURM: partition (default: the cluster's)"),
+    Option("--gpus", integer(0), 1, "SLURM: GPUs for each line (0: run on the CPU)"),
+    Option("--cpus", integer(1), 4, "SLURM: processor cores for each line"),
+    Option("--time", integer(1), 240, "SLURM: minutes of a job; longer lines are queued again"),
+    Option("--sbatch", key_values, {}, "SLURM: options of sbatch, as in account=me,mem=8G"),
 )
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve of a figure: the commands of its run and where its files are."""
-
-    name: str
-    folder: Path  # of the trial
-    options: argparse.Namespace  # of train.py
-    commands: dict[str, list[str]]  # name of the log -> words of the command, in order
-
-    @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
-    def checkpoints(self) -> int:
-        """How many checkpoints the run will leave."""
-        return sum(runs.is_saved(e, self.options.save_freq) for e in range(self.epochs + 1))
-
-    def log(self, step: str) -> Path:
-        return self.folder / f"{step}.log"
+SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "sbatch")
 
 
 def edited_experiment() -> Experiment:
@@ -100,172 +76,6 @@ def edited_experiment() -> Experiment:
     )
 
 
-def lines_of(experiment: Experiment) -> list[Line]:
-    """The lines of an experiment, with their commands."""
-    try:
-        differing = experiment.lines()
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return [make_line(experiment, options) for options in differing]
-
-
-def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
-    """One line, in a folder named after the options by which it differs from the others."""
-    words = [
-        key if value is True else f"{key.removesuffix('_init')}_{shown(value)}"
-        for key, value in differing.items()
-        if key not in ("trial", "epochs")
-    ]
-    name = "_".join(words)
-    directory = ROOT / experiment.name / name
-    trial = differing.get("trial", experiment.params.get("trial", 0))
-    folder = runs.trial_folder(directory, int(trial))
-    if "trial" in differing:
-        name += f"_trial_{trial}"
-    values = {
-        "dir": directory,
-        "dataset": experiment.dataset,
-        "data_path": experiment.data_path,
-        "model": experiment.network,
-        "noninvlr": experiment.fix_noninvlr,
-        **experiment.params,
-        "fix_elr": "elr" in differing,
-        **differing,
-    }
-    train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
-    options = train_options(train[1:])  # a wrong parameter is reported before anything runs
-    commands = {"train": train}
-    if not options.metrics:  # else train.py measures by itself
-        train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
-        shared = {"models_dir": folder, "update": True, "gpu": experiment.params.get("gpu")}
-        on_train = {"save_path": train_tm, "prebn_save_path": prebn}
-        commands["train-tm"] = command(
-            "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
-        )
-        commands["test-em"] = command(
-            "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
-        )
-    return Line(name, folder, options, commands)
-
-
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
-
-
-class Driver:
-    """Runs the lines, some at once, and remembers what failed."""
-
-    def __init__(self, lines: list[Line], jobs: int):
-        self.lines, self.jobs = lines, min(jobs, len(lines))
-        self.processes: set[subprocess.Popen] = set()
-        self.failures: list[tuple[Line, str]] = []
-        self.diverged: list[Line] = []
-        self.stopping = threading.Event()
-        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        if self.jobs > 1:
-            share = max(1, cores() // self.jobs)
-            self.environment["OMP_NUM_THREADS"] = str(share)
-
-    def run(self) -> None:
-        threading.Thread(target=self._estimate, daemon=True).start()
-        pool = ThreadPoolExecutor(self.jobs)
-        futures = [pool.submit(self._run_line, line) for line in self.lines]
-        try:
-            for future in futures:
-                while not future.done():
-                    time.sleep(0.1)
-                future.result()
-        except Interrupted:
-            self.stopping.set()
-            for process in list(self.processes):
-                process.send_signal(signal.SIGINT)
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        finally:
-            self.stopping.set()
-
-    def _run_line(self, line: Line) -> None:
-        for step, words in line.commands.items():
-            if self.stopping.is_set():
-                return
-            status = self._run(line, step, words)
-            if status == runs.DIVERGED_STATUS and step == "train":
-                self.diverged.append(line)  # a result like any other: its metrics are wanted
-            elif status != 0:
-                if not self.stopping.is_set():
-                    self.failures.append((line, step))
-                    say(f"[{line.name}] {step} FAILED, see {line.log(step)}")
-                return
-
-    def _run(self, line: Line, step: str, words: list[str]) -> int:
-        """One command: its output goes to the log and, marked with the line's name, to here."""
-        line.folder.mkdir(parents=True, exist_ok=True)
-        with line.log(step).open("a") as log:
-            print(f"$ {shlex.join(['python', *words])}", file=log, flush=True)
-            process = subprocess.Popen(
-                [sys.executable, str(HERE / words[0]), *words[1:]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=self.environment,
-                start_new_session=True,  # Ctrl-C reaches it through this driver alone
-            )
-            self.processes.add(process)
-            for text in process.stdout:
-                log.write(text)
-                log.flush()
-                say(f"[{line.name}] {text}", end="")
-            self.processes.discard(process)
-            return process.wait()
-
-    def _estimate(self) -> None:
-        """Say how long everything will take, as soon as one line has timed an epoch."""
-        while not self.stopping.wait(0.5):
-            for line in self.lines:
-                rows = runs.read_log(line.folder)
-                if rows:
-                    seconds = rows[-1]["seconds"]
-                    # Measuring a checkpoint is a pass over the same images as an epoch.
-                    passes = sum(line.epochs + line.checkpoints for line in self.lines)
-                    say(
-                        f"about {duration(passes * seconds / self.jobs)} for these "
-                        f"{len(self.lines)} lines: {seconds:.2f} s an epoch of training, and as "
-                        "long for the metrics of a checkpoint"
-                    )
-                    return
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def is_finished(line: Line) -> bool:
-    """Whether the line's last checkpoint is there and all are measured.
-
-    Raises
-    ------
-    UserError : its folder holds a run with other options.
-    """
-    try:
-        runs.check_same_run(line.folder, vars(line.options))
-    except FileNotFoundError:
-        return False
-    try:
-        measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
-    except (FileNotFoundError, UserError):
-        return False
-    whole = [epoch for epoch, step in runs.checkpoints(line.folder) if not step]
-    ended = line.epochs in whole or runs.diverged_at(line.folder) is not None
-    return ended and all(set(whole) <= rows.keys() for rows in measured)
-
-
-def say(text: str, end: str = "\n") -> None:
-    print(text, end=end, flush=True)
-
-
 def print_experiments() -> None:
     for experiment in EXPERIMENTS.values():
         lines = [" ".join(f"{k} {shown(v)}" for k, v in o.items()) for o in experiment.lines()]
@@ -275,12 +85,19 @@ def print_experiments() -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(DRIVER, prog="run_train_and_test.py", description=__doc__.split("\n")[0])
     arguments = parser.parse_args(argv)
+    words = given(argv, DRIVER)
+    for key in SLURM_OPTIONS:
+        if key in words and arguments.launcher != "slurm":
+            raise UserError(f"--{key} belongs to --launcher slurm")
     if arguments.list:
         print_experiments()
         return 0
     experiment = EXPERIMENTS.get(arguments.experiment) or edited_experiment()
     experiment = experiment.on_folder(arguments.image_folder)
     lines = lines_of(experiment)
+    if arguments.status:
+        say(status.table(lines))
+        return 0
     if arguments.test:
         for line in lines:
             for words in line.commands.values():
@@ -288,33 +105,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
-        return run_lines(experiment, lines, arguments.jobs)
-
-
-def run_lines(experiment: Experiment, lines: list[Line], jobs: int) -> int:
-    """Run what is not finished, draw the figure, report; the exit status."""
-    todo = [line for line in lines if not is_finished(line)]
-    for line in lines:
-        if line not in todo:
-            say(f"[{line.name}] is finished: {line.folder}")
-    failures, diverged = [], []
-    if todo:
-        driver = Driver(todo, jobs)
-        try:
-            driver.run()
-        except Interrupted:
-            say("stopped: what the lines have saved is whole, and the same command goes on")
-            raise
-        failures, diverged = driver.failures, driver.diverged
-    if len(failures) < len(lines):
-        import plots  # only now: matplotlib is slow to import
-
-        plots.report(ROOT / experiment.name)
-    for line in diverged:
-        say(f"[{line.name}] diverged: {line.log('train')}")
-    for line, step in failures:
-        say(f"[{line.name}] {step} failed: {line.log(step)}")
-    return 1 if failures else 0
+        if arguments.launcher == "local":
+            return run_here(experiment, lines, arguments.jobs)
+        submit(
+            experiment,
+            lines,
+            Cluster(
+                arguments.partition,
+                arguments.gpus,
+                arguments.cpus,
+                arguments.time,
+                arguments.jobs,
+                arguments.sbatch,
+            ),
+        )
+        return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
     latest.pt                      the state after the latest epoch, while the run is not complete
     train-tm.npz, ...              metrics by checkpoint (test.py)
+    state.json                     what the launcher last did with it, and where
     trace/epoch-<k>.npz            every step from checkpoint k to k + 1 (--trace)
     branch-<epoch>.../             a run of its own, branched off that checkpoint
 """
@@ -26,6 +27,7 @@ import numpy as np
 from utils import UserError, write_atomically
 
 CONFIG, LOG, LATEST, LOCK = "config.json", "log.csv", "latest.pt", ".lock"
+STATE = "state.json"
 DIVERGED_STATUS = 3  # exit status of train.py when the loss has become NaN or infinite
 METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the .npz files that every run should have
 # The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
@@ -150,6 +152,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Note what a launcher has done with a run: "state" (queued, running, done, failed, stopped),
+    and the host, process and job that does it."""
+    write_atomically(folder / STATE, (json.dumps(state) + "\n").encode())
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What a launcher last did with a run; None if there is no note, or a damaged one."""
+    try:
+        return json.loads((folder / STATE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -12,7 +12,6 @@ best constant ELR: same data, same number of epochs. Written: second_regime.csv 
 import csv
 import io
 import statistics
-from pathlib import Path
 
 from tabulate import tabulate
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -20,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 import checkpoints
 import metrics
 import plots
-import run_train_and_test as driver
 import runs
 import train
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
+from launch import run_here
+from lines import ROOT, lines_of, run_of
 from options import TRAIN, Option, Parser, command, integer, one_of
 from rebuild import rebuild
 from utils import UserError, user_errors, write_atomically
@@ -124,10 +124,10 @@ def measure(experiment: Experiment, trials: int, jobs: int) -> list[dict]:
     ------
     UserError : a line failed.
     """
-    lines = driver.lines_of(experiment.in_trials(trials))
-    if driver.run_lines(experiment, lines, jobs):
+    lines = lines_of(experiment.in_trials(trials))
+    if run_here(experiment, lines, jobs):
         raise UserError("a line of constant rate failed, see above")
-    found = [runs.Run(line.folder, runs.read_config(line.folder)) for line in lines]
+    found = [run_of(line) for line in lines]
     rows = []
     for trial in range(trials):
         rows += compare(trial, [run for run in found if run.config["trial"] == trial])
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path = Path(driver.ROOT) / experiment.name / "second_regime.csv"
+    path = ROOT / experiment.name / "second_regime.csv"
     write_atomically(path, text.getvalue().encode())
     print(f"\n{summary(rows)}\n\n{path}")
 

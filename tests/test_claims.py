@@ -11,8 +11,8 @@ import claims
 import diversity
 import experiments
 import plots
-import run_train_and_test as driver
 import runs
+from lines import lines_of
 
 CONFIG = {
     "lr_init": 0.1, "wd": 0.01, "trial": 0, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
@@ -235,7 +235,7 @@ def test_every_claim_has_its_experiments_at_every_scale():
     for scale in ("quick", "demo"):
         for claim in claims.CLAIMS:
             for name in claim.experiments:
-                lines = driver.lines_of(claims.experiment_at(scale, name))
+                lines = lines_of(claims.experiment_at(scale, name))
                 assert all(line.options.metrics for line in lines)
     quick, demo = (claims.experiment_at(scale, "vary_lr") for scale in ("quick", "demo"))
     assert quick.name == "demo_vary_lr_quick" and len(quick.lines()) < len(demo.lines())
@@ -244,7 +244,7 @@ def test_every_claim_has_its_experiments_at_every_scale():
 
 def test_trials_have_folders_of_their_own():
     experiment = experiments.EXPERIMENTS["demo"].in_trials(2)
-    lines = driver.lines_of(experiment)
+    lines = lines_of(experiment)
     assert len({line.folder for line in lines}) == len({line.name for line in lines}) == 8
     assert {line.options.trial for line in lines} == {0, 1}
 

@@ -5,10 +5,10 @@ import pytest
 from conftest import TINY
 
 import options
-import run_train_and_test as driver
 import runs
 import test as test_script
 from experiments import Experiment
+from lines import lines_of
 
 
 def arrays(folder):
@@ -26,7 +26,7 @@ def same(a, b):
 def measure_with_test_script(folder):
     """What the driver runs after a training without --metrics."""
     experiment = Experiment("x", "", params={"epochs": 1})
-    for words in list(driver.lines_of(experiment)[0].commands.values())[1:]:
+    for words in list(lines_of(experiment)[0].commands.values())[1:]:
         words = [str(folder) if "trial_0" in w and ".npz" not in w else w for w in words]
         words = [str(folder / w.split("/")[-1]) if ".npz" in w else w for w in words]
         test_script.main([*words[1:], "--gpu", "-1"])
@@ -79,7 +79,7 @@ def test_checkpoints_not_yet_measured_are_caught_up(run):
 
 
 def test_driver_leaves_measuring_to_train(tmp_path):
-    lines = driver.lines_of(Experiment("x", "", params={"metrics": True, "keep": 3, "epochs": 2}))
+    lines = lines_of(Experiment("x", "", params={"metrics": True, "keep": 3, "epochs": 2}))
     assert list(lines[0].commands) == ["train"]
     args = options.train_options(lines[0].commands["train"][1:])
     assert args.metrics and args.keep == 3
