@@ -99,19 +99,33 @@ PAPER = {
 }
 
 # P1's networks with all weights trainable.
-TRAINABLE = {"noninvlr": -1, "init_scale": -1}
+_TRAINABLE = {"model": "ConvNetSIAf", "noninvlr": -1, "init_scale": -1}
+# What training in practice adds to the fully scale-invariant setting, one at a time.
+_EACH = (
+    {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.01},
+    {"lr_init": 0.2, "wd": 0.01},
+    {**_TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.01},
+)
 # The same dynamics in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of the
 # demo's 1 shortens the way to the first period: with v = w / √η a step is
 # v' = (1 - ηλ) v - g(v), so that beside ηλ only the start depends on η.
-DIGITS = {**PAPER, "num_channels": 4, "use_data_size": 512, "epochs": 250, "save_freq": 10,
-          "eval_freq": 1, "metrics": True}  # fmt: skip
+DIGITS = {
+    **PAPER,
+    "num_channels": 4,
+    "use_data_size": 512,
+    "epochs": 250,
+    "save_freq": 10,
+    "metrics": True,
+}
 _RECORD = {"metrics": True, "keep": 2}
 _EVERY_200 = {**_RECORD, "keep_epochs": "0,200,400,600,800"}
 
 
-def _sweep(key: str, values: Iterable[float], other: float) -> tuple[dict[str, Any], ...]:
+def _sweep(
+    key: str, values: Iterable[float], other: float, periods: float = 1.35
+) -> tuple[dict[str, Any], ...]:
     """Lines at several values of a rate, each for as many periods: epochs ~ 1 / (ηλ)."""
-    return tuple({key: v, "epochs": round(1.35 / (v * other))} for v in values)
+    return tuple({key: v, "epochs": round(periods / (v * other))} for v in values)
 
 
 _ALL = (
@@ -145,8 +159,8 @@ _ALL = (
         ),
         quick={
             "variants": (
-                {"lr_init": 0.001, "epochs": 100},
-                *_sweep("lr_init", (0.0625, 0.125, 0.25), 0.04),
+                {"lr_init": 0.001, "epochs": 60},
+                *_sweep("lr_init", (0.0625, 0.125, 0.25), 0.04, 0.9),
                 {"lr_init": 2.5, "epochs": 60},
             )
         },
@@ -158,7 +172,7 @@ _ALL = (
         params=DIGITS,
         lrs=(0.1,),
         variants=_sweep("wd", (0.01, 0.016, 0.025, 0.04, 0.064, 0.1), 0.1),
-        quick={"variants": _sweep("wd", (0.025, 0.05, 0.1), 0.1)},
+        quick={"variants": _sweep("wd", (0.025, 0.05, 0.1), 0.1, 0.9)},
     ),
     Experiment(
         "demo_fixed_norm",
@@ -169,12 +183,12 @@ _ALL = (
         wds=(0.04,),
         variants=(
             {},
-            *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (1.0, 2.5, 4.5, 7.0)),
+            *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.0, 3.5, 4.5, 7.0)),
         ),
         quick={
             "variants": (
                 {},
-                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.5, 7.0)),
+                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.0, 4.5)),
             ),
             "params": {"epochs": 150},
         },
@@ -206,20 +220,16 @@ _ALL = (
         lrs=(0.3,),
         wds=(0.02,),
         add_params="--use_test --noaug --no_schedule --fbgd",
-        quick={"params": {"epochs": 300}},
+        quick={"params": {"epochs": 600, "save_freq": 20}},
     ),
     Experiment(
         "demo_practical",
         "periods with momentum, augmentation, all weights trainable, and all three together",
         dataset="Digits",
-        params={**DIGITS, "use_data_size": None},
+        params={**DIGITS, "use_data_size": None, "epochs": 200},
         add_params="--use_test --no_schedule",
-        variants=(
-            {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.01},
-            {"lr_init": 0.2, "wd": 0.01},
-            {"model": "ConvNetSIAf", **TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.01},
-            {"model": "ConvNetSIAf", **TRAINABLE, "momentum": 0.9, "lr_init": 0.03, "wd": 0.01},
-        ),
+        variants=(*_EACH, {**_TRAINABLE, "momentum": 0.9, "lr_init": 0.03, "wd": 0.01}),
+        quick={"variants": _EACH, "params": {"epochs": 120}},
     ),
     Experiment(
         "demo_adam",
@@ -250,7 +260,7 @@ _ALL = (
         params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
         fix_elr="fix_elr",
         elrs=(1e-3, 3e-3, 6e-3, 1e-2, 1.2e-2, 1.5e-2, 2e-2),
-        quick={"elrs": (3e-3, 1.2e-2), "params": {"epochs": 30}},
+        quick={"elrs": (3e-3, 2e-2), "params": {"epochs": 30}},
     ),
     Experiment(
         "second_regime_cifar",

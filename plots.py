@@ -256,6 +256,8 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
         norm = axis.twinx()
         norm.plot(log["epoch"], log["si_norm"], color=COLOURS[3], linewidth=0.9, alpha=0.8)
         norm.set_ylabel("norm ρ", color=COLOURS[3])
+        if np.ptp(log["si_norm"]) < 1e-3 * log["si_norm"][0]:  # held: do not enlarge the rounding
+            norm.set_ylim(0, 2 * log["si_norm"][0])
     return figure
 
 
@@ -413,7 +415,7 @@ def boundary(runs: Sequence[Run], rates: np.ndarray) -> Figure:
     words = "η̃ before the jumps of ordinary training"
     height = np.full(len(rates), axis.get_ylim()[0] * 1.3)
     axis.plot(rates, height, "|", color="black", markersize=14, label=words)
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=9, loc="lower right")
     return figure
 
 
