@@ -302,8 +302,9 @@ def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> N
     except submitit.core.utils.FailedJobError as error:
         for line in todo:
             (line.folder / runs.STATE).unlink(missing_ok=True)
-        reason = str(getattr(error, "__cause__", None) or error).strip().splitlines()[-1]
-        raise UserError(f"SLURM refused the jobs: {reason}") from None
+        reason = [line for line in str(error).splitlines() if line.startswith("sbatch: error:")]
+        words = reason[0].removeprefix("sbatch: error:").strip() if reason else "see above"
+        raise UserError(f"SLURM refused the jobs: {words}") from None
     for line, job in zip(todo, jobs, strict=True):
         state = runs.read_state(line.folder)
         if state["state"] == "queued":
