@@ -516,7 +516,9 @@ CLAIMS = (
 
 def experiment_at(scale: str, name: str) -> Experiment:
     """The experiment behind a claim: on a CPU that with "demo_" before its name."""
-    if scale != "paper":
+    if scale == "paper":
+        name = {"second_regime": "second_regime_cifar"}.get(name, name)
+    else:
         names = {"three_regimes": "demo_regimes", "second_regime": "second_regime"}
         name = names.get(name, f"demo_{name}")
     experiment = EXPERIMENTS[name]

@@ -22,7 +22,7 @@ from pathlib import Path
 import runs
 from experiments import Experiment
 from lines import ROOT, Line, is_finished
-from utils import Interrupted, UserError, duration
+from utils import Interrupted, UserError, duration, plural
 
 HERE = Path(__file__).resolve().parent
 
@@ -152,7 +152,7 @@ class Pool:
                     passes = sum(line.passes for line in self.lines)
                     say(
                         f"about {duration(passes * seconds / self.jobs)} for these "
-                        f"{len(self.lines)} lines: {seconds:.2f} s an epoch of training, and as "
+                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch of training, and as "
                         "long for the metrics of a checkpoint"
                     )
                     return
@@ -167,11 +167,18 @@ def unfinished(lines: Sequence[Line]) -> list[Line]:
     return todo
 
 
+def say_cost(lines: Sequence[Line]) -> None:
+    import cost  # only now: it imports torch
+
+    say(f"{plural(len(lines), 'line')}, from the first epoch on about {cost.total(lines)}")
+
+
 def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
     """Run what is not finished, draw the figure, report; the exit status."""
     runners = []
     todo = unfinished(lines)
     if todo:
+        say_cost(todo)
         pool = Pool(todo, jobs)
         try:
             pool.run()
@@ -278,6 +285,7 @@ def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> N
             todo.append(line)
     if not todo:
         return
+    say_cost(todo)
     import submitit  # only now: few need it
 
     folder = (ROOT / experiment.name / "slurm").resolve()
@@ -310,7 +318,7 @@ def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> N
         if state["state"] == "queued":
             runs.write_state(line.folder, {"state": "queued", "job": job.job_id})
         say(f"[{line.name}] is job {job.job_id}")
-    say(f"{len(todo)} jobs submitted; their output: {folder}; how far they are: --status")
+    say(f"{plural(len(todo), 'job')} submitted; their output: {folder}; how far they are: --status")
 
 
 def squeue() -> dict[str, str] | None:

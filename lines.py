@@ -52,12 +52,8 @@ def lines_of(experiment: Experiment) -> list[Line]:
 
 def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
     """One line, in a folder named after the options by which it differs from the others."""
-    words = [
-        key if value is True else f"{key.removesuffix('_init')}_{shown(value)}"
-        for key, value in differing.items()
-        if key not in ("trial", "epochs")
-    ]
-    name = "_".join(words)
+    named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
+    name = words_for(named).replace("_init ", "_").replace(" ", "_")
     directory = ROOT / experiment.name / name
     trial = differing.get("trial", experiment.params.get("trial", 0))
     folder = runs.trial_folder(directory, int(trial))
@@ -89,8 +85,13 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
     return Line(name, folder, options, commands)
 
 
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+def words_for(options: dict[str, Any]) -> str:
+    """Options and their values in words; a flag has none."""
+    parts = []
+    for key, value in options.items():
+        number = isinstance(value, (int, float))
+        parts.append(key if value is True else f"{key} {value:g}" if number else f"{key} {value}")
+    return " ".join(parts)
 
 
 def is_finished(line: Line) -> bool:

@@ -11,9 +11,9 @@ import runs
 import status
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from launch import Cluster, run_here, say, submit
-from lines import ROOT, lines_of, shown
+from lines import ROOT, lines_of, words_for
 from options import Option, Parser, given, integer, key_values, one_of
-from utils import UserError, locked, user_errors
+from utils import UserError, locked, plural, user_errors
 
 # ------------------------------- the parameters that people edit -------------------------------
 
@@ -46,6 +46,7 @@ DRIVER = (
     Option("--test", None, False, "print the commands and run nothing"),
     Option("--list", None, False, "print the named settings"),
     Option("--status", None, False, "print how far every line is, whoever runs it"),
+    Option("--trials", integer(1), 1, "independent repetitions of every line"),
     Option("--jobs", integer(1), 1, "lines that run at once, here or in SLURM"),
     Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
     Option("--partition", str, None, "SLURM: partition (default: the cluster's)"),
@@ -77,9 +78,14 @@ def edited_experiment() -> Experiment:
 
 
 def print_experiments() -> None:
+    """Every named experiment: what it shows, its lines, what it costs."""
+    import cost  # only now: it imports torch
+
     for experiment in EXPERIMENTS.values():
-        lines = [" ".join(f"{k} {shown(v)}" for k, v in o.items()) for o in experiment.lines()]
-        say(f"{experiment.name:14} {experiment.shows} ({', '.join(lines)})")
+        lines = lines_of(experiment)
+        say(f"{experiment.name}: {experiment.shows}")
+        say(f"    {plural(len(lines), 'line')}: {', '.join(map(words_for, experiment.lines()))}")
+        say(f"    about {cost.total(lines)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     experiment = EXPERIMENTS.get(arguments.experiment) or edited_experiment()
     experiment = experiment.on_folder(arguments.image_folder)
+    if arguments.trials > 1:
+        experiment = experiment.in_trials(arguments.trials)
     lines = lines_of(experiment)
     if arguments.status:
         say(status.table(lines))

@@ -141,6 +141,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {lower[close[0]]}?)" if close else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """'1 line', '2 lines'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """A length of time as a person would say it: '8 s', '12 min', '3.5 h', '2.1 days'."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):

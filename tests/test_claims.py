@@ -232,7 +232,7 @@ def test_diversity(run, tmp_path):
 
 
 def test_every_claim_has_its_experiments_at_every_scale():
-    for scale in ("quick", "demo"):
+    for scale in ("quick", "demo", "paper"):
         for claim in claims.CLAIMS:
             for name in claim.experiments:
                 lines = lines_of(claims.experiment_at(scale, name))

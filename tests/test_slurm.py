@@ -101,7 +101,7 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
 
     launch.submit(EXPERIMENT, lines, CLUSTER)
     out = capsys.readouterr().out
-    assert out.count("already") == 2 and "1 jobs submitted" in out
+    assert out.count("already") == 2 and "1 job submitted" in out
     wait(lambda: [state(line) for line in lines] == ["done"] * 3)
     assert "3 done" in status.table(lines)
     for line, weights in zip(lines, expected, strict=True):
