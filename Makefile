@@ -1,18 +1,26 @@
 # make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/figure2.png
 # make demo-regimes   the three regimes of training on the sphere, likewise
+# make claims  the papers' claims measured in a quick setting; claims-full: with three trials
 # make test    ruff and the test suite
 # make setup   only the environment, in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-.PHONY: demo demo-regimes test setup notebook clean
+.PHONY: demo demo-regimes claims claims-full test setup notebook clean
 
 demo: setup
 	$(BIN)/python run_train_and_test.py --experiment demo --jobs $(JOBS)
 
 demo-regimes: setup
 	$(BIN)/python run_train_and_test.py --experiment demo_regimes --jobs $(JOBS)
+
+claims: setup
+	$(BIN)/python claims.py --scale quick --jobs $(JOBS)
+
+# What results/claims holds: about an hour on two cores.
+claims-full: setup
+	$(BIN)/python claims.py --trials 3 --jobs $(JOBS) --results results/claims
 
 test: setup
 	$(BIN)/ruff check .

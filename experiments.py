@@ -122,6 +122,7 @@ DIGITS = {
     "save_freq": 10,
     "metrics": True,
 }
+SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
 _RECORD = {"metrics": True, "keep": 2}
 _EVERY_200 = {**_RECORD, "keep_epochs": "0,200,400,600,800"}
 
@@ -270,16 +271,23 @@ _ALL = (
     Experiment(
         "second_regime_cifar",
         "the same on 2,560 CIFAR-10 images, width 8",
-        params={
-            **PAPER,
-            "num_channels": 8,
-            "epochs": 60,
-            "save_freq": 2,
-            "metrics": True,
-            "use_data_size": 2560,
-        },
+        params={**SMALL_CIFAR, "epochs": 60, "save_freq": 2},
         fix_elr="fix_elr",
         elrs=(3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    ),
+    Experiment(
+        "figure2_cpu",
+        "figure2 as far as a CPU goes: 2,560 CIFAR-10 images, width 8, a larger weight decay",
+        params={**SMALL_CIFAR, "epochs": 300, "save_freq": 3},
+        lrs=(0.003, 0.03, 0.1, 3.0),
+        wds=(0.01,),
+    ),
+    Experiment(
+        "three_regimes_cpu",
+        "three_regimes as far as a CPU goes: 2,560 CIFAR-10 images, width 8",
+        params={**SMALL_CIFAR, "epochs": 100, "save_freq": 2},
+        fix_elr="fix_elr",
+        elrs=(1e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1.6e-2, 1e-1, 1.0),
     ),
     # At full scale, for a GPU
     Experiment(

@@ -152,8 +152,8 @@ class Pool:
                     passes = sum(line.passes for line in self.lines)
                     say(
                         f"about {duration(passes * seconds / self.jobs)} for these "
-                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch of training, and as "
-                        "long for the metrics of a checkpoint"
+                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch of training, "
+                        "and as long for the metrics of a checkpoint"
                     )
                     return
 

@@ -6,6 +6,7 @@ Every function that draws takes runs (`runs.find_runs`) and returns a matplotlib
 """
 
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from tabulate import tabulate
 import analysis
 import toy
 from runs import Run, find_runs
-from utils import UserError, user_errors, write_atomically
+from utils import UserError, plural, user_errors, write_atomically
 
 DPI = 150
 # Okabe and Ito's colours, distinguishable with every kind of colour vision.
@@ -417,6 +418,18 @@ def boundary(runs: Sequence[Run], rates: np.ndarray) -> Figure:
     axis.plot(rates, height, "|", color="black", markersize=14, label=words)
     axis.legend(fontsize=9, loc="lower right")
     return figure
+
+
+def claim(key: str, folder: str | Path = "results/claims") -> str:
+    """What claims.py found for one claim, from the claims.json in a folder, as text."""
+    path = Path(folder) / "claims.json"
+    if not path.exists():
+        return f"There is no {path} yet: `make claims` measures all claims in a quick setting."
+    record = json.loads(path.read_text())
+    found = record["claims"][key]
+    verdict = "holds" if found["holds"] else "does not hold"
+    trials = plural(record["trials"], "trial")
+    return f"{found['measured']}\n\n{verdict} ({record['scale']} setting, {trials})"
 
 
 def varies(runs: Sequence[Run], key: str) -> bool:

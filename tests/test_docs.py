@@ -11,6 +11,7 @@ import yaml
 from conftest import ROOT
 from nbclient import NotebookClient
 
+import claims
 import options
 import test as test_script
 
@@ -25,6 +26,23 @@ def test_readme_holds_the_table_of_options():
     ).stdout
     assert section((ROOT / "README.md").read_text()) == printed.strip()
     assert f"`--{options.TRAIN[0].key}`" in printed
+
+
+def test_readme_shows_the_measured_claims():
+    written = (ROOT / "results" / "claims" / "claims.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0]
+    assert shown.strip() == written.replace("](", "](results/claims/").strip()
+    for claim in claims.CLAIMS:
+        assert claim.statement in written
+        assert (ROOT / "results" / "claims" / f"{claim.key}.png").exists()
+
+
+def test_notebook_has_a_section_for_every_claim():
+    cells = nbformat.read(ROOT / "Plots.ipynb", as_version=4).cells
+    text = "\n".join(cell.source for cell in cells)
+    for claim in claims.CLAIMS:
+        assert f"### {claim.statement}" in text and f'plots.claim("{claim.key}")' in text
 
 
 def test_conda_and_pip_requirements_are_the_same():
