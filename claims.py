@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import platform
-import time
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ import toy
 from experiments import EXPERIMENTS, Experiment
 from launch import run_here
 from lines import ROOT, lines_of, run_of
-from options import Option, Parser, integer, one_of
+from options import TRAIN, Option, Parser, integer, one_of
 from runs import Run
 from utils import UserError, user_errors, write_atomically
 
@@ -67,6 +67,10 @@ class Finding:
     holds: bool
     numbers: dict
     figure: Figure = field(repr=False)
+
+
+class NotMeasurable(Exception):
+    """The runs do not show enough for a claim: too few jumps, say."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,12 @@ def frequency(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
     sweeps, fits = {}, {}
     for name, found in (("η varied", vary_lr), ("λ varied", vary_wd)):
         points = [(rate_product(run), periods_of(run).frequency) for run in found]
-        x, y = np.array([p for p in points if np.isfinite(p[1])]).T
-        sweeps[name], fits[name] = (x, y), analysis.fit_power_law(x, y)
+        known = [point for point in points if np.isfinite(point[1])]
+        try:
+            x, y = np.array(known).reshape(-1, 2).T
+            sweeps[name], fits[name] = (x, y), analysis.fit_power_law(x, y)
+        except ValueError:
+            raise NotMeasurable(f"{name}: only {len(known)} runs with two jumps") from None
     words = [
         f"{name}: exponent {fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}] from "
         f"{len(sweeps[name][0])} runs at ηλ = {sweeps[name][0].min():.2g} to "
@@ -301,7 +309,7 @@ def different_minima(minima: list[Run]) -> Finding:
         })  # fmt: skip
         drawn = drawn or plots.minima(found, periods_of(run).jumps, anchor)
     if not rows:
-        raise UserError("no run of the experiment on minima has three periods: train for longer")
+        raise NotMeasurable("no run has three periods")
     first, last = ([r["cosine"][i] for r in rows] for i in (0, -1))
     falls = [spearmanr(range(len(r["cosine"])), r["cosine"]).statistic for r in rows]
     gains, alone = ([np.mean(r["gain"]) for r in rows], [r["independent_gain"] for r in rows])
@@ -323,6 +331,8 @@ def first_minima_improve(minima: list[Run]) -> Finding:
         tested = [epoch for epoch, value in error.items() if np.isfinite(value)]
         errors.append([error[epoch] for epoch in minima_of_periods(run, tested)])
     periods = max(map(len, errors))
+    if periods < 2:
+        raise NotMeasurable("no run has two periods")
     table = np.array([e + [np.nan] * (periods - len(e)) for e in errors])
     best = np.nanargmin(np.nanmean(table, axis=0)[: max(periods // 2, 2)])
     gains = table[:, 0] - table[:, best]
@@ -391,15 +401,16 @@ def sharpness(full_batch: list[Run]) -> Finding:
             quiet = np.flatnonzero((epochs < jump) & in_b)  # not in the destabilisation itself
             before += (rate * values)[quiet[-1:]].tolist()
         drawn = drawn or plots.sharpness(run, epochs, values)
-    inside = np.concatenate(products)
-    low, middle, high = np.percentile(inside, (10, 50, 90)) if len(inside) else [np.nan] * 3
+    if not before:
+        raise NotMeasurable("no jump after a checkpoint of phase B")
+    low, middle, high = np.percentile(np.concatenate(products), (10, 50, 90))
     crossed = sum(value > 0.8 * EDGE for value in before)
     measured = (
         f"η̃·sharpness is above {0.8 * EDGE:g} at the last checkpoint of phase B before {crossed} "
-        f"of {len(before)} jumps (median {np.median(before) if before else np.nan:.2f}); but it is "
+        f"of {len(before)} jumps (median {np.median(before):.2f}); but it is "
         f"there long before: median {middle:.2f} in phase B, 10 to 90 %: {low:.2f} to {high:.2f}"
     )
-    holds = bool(before) and crossed >= 0.9 * len(before)
+    holds = crossed >= 0.9 * len(before)
     numbers = {"before_jumps": before, "in_phase_B": [low, middle, high]}
     return Finding(measured, holds, numbers, drawn)
 
@@ -442,16 +453,18 @@ def regimes_in_ordinary_training(three_regimes: list[Run], jumps: list[Run]) -> 
         log = run.log()
         at = np.searchsorted(log["epoch"], periods_of(run).jumps) - 1
         before += log["effective_lr"][at].tolist()
+    if not before:
+        raise NotMeasurable("no jumps in ordinary training")
     low = max(rates.get("convergence", [0.0]))
     high = min(rates.get("divergence", [np.inf]))
     in_chaos = [np.median(r.log()["effective_lr"][len(r.log()["epoch"]) // 2 :]) for r in chaotic]
     chaos_starts = min(rates.get("chaotic equilibrium", [np.inf]))
-    inside = bool(before) and low / 3 < np.median(before) < 3 * chaos_starts
+    inside = low / 3 < np.median(before) < 3 * chaos_starts
     holds = inside and all(low < rate for rate in in_chaos)
     measured = (
         f"on the sphere ELRs up to {low:g} converge, and {chaos_starts:g} to {high:g} do not and "
         f"are not random; in ordinary training the loss jumps at η̃ = {spread(before, '.2g')} "
-        f"(median {np.median(before) if before else np.nan:.2g}), and the chaotic line stays at "
+        f"(median {np.median(before):.2g}), and the chaotic line stays at "
         f"{spread(in_chaos, '.2g')}"
     )
     numbers = {"before_jumps": before, "in_chaos": in_chaos, "converges_up_to": low}
@@ -544,7 +557,15 @@ def measure_all(scale: str, trials: int, jobs: int) -> dict[str, Finding]:
             raise UserError(f"a line of {experiment.name} failed, see above")
         return [run_of(line) for line in lines]
 
-    return {claim.key: claim.measure(*map(results, claim.experiments)) for claim in CLAIMS}
+    findings = {}
+    for claim in CLAIMS:
+        found = [results(name) for name in claim.experiments]
+        try:
+            findings[claim.key] = claim.measure(*found)
+        except NotMeasurable as reason:
+            figure = plots.loss_panels(first_trials(found[0], lambda run: run.folder.parent.name))
+            findings[claim.key] = Finding(f"not measurable: {reason}", False, {}, figure)
+    return findings
 
 
 def table(findings: dict[str, Finding]) -> str:
@@ -557,9 +578,20 @@ def table(findings: dict[str, Finding]) -> str:
     return tabulate(rows, ["", "claim", "measured", "holds", "figure"], tablefmt="pipe") + "\n"
 
 
+def training_seconds(scale: str) -> float:
+    """Seconds of training in the logs of all experiments behind the claims, one core or more."""
+    names = {name for claim in CLAIMS for name in claim.experiments}
+    folders = [ROOT / experiment_at(scale, name).name for name in names]
+    logs = [path.parent for folder in folders for path in folder.rglob(runs.LOG)]
+    return sum(row["seconds"] for folder in logs for row in runs.read_log(folder))
+
+
 def environment() -> dict:
+    """What the record says of machine and versions."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return {
-        "machine": platform.machine(),
+        "processor": names[0] if names else platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
@@ -574,15 +606,14 @@ def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="claims.py", description=__doc__.split("\n")[0]).parse_args(argv)
     folder = Path(options.results or ROOT / f"claims_{options.scale}")
     plots.plt.switch_backend("agg")
-    began = time.monotonic()
     findings = measure_all(options.scale, options.trials, options.jobs)
     for key, finding in findings.items():
         plots.save(finding.figure, folder / f"{key}.png")
     record = {
         "scale": options.scale,
         "trials": options.trials,
-        "seed": 1,
-        "seconds": round(time.monotonic() - began),
+        "seed": next(option.default for option in TRAIN if option.key == "seed"),
+        "training_seconds": round(training_seconds(options.scale)),
         **environment(),
         "claims": {
             c.key: {"claim": c.statement, "source": c.source, "holds": findings[c.key].holds,

@@ -80,6 +80,14 @@ def test_fixed_norm(make):
     assert not claims.fixed_norm([make(saw(None)), make(saw(None), held)]).holds
 
 
+def test_too_few_jumps_are_said_to_be_too_few(make, monkeypatch):
+    for measure, found in ((claims.frequency, [[make(saw(None))] * 2] * 2),
+                           (claims.different_minima, [[make(saw(None)), make(saw(None))]]),
+                           (claims.first_minima_improve, [[make(saw(None))]])):  # fmt: skip
+        with pytest.raises(claims.NotMeasurable):
+            measure(*found)
+
+
 @pytest.mark.parametrize("exponent, holds", [(1.0, True), (0.5, False), (1.5, False)])
 def test_frequency(make, exponent, holds):
     def sweep(key):
