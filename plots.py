@@ -239,10 +239,11 @@ def comparison(runs: Sequence[Run], key: str) -> Figure:
 
 def loss_panels(named: Mapping[str, Run]) -> Figure:
     """Training loss and norm ρ by epoch of several runs, a panel each; jumps are dashed."""
-    columns = min(len(named), 3)
+    columns = 2 if len(named) == 4 else min(len(named), 3)
     rows = -(-len(named) // columns)
-    size = (5.2 * columns, 3.1 * rows + 0.2)
+    size = (5.4 * columns, 3.1 * rows + 0.2)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.12)
     for axis in axes.flat[len(named) :]:
         axis.set_visible(False)
     for axis, (title, run) in zip(axes.flat, named.items(), strict=False):
@@ -439,8 +440,10 @@ def varies(runs: Sequence[Run], key: str) -> bool:
 
 def summary_row(run: Run) -> dict[str, float]:
     """One run in a few numbers: its rates, jumps, mean period (epochs), best test error (%)."""
-    found = curves(run)
-    periods = analysis.find_periods(found.get("epochs", []), found.get("train loss", []))
+    found, log = curves(run), run.log()
+    # The log has every epoch; checkpoints, and with them the metrics, may be rarer.
+    epochs = log.get("epoch", found.get("epochs", []))
+    periods = analysis.find_periods(epochs, log.get("train_loss", found.get("train loss", [])))
     errors = found.get("test error", np.array([np.nan]))
     return {
         "lr": run.config["lr_init"],

@@ -298,9 +298,13 @@ class Run:
         return self.config.get("base_lr", self.config["lr_init"])
 
     def log(self) -> dict[str, np.ndarray]:
-        """The columns of log.csv, an array over the epochs each; NaN for what was not measured."""
+        """The columns of log.csv, an array over the epochs each; NaN for what was not measured.
+
+        Empty where there is no log, as beside checkpoints of the official code.
+        """
         rows = read_log(self.folder)
-        return {key: np.array([row[key] for row in rows], dtype=float) for key in rows[0]}
+        keys = rows[0] if rows else ()
+        return {key: np.array([row[key] for row in rows], dtype=float) for key in keys}
 
     def trace(self) -> dict[str, np.ndarray]:
         """Every traced step, see `read_trace`."""
