@@ -150,7 +150,7 @@ _ALL = (
         params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
         fix_elr="fix_elr",
         elrs=(1e-4, 1e-3, 3e-3, 1e-2, 1.5e-2, 2e-2, 1e-1, 1.0),
-        quick={"elrs": (1e-3, 3e-3, 2e-2, 1.0), "params": {"epochs": 30}},
+        quick={"elrs": (1e-3, 3e-3, 2e-2, 1.0), "params": {"epochs": 16}},
     ),
     Experiment(
         "demo_vary_lr",
@@ -166,7 +166,7 @@ _ALL = (
         quick={
             "variants": (
                 {"lr_init": 0.001, "epochs": 60},
-                *_sweep("lr_init", (0.0625, 0.125, 0.25), 0.04, 0.9),
+                *_sweep("lr_init", (0.1, 0.16, 0.25), 0.04, 0.9),
                 {"lr_init": 2.5, "epochs": 60},
             )
         },
@@ -178,7 +178,7 @@ _ALL = (
         params=DIGITS,
         lrs=(0.1,),
         variants=_sweep("wd", (0.01, 0.016, 0.025, 0.04, 0.064, 0.1), 0.1),
-        quick={"variants": _sweep("wd", (0.025, 0.05, 0.1), 0.1, 0.9)},
+        quick={"variants": _sweep("wd", (0.04, 0.064, 0.1), 0.1, 0.9)},
     ),
     Experiment(
         "demo_fixed_norm",
@@ -226,7 +226,7 @@ _ALL = (
         lrs=(0.3,),
         wds=(0.02,),
         add_params="--use_test --noaug --no_schedule --fbgd",
-        quick={"params": {"epochs": 600, "save_freq": 20}},
+        quick={"params": {"save_freq": 40}},
     ),
     Experiment(
         "demo_practical",
@@ -235,7 +235,7 @@ _ALL = (
         params={**DIGITS, "use_data_size": None, "epochs": 200},
         add_params="--use_test --no_schedule",
         variants=(*_EACH, {**_TRAINABLE, "momentum": 0.9, "lr_init": 0.03, "wd": 0.01}),
-        quick={"variants": _EACH, "params": {"epochs": 120}},
+        quick={"variants": _EACH, "params": {"epochs": 110}},
     ),
     Experiment(
         "demo_adam",
@@ -266,7 +266,7 @@ _ALL = (
         params={**PAPER, "num_channels": 4, "epochs": 60, "metrics": True},
         fix_elr="fix_elr",
         elrs=(1e-3, 3e-3, 6e-3, 1e-2, 1.2e-2, 1.5e-2, 2e-2),
-        quick={"elrs": (3e-3, 2e-2), "params": {"epochs": 30}},
+        quick={"elrs": (3e-3, 2e-2), "params": {"epochs": 18}},
     ),
     Experiment(
         "second_regime_cifar",
