@@ -48,6 +48,7 @@ OPTIONS = (
 )
 DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
 TOLERANCE = 0.1  # of the exponent of the frequency around 1
+FIRST_PERIODS = 3  # whose minima are to improve
 EDGE = 2.0  # η̃ times sharpness at which descent on the sphere loses stability
 
 
@@ -331,17 +332,16 @@ def first_minima_improve(minima: list[Run]) -> Finding:
         tested = [epoch for epoch, value in error.items() if np.isfinite(value)]
         errors.append([error[epoch] for epoch in minima_of_periods(run, tested)])
     periods = max(map(len, errors))
-    if periods < 2:
-        raise NotMeasurable("no run has two periods")
+    if min(map(len, errors)) < 2:
+        raise NotMeasurable("a run has fewer than two periods")
     table = np.array([e + [np.nan] * (periods - len(e)) for e in errors])
-    best = np.nanargmin(np.nanmean(table, axis=0)[: max(periods // 2, 2)])
-    gains = table[:, 0] - table[:, best]
+    gains = table[:, 0] - np.nanmean(table[:, 1:FIRST_PERIODS], axis=1)
     means = ", ".join(f"{e:.1f}" for e in np.nanmean(table, axis=0))
     measured = (
-        f"test error of the minima, mean over the trials: {means} %; from the first to period "
-        f"{best + 1} it falls by {spread(gains, '.2g')} points"
+        f"test error of the minima, mean over the trials: {means} %; from the first to the mean of "
+        f"the next {FIRST_PERIODS - 1} it falls by {spread(gains, '.2g')} points"
     )
-    holds = best > 0 and np.nanmean(gains) > 0 and np.mean(gains[np.isfinite(gains)] > 0) > 0.5
+    holds = np.mean(gains) > 0 and np.mean(gains > 0) > 0.5
     return Finding(measured, bool(holds), {"errors": errors}, plots.improvement(table))
 
 
@@ -506,8 +506,8 @@ CLAIMS = (
           equilibrium_in_chaos),
     Claim("minima", "P1 (5)", "Minima of different periods are different functions", ("minima",),
           different_minima),
-    Claim("improvement", "P1 (6)", "The minima of the first periods improve in test error",
-          ("minima",), first_minima_improve),
+    Claim("improvement", "P1 (6)", "The minima of the first periods improve in test error (the "
+          "second and third over the first, in most trials)", ("minima",), first_minima_improve),
     Claim("full_batch", "P1 (7)", "Full-batch gradient descent has periods too", ("full_batch",),
           full_batch),
     Claim("practical", "P1 (8)", "Periods with momentum, with augmentation, with all weights "
