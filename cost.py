@@ -1,6 +1,7 @@
 """What lines cost: floating-point operations, time and disk, before anything runs.
 
     python run_train_and_test.py --list      # the cost of every named experiment
+    python cost.py                           # measure the rates of this machine, by width
 
 A line's work is counted, not guessed: operations of the real network (convolutions and the linear
 layer) for an image, times images, epochs and the passes that its metrics take. Its time is that
@@ -10,18 +11,23 @@ work by the rate at which this project's training step does it. The rates on a C
 
 import functools
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
+from tabulate import tabulate
 
 import runs
 from lines import Line
-from utils import duration
+from options import MACHINE, Parser, train_options
+from utils import duration, user_errors
 
 IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "Digits": 1500, "ImageFolder": 50_000}
 TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "Digits": 297, "ImageFolder": 10_000}
 CLASSES = {"CIFAR100": 100}
+ROUNDS = 3
 BACKWARD = 2  # passes forward that a pass backward is worth
 # Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).
 CPU_CORE_RATE = {4: 35e9, 8: 72e9, 16: 110e9, 32: 155e9}
@@ -99,3 +105,56 @@ def cost(line: Line) -> Cost:
 
 def total(lines: Sequence[Line]) -> Cost:
     return sum(map(cost, lines), Cost(0, 0, 0, 0))
+
+
+def measure(gpu: int) -> str:
+    """The rates of training steps of ConvNetSI at several widths here, as a table.
+
+    Batches of 128 random images, plain SGD; the median of three rounds of about a second.
+    """
+    import torch
+
+    import models
+    from device import describe, memory_format, select_device
+    from trainer import Trainer
+
+    device = select_device(gpu)
+    words = "--gpu -1 --noaug --momentum 0 --noninvlr 0 --init_scale 10 --lr_init 0.01"
+    rows = []
+    for width in CPU_CORE_RATE:
+        layout = memory_format(device, width)
+        model = models.build("ConvNetSI", 10, width, init_scale=10)
+        model.to(device, memory_format=layout)
+        trainer = Trainer(model, train_options(words.split()), 128, device, None)
+        x = torch.randn(128, 3, 32, 32, device=device).contiguous(memory_format=layout)
+        y = torch.randint(10, (128,), device=device)
+        for _ in range(5):
+            trainer.step(x, y)
+        trainer.finish_epoch()  # waits for the device
+        rates = []
+        for _ in range(ROUNDS):
+            began, steps = time.perf_counter(), 0
+            while time.perf_counter() - began < 1:
+                for _ in range(5):
+                    trainer.step(x, y)
+                trainer.finish_epoch()
+                steps += 5
+            rates.append(128 * steps / (time.perf_counter() - began))
+        rate = statistics.median(rates)
+        forward, parameters = count("ConvNetSI", 10, width, 3, "batch")
+        work = (1 + BACKWARD) * forward
+        rows.append([width, parameters, work / 1e6, rate, rate * work / 1e9])
+    headers = ("width", "parameters", "MFLOP an image", "images/s", "GFLOP/s")
+    table = tabulate(rows, headers, floatfmt=("d", "d", ".1f", ".0f", ".1f"))
+    return f"{describe(device)}\n\n{table}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = (next(o for o in MACHINE if o.key == "gpu"),)
+    description = "Measure how fast this machine trains, by width."
+    print(measure(Parser(options, prog="cost.py", description=description).parse_args(argv).gpu))
+
+
+if __name__ == "__main__":
+    with user_errors("cost.py"):
+        main()
