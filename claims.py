@@ -156,8 +156,8 @@ def fixed_norm(fixed_norm: list[Run]) -> Finding:
 
     measured = (
         f"{plural(sum(fixed), 'jump')} in {len(fixed)} runs with ρ held at "
-        f"{', '.join(f'{v:g}' for v in values)}, at most {max(fixed)} in one; {spread(free, '.2g')} "
-        "a run with ρ free"
+        f"{', '.join(f'{v:g}' for v in values)}, at most {max(fixed)} in one; "
+        f"{spread(free, '.2g')} a run with ρ free"
     )
     numbers = {"held_at": values, "jumps_held": fixed, "jumps_free": free}
     figure = plots.loss_panels(first_trials(fixed_norm, name))
