@@ -47,7 +47,7 @@ DRIVER = (
     Option("--list", None, False, "print the named settings"),
     Option("--status", None, False, "print how far every line is, whoever runs it"),
     Option("--trials", integer(1), 1, "independent repetitions of every line"),
-    Option("--jobs", integer(1), 1, "lines that run at once, here or in SLURM"),
+    Option("--jobs", integer(1), None, "lines that run at once (default: 1 here, all in SLURM)"),
     Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
     Option("--partition", str, None, "SLURM: partition (default: the cluster's)"),
     Option("--gpus", integer(0), 1, "SLURM: GPUs for each line (0: run on the CPU)"),
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
         if arguments.launcher == "local":
-            return run_here(experiment, lines, arguments.jobs)
+            return run_here(experiment, lines, arguments.jobs or 1)
         submit(
             experiment,
             lines,
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
                 arguments.gpus,
                 arguments.cpus,
                 arguments.time,
-                arguments.jobs,
+                arguments.jobs or len(lines),
                 arguments.sbatch,
             ),
         )
