@@ -107,10 +107,11 @@ class LineRunner:
             return self.process.wait()
 
     def stop(self) -> None:
-        """Have the present command end as at Ctrl-C; what it has saved is whole."""
+        """End the present command as Ctrl-C does and wait for it; what it has saved is whole."""
         self.stopped = True
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
+            self.process.wait()
 
 
 # --- here ---
@@ -135,8 +136,8 @@ class Pool:
                     time.sleep(0.1)
                 future.result()
         except Interrupted:
-            for runner in self.runners:
-                runner.stop()
+            with ThreadPoolExecutor() as stoppers:  # all at once: each waits for its command
+                stoppers.map(LineRunner.stop, self.runners)
             pool.shutdown(wait=True, cancel_futures=True)
             raise
         finally:
@@ -158,12 +159,19 @@ class Pool:
                     return
 
 
-def unfinished(lines: Sequence[Line]) -> list[Line]:
-    """The lines that are not finished; of the others it is said that they are."""
-    todo = [line for line in lines if not is_finished(line)]
+def to_do(lines: Sequence[Line]) -> list[Line]:
+    """The lines that are neither finished nor a job in SLURM's queue; of the others it is said."""
+    notes = {line.folder: (runs.read_state(line.folder) or {}).get("job") for line in lines}
+    queue = squeue() if any(notes.values()) else None
+    todo = []
     for line in lines:
-        if line not in todo:
+        job = notes[line.folder]
+        if is_finished(line):
             say(f"[{line.name}] is finished: {line.folder}")
+        elif queue and job in queue:
+            say(f"[{line.name}] is job {job} already: {queue[job].lower()}")
+        else:
+            todo.append(line)
     return todo
 
 
@@ -176,7 +184,7 @@ def say_cost(lines: Sequence[Line]) -> None:
 def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
     """Run what is not finished, draw the figure, report; the exit status."""
     runners = []
-    todo = unfinished(lines)
+    todo = to_do(lines)
     if todo:
         say_cost(todo)
         pool = Pool(todo, jobs)
@@ -241,6 +249,7 @@ class SlurmJob:
 
     def __init__(self, cpus: int):
         self.cpus = cpus
+        self.runner: LineRunner | None = None
 
     def __call__(self, line: Line) -> None:
         self.runner = LineRunner(line, self.cpus, job_number())
@@ -252,8 +261,8 @@ class SlurmJob:
         """At a time-out or a pre-emption: stop, and say what to call when the job runs again."""
         from submitit.helpers import DelayedSubmission
 
-        self.runner.stop()
-        self.runner.process.wait()
+        if self.runner is not None:
+            self.runner.stop()
         runs.write_state(line.folder, {"state": "queued", "job": job_number()})
         return DelayedSubmission(SlurmJob(self.cpus), line)
 
@@ -273,16 +282,9 @@ def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> N
     ------
     UserError : there is no SLURM here, or it refuses the job; what it says is passed on.
     """
-    queue = squeue()
-    if queue is None:
+    if squeue() is None:
         raise UserError("--launcher slurm needs a SLURM cluster: squeue is not here or fails")
-    todo = []
-    for line in unfinished(lines):
-        job = (runs.read_state(line.folder) or {}).get("job")
-        if job in queue:
-            say(f"[{line.name}] is job {job} already: {queue[job].lower()}")
-        else:
-            todo.append(line)
+    todo = to_do(lines)
     if not todo:
         return
     say_cost(todo)
