@@ -48,6 +48,7 @@ OPTIONS = (
 )
 DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
 TOLERANCE = 0.1  # of the exponent of the frequency around 1
+MOST = 0.9  # of the jumps, in rules about them
 FIRST_PERIODS = 3  # whose minima are to improve
 EDGE = 2.0  # η̃ times sharpness at which descent on the sphere loses stability
 
@@ -229,9 +230,8 @@ def jumps_where_allowed(jumps: list[Run]) -> Finding:
         f"those in phase B {spread(100 * np.array(in_b), '.2g')} %. The threshold tells δ-jumps "
         f"from other steps in {spread(100 * np.array(agree), '.4g')} % of all"
     )
-    holds = (
-        sum(with_step) == sum(count) > 0 and min(agree) > 0.999 and 10 * max(in_b) < np.mean(in_c)
-    )
+    enough = sum(with_step) >= MOST * sum(count) > 0
+    holds = enough and min(agree) > 0.999 and 10 * max(in_b) < np.mean(in_c)
     numbers = {"delta": DELTA, "jumps": count, "jumps_above_threshold": with_step,
                "share_of_steps_in_phase_B": in_b, "share_in_phase_C": in_c,
                "agreement": agree}  # fmt: skip
@@ -411,7 +411,7 @@ def sharpness(full_batch: list[Run]) -> Finding:
         f"of {len(before)} jumps (median {np.median(before):.2f}); but it is "
         f"there long before: median {middle:.2f} in phase B, 10 to 90 %: {low:.2f} to {high:.2f}"
     )
-    holds = crossed >= 0.9 * len(before)
+    holds = crossed >= MOST * len(before)
     numbers = {"before_jumps": before, "in_phase_B": [low, middle, high]}
     return Finding(measured, holds, numbers, drawn)
 
@@ -502,8 +502,8 @@ CLAIMS = (
           ("fixed_norm",), fixed_norm),
     Claim("frequency", "P1 (3)", "The frequency of periods is proportional to ηλ (exponent 1 "
           f"within {TOLERANCE:g} or inside the 95 % interval)", ("vary_lr", "vary_wd"), frequency),
-    Claim("jumps", "P1 (4)", "Jumps happen where theory allows them: η̃‖g̃‖ above the threshold",
-          ("jumps",), jumps_where_allowed),
+    Claim("jumps", "P1 (4)", "Jumps happen where theory allows them: η̃‖g̃‖ comes above the "
+          "threshold in nine of ten", ("jumps",), jumps_where_allowed),
     Claim("equilibrium", "P1 (4)", "In chaos ρ follows the equilibrium (within 10 %)", ("jumps",),
           equilibrium_in_chaos),
     Claim("minima", "P1 (5)", "Minima of different periods are different functions", ("minima",),
