@@ -24,7 +24,6 @@ import scipy
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from tabulate import tabulate
 
 import analysis
 import diversity
@@ -572,12 +571,13 @@ def measure_all(scale: str, trials: int, jobs: int) -> dict[str, Finding]:
 
 def table(findings: dict[str, Finding]) -> str:
     """The findings as a Markdown table."""
-    rows = [
-        [c.source, c.statement, findings[c.key].measured, "yes" if findings[c.key].holds else "no",
-         f"[{c.key}.png]({c.key}.png)"]
-        for c in CLAIMS
-    ]  # fmt: skip
-    return tabulate(rows, ["", "claim", "measured", "holds", "figure"], tablefmt="pipe") + "\n"
+    rows = [["paper", "claim", "measured", "holds", "figure"], ["---"] * 5]
+    for claim in CLAIMS:
+        finding, name = findings[claim.key], f"{claim.key}.png"
+        verdict = "yes" if finding.holds else "no"
+        picture = f"[{name}]({name})"
+        rows.append([claim.source, claim.statement, finding.measured, verdict, picture])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def training_seconds(scale: str) -> float:
@@ -626,7 +626,11 @@ def main(argv: list[str] | None = None) -> None:
     text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
     write_atomically(folder / "claims.json", text.encode())
     write_atomically(folder / "claims.md", table(findings).encode())
-    print(f"\n{table(findings)}\n{folder / 'claims.md'}")
+    for claim in CLAIMS:
+        finding = findings[claim.key]
+        print(f"\n{claim.source}: {claim.statement}")
+        print(f"    {'holds' if finding.holds else 'does NOT hold'}: {finding.measured}")
+    print(f"\n{folder / 'claims.md'}")
 
 
 if __name__ == "__main__":
