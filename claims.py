@@ -234,7 +234,7 @@ def jumps_where_allowed(jumps: list[Run]) -> Finding:
     numbers = {"delta": DELTA, "jumps": count, "jumps_above_threshold": with_step,
                "share_of_steps_in_phase_B": in_b, "share_in_phase_C": in_c,
                "agreement": agree}  # fmt: skip
-    return Finding(measured, bool(holds), numbers, plots.jump_trace(periodic[0], DELTA))
+    return Finding(measured, holds, numbers, plots.jump_trace(periodic[0], DELTA))
 
 
 def equilibrium_in_chaos(jumps: list[Run]) -> Finding:
@@ -321,7 +321,7 @@ def different_minima(minima: list[Run]) -> Finding:
         f"{spread(alone, '.2g')}"
     )
     holds = np.nanmean(falls) < 0 and np.mean(last) < 0.9 and np.mean(gains) > 0
-    return Finding(measured, bool(holds), {"trials": rows}, drawn)
+    return Finding(measured, holds, {"trials": rows}, drawn)
 
 
 def first_minima_improve(minima: list[Run]) -> Finding:
@@ -342,7 +342,7 @@ def first_minima_improve(minima: list[Run]) -> Finding:
         f"the next {FIRST_PERIODS - 1} it falls by {spread(gains, '.2g')} points"
     )
     holds = np.mean(gains) > 0 and np.mean(gains > 0) > 0.5
-    return Finding(measured, bool(holds), {"errors": errors}, plots.improvement(table))
+    return Finding(measured, holds, {"errors": errors}, plots.improvement(table))
 
 
 def has_periods(
@@ -438,7 +438,7 @@ def three_regimes(three_regimes: list[Run]) -> Finding:
                          f"{min(level):.2g} to {max(level):.2g})")  # fmt: skip
     first = [run for run in three_regimes if run.config["trial"] == 0]
     numbers = {f"{elr:g}": found for elr, found in levels.items()}
-    return Finding("; ".join(words), bool(holds), numbers, plots.three_regimes(first))
+    return Finding("; ".join(words), holds, numbers, plots.three_regimes(first))
 
 
 def regimes_in_ordinary_training(three_regimes: list[Run], jumps: list[Run]) -> Finding:
@@ -469,7 +469,7 @@ def regimes_in_ordinary_training(three_regimes: list[Run], jumps: list[Run]) -> 
     )
     numbers = {"before_jumps": before, "in_chaos": in_chaos, "converges_up_to": low}
     first = [run for run in three_regimes if run.config["trial"] == 0]
-    return Finding(measured, bool(holds), numbers, plots.boundary(first, np.array(before)))
+    return Finding(measured, holds, numbers, plots.boundary(first, np.array(before)))
 
 
 def better_optima(rows: list[dict]) -> Finding:
@@ -618,7 +618,7 @@ def main(argv: list[str] | None = None) -> None:
         "training_seconds": round(training_seconds(options.scale)),
         **environment(),
         "claims": {
-            c.key: {"claim": c.statement, "source": c.source, "holds": findings[c.key].holds,
+            c.key: {"claim": c.statement, "source": c.source, "holds": bool(findings[c.key].holds),
                     "measured": findings[c.key].measured, **findings[c.key].numbers}
             for c in CLAIMS
         },

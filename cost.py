@@ -30,7 +30,7 @@ CLASSES = {"CIFAR100": 100}
 ROUNDS = 3
 BACKWARD = 2  # passes forward that a pass backward is worth
 # Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).
-CPU_CORE_RATE = {4: 35e9, 8: 72e9, 16: 110e9, 32: 155e9}
+CPU_CORE_RATE = {4: 30e9, 8: 110e9, 16: 170e9, 32: 210e9}
 # Assumed, not measured: a third of the float32 peak of an NVIDIA H100, and a tenth of a
 # millisecond a step that no small network can fall below.
 GPU_RATE, GPU_STEP = 20e12, 1e-4

@@ -280,19 +280,21 @@ _ALL = (
         fix_elr="fix_elr",
         elrs=(3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     ),
+    # A 20th of the images makes a 20th of the steps an epoch: λ is 20 times figure2's, so that an
+    # epoch of weight decay shrinks ρ as much as there.
     Experiment(
         "figure2_cpu",
-        "figure2 as far as a CPU goes: 2,560 CIFAR-10 images, width 8, a larger weight decay",
-        params={**SMALL_CIFAR, "epochs": 200, "save_freq": 2},
-        lrs=(0.003, 0.03, 0.1, 3.0),
-        wds=(0.01,),
+        "figure2 as far as a CPU goes: 2,560 CIFAR-10 images, width 8, 20 times the weight decay",
+        params={**SMALL_CIFAR, "save_freq": 4},
+        lrs=(0.001, 0.01, 0.03, 1.0),
+        wds=(0.02,),
     ),
     Experiment(
         "three_regimes_cpu",
         "three_regimes as far as a CPU goes: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "epochs": 60, "save_freq": 2},
+        params={**SMALL_CIFAR, "epochs": 300, "save_freq": 4},
         fix_elr="fix_elr",
-        elrs=(1e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1.6e-2, 1e-1, 1.0),
+        elrs=(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
     ),
     # At full scale, for a GPU
     Experiment(

@@ -417,7 +417,7 @@ def boundary(runs: Sequence[Run], rates: np.ndarray) -> Figure:
     words = "η̃ before the jumps of ordinary training"
     height = np.full(len(rates), axis.get_ylim()[0] * 1.3)
     axis.plot(rates, height, "|", color="black", markersize=14, label=words)
-    axis.legend(fontsize=9, loc="lower right")
+    axis.legend(fontsize=9, loc="upper left")
     return figure
 
 

@@ -317,7 +317,7 @@ def test_log_round_trip(tmp_path_factory, rows):
 def test_config_round_trip(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("config")
     runs.write_config(folder, config)
-    assert runs.read_config(folder) == config
+    assert runs.read_config(folder) == {**runs.LATER_OPTIONS, **config}
     assert json.loads((folder / runs.CONFIG).read_text()) == config
 
 
