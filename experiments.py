@@ -107,7 +107,7 @@ PAPER = {
 _TRAINABLE = {"model": "ConvNetSIAf", "noninvlr": -1, "init_scale": -1}
 # What training in practice adds to the fully scale-invariant setting, one at a time.
 _EACH = (
-    {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.01},
+    {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.04},
     {"lr_init": 0.2, "wd": 0.01},
     {**_TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.01},
 )
