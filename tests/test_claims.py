@@ -200,10 +200,13 @@ def test_regimes(make):
     assert not claims.three_regimes(sphere(make)[:3]).holds
 
 
-@pytest.mark.parametrize("rate, holds", [(0.006, True), (0.2, False), (1e-5, False)])
-def test_regimes_in_ordinary_training(make, rate, holds):
+@pytest.mark.parametrize(
+    "rate, chaotic_rate, holds",
+    [(0.006, 0.02, True), (0.2, 0.02, False), (1e-5, 0.02, False), (0.006, 0.2, False)],
+)
+def test_regimes_in_ordinary_training(make, rate, chaotic_rate, holds):
     periodic = make(saw(50), effective_lr=np.full(300, rate))
-    chaotic = make(chaos(), {"lr_init": 3.0}, effective_lr=np.full(300, 0.02))
+    chaotic = make(chaos(), {"lr_init": 3.0}, effective_lr=np.full(300, chaotic_rate))
     assert claims.regimes_in_ordinary_training(sphere(make), [periodic, chaotic]).holds == holds
 
 
