@@ -12,30 +12,46 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 import claims
+import cost
 import options
 import test as test_script
+from experiments import EXPERIMENTS
+from lines import lines_of
+from utils import duration
 
 
-def section(text):
-    return text.split("<!-- options -->\n")[1].split("<!-- /options -->")[0].strip()
+def section(name):
+    """A part of the README that is generated."""
+    text = (ROOT / "README.md").read_text()
+    return text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
 
 
 def test_readme_holds_the_table_of_options():
     printed = subprocess.run(
         [sys.executable, "options.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert section((ROOT / "README.md").read_text()) == printed.strip()
+    assert section("options") == printed.strip()
     assert f"`--{options.TRAIN[0].key}`" in printed
 
 
 def test_readme_shows_the_measured_claims():
     written = (ROOT / "results" / "claims" / "claims.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0]
-    assert shown.strip() == written.replace("](", "](results/claims/").strip()
+    assert section("claims") == written.replace("](", "](results/claims/").strip()
     for claim in claims.CLAIMS:
         assert claim.statement in written
         assert (ROOT / "results" / "claims" / f"{claim.key}.png").exists()
+
+
+def test_readme_shows_what_sweeps_cost():
+    rows = re.findall(r"\| `(\w+)` \| (.*) \|", section("costs"))
+    assert rows
+    for name, shown in rows:
+        lines = lines_of(EXPERIMENTS[name])
+        costs = [cost.cost(line) for line in lines]
+        core, gpu = ([getattr(c, f"{kind}_seconds") for c in costs] for kind in ("core", "gpu"))
+        work = f"{sum(c.operations for c in costs):.1e}"
+        times = map(duration, (sum(core) / 2, sum(gpu), max(gpu)))
+        assert shown.split(" | ") == [str(len(lines)), work, *times], name
 
 
 def test_notebook_has_a_section_for_every_claim():
