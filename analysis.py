@@ -3,6 +3,7 @@
 Symbols: η learning rate, λ weight decay, ρ norm of the scale-invariant (SI) weights.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,6 +195,18 @@ class Periods:
     def frequency(self) -> float:
         """Periods an epoch; NaN with fewer than two jumps."""
         return 1 / self.mean
+
+    def minima(self, epochs: ArrayLike, loss: ArrayLike) -> np.ndarray:
+        """The epoch of the lowest loss in each period that a jump ends, the first one included.
+
+        Parameters
+        ----------
+        epochs, loss : (n,), in order, of any records; a period without one is left out.
+        """
+        epochs, loss = np.asarray(epochs, dtype=float), np.asarray(loss, dtype=float)
+        bounds = np.searchsorted(epochs, [-np.inf, *self.jumps])
+        pairs = [(start, end) for start, end in itertools.pairwise(bounds) if start < end]
+        return np.array([epochs[start + np.argmin(loss[start:end])] for start, end in pairs])
 
 
 def find_periods(epochs: ArrayLike, loss: ArrayLike) -> Periods:

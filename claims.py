@@ -10,7 +10,6 @@ all numbers, and a figure. Written: claims.md (the table), claims.json and a PNG
 """
 
 import functools
-import itertools
 import json
 import os
 import platform
@@ -91,12 +90,6 @@ class Claim:
 # --- runs, jumps and words ---
 
 
-def periods_of(run: Run) -> analysis.Periods:
-    """Jumps of a run's training loss, from its log: a record an epoch."""
-    log = run.log()
-    return analysis.find_periods(log["epoch"], log["train_loss"])
-
-
 def by_line(found: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by the line that they are trials of."""
     lines: dict[str, list[Run]] = {}
@@ -130,7 +123,7 @@ def first_trials(found: Sequence[Run], name: Callable[[Run], str]) -> dict[str, 
 
 def periods_in_a_range(vary_lr: list[Run]) -> Finding:
     lines = sorted(by_line(vary_lr).values(), key=lambda line: rate_product(line[0]))
-    counts = [[len(periods_of(run).jumps) for run in line] for line in lines]
+    counts = [[len(plots.periods_of(run).jumps) for run in line] for line in lines]
     products = [rate_product(line[0]) for line in lines]
     late = [np.median(r.log()["train_loss"][len(r.log()["epoch"]) // 2 :]) for r in lines[-1]]
     between = [n for line in counts[1:-1] for n in line]
@@ -146,8 +139,8 @@ def periods_in_a_range(vary_lr: list[Run]) -> Finding:
 
 
 def fixed_norm(fixed_norm: list[Run]) -> Finding:
-    fixed = [len(periods_of(r).jumps) for r in fixed_norm if r.config["fix_si_pnorm"]]
-    free = [len(periods_of(r).jumps) for r in fixed_norm if not r.config["fix_si_pnorm"]]
+    fixed = [len(plots.periods_of(r).jumps) for r in fixed_norm if r.config["fix_si_pnorm"]]
+    free = [len(plots.periods_of(r).jumps) for r in fixed_norm if not r.config["fix_si_pnorm"]]
     values = sorted({r.config["fix_si_pnorm_value"] for r in fixed_norm} - {-1.0})
 
     def name(run: Run) -> str:
@@ -167,7 +160,7 @@ def fixed_norm(fixed_norm: list[Run]) -> Finding:
 def frequency(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
     sweeps, fits = {}, {}
     for name, found in (("η varied", vary_lr), ("λ varied", vary_wd)):
-        points = [(rate_product(run), periods_of(run).frequency) for run in found]
+        points = [(rate_product(run), plots.periods_of(run).frequency) for run in found]
         known = [point for point in points if np.isfinite(point[1])]
         try:
             x, y = np.array(known).reshape(-1, 2).T
@@ -211,7 +204,7 @@ def jumps_where_allowed(jumps: list[Run]) -> Finding:
         allowed = step > analysis.jump_threshold(DELTA, lr, wd)
         happened = trace["one_minus_cosine"] > DELTA
         agree.append(np.mean(allowed == happened))
-        found = periods_of(run).jumps
+        found = plots.periods_of(run).jumps
         epochs = log["epoch"]
         phases = analysis.find_phases(epochs, log["train_loss"], log["si_norm"], found)
         phase = phases[np.minimum(trace["epoch"].astype(int), len(phases) - 1)]
@@ -249,7 +242,7 @@ def equilibrium_in_chaos(jumps: list[Run]) -> Finding:
         ratios.append((trace["si_norm"] / curves[-1])[half:])
     medians = [np.median(r) for r in ratios]
     low, high = np.percentile(np.concatenate(ratios), (10, 90))
-    counts = [len(periods_of(run).jumps) for run in chaotic]
+    counts = [len(plots.periods_of(run).jumps) for run in chaotic]
     measured = (
         f"at ηλ = {rate_product(chaotic[0]):.2g} (jumps: {max(counts)}) the norm over its "
         f"equilibrium has the median {spread(medians)}, and lies between {low:.2f} and {high:.2f} "
@@ -262,21 +255,11 @@ def equilibrium_in_chaos(jumps: list[Run]) -> Finding:
     return Finding(measured, holds, numbers, figure)
 
 
-def minima_of_periods(run: Run, at: Sequence[int] | None = None) -> list[int]:
-    """The epoch with the lowest training loss of every period, the first one included.
-
-    With `at`, only these epochs count. A period is one that a jump ends.
-    """
+def minima_of_periods(run: Run, at: Sequence[int]) -> list[int]:
+    """Of these epochs the one with the lowest training loss of every period that a jump ends."""
     log = run.log()
-    loss = dict(zip(log["epoch"].astype(int), log["train_loss"], strict=True))
-    bounds = [0, *periods_of(run).jumps.astype(int)]
-    epochs = [e for e in (loss if at is None else at) if e in loss]
-    found = []
-    for start, end in itertools.pairwise(bounds):
-        inside = [e for e in epochs if start <= e < end]
-        if inside:
-            found.append(min(inside, key=loss.__getitem__))
-    return found
+    there = np.isin(log["epoch"], at)
+    return [*map(int, plots.periods_of(run).minima(log["epoch"][there], log["train_loss"][there]))]
 
 
 def different_minima(minima: list[Run]) -> Finding:
@@ -308,7 +291,7 @@ def different_minima(minima: list[Run]) -> Finding:
             "independent_cosine": float(found["independent_cosine"].mean()),
             "independent_gain": float(independent.mean()),
         })  # fmt: skip
-        drawn = drawn or plots.minima(found, periods_of(run).jumps, anchor)
+        drawn = drawn or plots.minima(found, plots.periods_of(run).jumps, anchor)
     if not rows:
         raise NotMeasurable("no run has three periods")
     first, last = ([r["cosine"][i] for r in rows] for i in (0, -1))
@@ -350,7 +333,7 @@ def has_periods(
 ) -> Finding:
     """Whether every run of every line has at least two jumps; `counts_only` names exceptions."""
     counts = {
-        name(line[0]): [len(periods_of(run).jumps) for run in line]
+        name(line[0]): [len(plots.periods_of(run).jumps) for run in line]
         for line in by_line(found).values()
     }
     words = [f"{key}: {spread(values, '.2g')}" for key, values in counts.items()]
@@ -393,7 +376,7 @@ def sharpness(full_batch: list[Run]) -> Finding:
         found, log = run.metrics("sharpness"), run.log()
         epochs, values = found["report_epochs"][1:], found["sharpness"][1:]
         rate = np.interp(epochs, log["epoch"], log["effective_lr"])
-        jumps = periods_of(run).jumps
+        jumps = plots.periods_of(run).jumps
         phases = analysis.find_phases(log["epoch"], log["train_loss"], log["si_norm"], jumps)
         in_b = phases[np.searchsorted(log["epoch"], epochs)] == "B"
         products.append((rate * values)[in_b])
@@ -451,7 +434,7 @@ def regimes_in_ordinary_training(three_regimes: list[Run], jumps: list[Run]) -> 
     before = []
     for run in periodic:
         log = run.log()
-        at = np.searchsorted(log["epoch"], periods_of(run).jumps) - 1
+        at = np.searchsorted(log["epoch"], plots.periods_of(run).jumps) - 1
         before += log["effective_lr"][at].tolist()
     if not before:
         raise NotMeasurable("no jumps in ordinary training")

@@ -438,12 +438,17 @@ def varies(runs: Sequence[Run], key: str) -> bool:
     return len({run.config[key] for run in runs}) > 1
 
 
+def periods_of(run: Run) -> analysis.Periods:
+    """Jumps of a run's training loss: from its log, where there is one, which has every epoch."""
+    log, found = run.log(), curves(run)
+    if log:
+        return analysis.find_periods(log["epoch"], log["train_loss"])
+    return analysis.find_periods(found.get("epochs", []), found.get("train loss", []))
+
+
 def summary_row(run: Run) -> dict[str, float]:
     """One run in a few numbers: its rates, jumps, mean period (epochs), best test error (%)."""
-    found, log = curves(run), run.log()
-    # The log has every epoch; checkpoints, and with them the metrics, may be rarer.
-    epochs = log.get("epoch", found.get("epochs", []))
-    periods = analysis.find_periods(epochs, log.get("train_loss", found.get("train loss", [])))
+    found, periods = curves(run), periods_of(run)
     errors = found.get("test error", np.array([np.nan]))
     return {
         "lr": run.config["lr_init"],
@@ -466,6 +471,24 @@ def regime_table(runs: Sequence[Run]) -> str:
         )
     headers = ("ELR", "regime", "loss level", "10 % to 90 %", "last test error, %", "best, %")
     return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
+
+
+def period_table(run: Run) -> str:
+    """Every period of a run as text: the jump that ends it, and its lowest training loss among the
+    measured checkpoints, with the test error and the norm there."""
+    found, jumps = curves(run), periods_of(run).jumps
+    loss, error, norm = (
+        dict(zip(found.get(f"{kind}epochs", ()), found.get(name, ()), strict=True))
+        for kind, name in (("", "train loss"), ("test ", "test error"), ("si ", "si norm"))
+    )
+    rows = []
+    for low in analysis.Periods(np.append(jumps, np.inf)).minima([*loss], [*loss.values()]):
+        end = [f"{jump:g}" for jump in jumps if jump > low]
+        at = (loss[low], error.get(low, np.nan), norm.get(low, np.nan))
+        rows.append([(end or ["no jump yet"])[0], low, *at])
+    headers = ("ends with the jump at", "lowest at epoch", "train loss", "test error, %", "ρ")
+    forms = ("", "g", ".2g", ".2f", ".2f")
+    return tabulate(rows, headers, floatfmt=forms, stralign="right")
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -496,7 +519,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    """Save the figures of the runs below a folder, and print their table."""
+    """Save the figures of the runs below a folder; print their table, or of one run its periods."""
     runs = find_runs(folder)
     if not runs:
         raise UserError(NO_RUNS.format(root=folder))
@@ -505,6 +528,8 @@ def report(folder: Path) -> None:
         figures = {"three_regimes.png": three_regimes, "regime_diagram.png": diagram_of_runs}
     for name, draw in figures.items():
         save(draw(runs), folder / name)
+    if len(runs) == 1 and not on_sphere(runs):
+        print(f"\n{period_table(runs[0])}")
     print(f"\n{table(runs)}\n\nfigure: " + ", ".join(str(folder / name) for name in figures))
 
 

@@ -28,6 +28,18 @@ def test_periods():
     assert np.isnan(analysis.find_periods(np.arange(200), saw([50])).mean)
 
 
+def test_minima_of_periods():
+    jumps = [40, 90, 130, 170]
+    epochs = np.arange(0, 200, 5)
+    found = analysis.Periods(np.array(jumps)).minima(
+        epochs, np.where(epochs == 20, 0, 1 / (1 + epochs))
+    )
+    assert found.tolist() == [20, 85, 125, 165]  # a record at a jump belongs to what it begins
+    few = [60, 65, 180]  # nothing before 40, between 90 and 130, or in a period that goes on
+    assert analysis.Periods(np.array(jumps)).minima(few, [3.0, 4.0, 1.0]).tolist() == [60]
+    assert analysis.Periods(np.array([])).minima(epochs, epochs).tolist() == []
+
+
 def test_no_jumps_in_chaos_or_in_too_short_a_record():
     chaos = 0.4 * np.exp(np.random.RandomState(0).normal(0, 0.5, 300))
     assert len(analysis.find_jumps(np.arange(300), chaos)) == 0

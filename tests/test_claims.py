@@ -148,7 +148,7 @@ def test_equilibrium(make, factor, holds):
 def test_minima_of_periods_and_their_errors(make):
     better = np.linspace(0.8, 0.95, 300)
     run = make(saw(50, seed=3), test_acc=better)
-    lows = claims.minima_of_periods(run)
+    lows = claims.minima_of_periods(run, range(301))
     assert len(lows) == 5 and all(low % 50 >= 44 or low % 50 == 0 for low in lows)
     assert claims.minima_of_periods(run, at=[0, 30, 80, 299]) == [30, 80]
     assert claims.first_minima_improve([run]).holds
@@ -192,6 +192,19 @@ def sphere(make, order=(0.001, 0.01, 0.02, 0.5)):
             on_sphere(make, order[1], chaos(level=1.0), np.full(300, 0.4)),
             on_sphere(make, order[2], chaos(level=2.0), np.full(300, 0.6)),
             on_sphere(make, order[3], chaos(level=9.0), np.full(300, 0.9))]  # fmt: skip
+
+
+def test_table_of_periods(make, capsys):
+    loss = saw(100)
+    run = on_sphere(make, 0.01, loss, loss / 4)
+    runs.write_config(run.folder, CONFIG)
+    plots.report(run.folder)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:6]]
+    lows = [loss[start : start + 100].argmin() + start for start in (0, 100, 200)]
+    assert [row[-4] for row in rows] == [f"{low}" for low in lows]
+    assert [row[-3] for row in rows] == [f"{loss[low]:.2g}" for low in lows]
+    assert [row[-2] for row in rows] == [f"{25 * loss[low]:.2f}" for low in lows]
+    assert [row[:-4] for row in rows] == [["101"], ["201"], ["no", "jump", "yet"]]
 
 
 def test_regimes(make):
