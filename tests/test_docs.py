@@ -58,7 +58,10 @@ def test_notebook_has_a_section_for_every_claim():
     cells = nbformat.read(ROOT / "Plots.ipynb", as_version=4).cells
     text = "\n".join(cell.source for cell in cells)
     for claim in claims.CLAIMS:
-        assert f"### {claim.statement}" in text and f'plots.claim("{claim.key}")' in text
+        assert (
+            f"### {claim.source}: {claim.statement}" in text
+            and f'plots.claim("{claim.key}")' in text
+        )
 
 
 def test_conda_and_pip_requirements_are_the_same():
