@@ -14,9 +14,11 @@ from nbclient import NotebookClient
 import claims
 import cost
 import options
+import plots
 import test as test_script
 from experiments import EXPERIMENTS
 from lines import lines_of
+from runs import find_runs
 from utils import duration
 
 
@@ -52,6 +54,18 @@ def test_readme_shows_what_sweeps_cost():
         work = f"{sum(c.operations for c in costs):.1e}"
         times = map(duration, (sum(core) / 2, sum(gpu), max(gpu)))
         assert shown.split(" | ") == [str(len(lines)), work, *times], name
+
+
+def test_readme_shows_what_its_results_hold():
+    results = ROOT / "results"
+    (periodic,) = find_runs(results / "figure2_cpu" / "lr_0.01_wd_0.02")
+    shown = {
+        "figure2_cpu": plots.table(find_runs(results / "figure2_cpu")),
+        "three_regimes_cpu": plots.table(find_runs(results / "three_regimes_cpu")),
+        "periods_cpu": plots.period_table(periodic),
+    }
+    for name, text in shown.items():
+        assert section(name) == f"```\n{text}\n```", name
 
 
 def test_notebook_has_a_section_for_every_claim():
