@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start: all is tiny
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 

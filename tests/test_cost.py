@@ -4,8 +4,8 @@ import pytest
 
 import cost
 import models
+import train
 from experiments import Experiment
-from launch import run_here
 from lines import lines_of
 
 CONV, LINEAR = 2 * 9, 2  # operations of a 3x3 convolution and a linear layer, by channels and place
@@ -48,6 +48,6 @@ def test_disk_is_what_the_checkpoints_take(tmp_path, monkeypatch):
               "metrics": True, "momentum": 0.0}  # fmt: skip
     experiment = Experiment("x", "", dataset="Digits", params=params)
     lines = lines_of(experiment)
-    assert run_here(experiment, lines, 1) == 0
+    train.main(lines[0].commands["train"][1:])
     found = sum(path.stat().st_size for path in lines[0].folder.glob("*.pt"))
     assert cost.total(lines).disk == pytest.approx(found, rel=0.1)

@@ -96,7 +96,7 @@ def test_a_failing_line_is_reported_and_stops_nothing_else(tmp_path):
 
 
 def test_interrupted_driver_goes_on_to_the_same_result(tmp_path):
-    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 40'}
+    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 20'}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
@@ -111,7 +111,7 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "the same command goes on" in out
-    assert not (trial / "checkpoint-40.pt").exists()
+    assert not (trial / "checkpoint-20.pt").exists()
     assert start(cut, changes).returncode == 0
     for name in runs.METRICS:
         paths = [next(f.rglob(f"{name}.npz")) for f in (whole, cut)]
