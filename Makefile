@@ -18,7 +18,7 @@ demo-regimes: setup
 claims: setup
 	$(BIN)/python claims.py --scale quick --jobs $(JOBS)
 
-# What results/claims holds: about 80 minutes on two cores.
+# What results/claims holds: well over an hour on two cores.
 claims-full: setup
 	$(BIN)/python claims.py --trials 3 --jobs $(JOBS) --results results/claims
 

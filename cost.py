@@ -11,8 +11,6 @@ work by the rate at which this project's training step does it. The rates on a C
 
 import functools
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -27,7 +25,7 @@ from utils import duration, user_errors
 IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "Digits": 1500, "ImageFolder": 50_000}
 TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "Digits": 297, "ImageFolder": 10_000}
 CLASSES = {"CIFAR100": 100}
-ROUNDS = 3
+STEPS = 15  # that are timed together
 BACKWARD = 2  # passes forward that a pass backward is worth
 # Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).
 CPU_CORE_RATE = {4: 30e9, 8: 110e9, 16: 170e9, 32: 210e9}
@@ -110,37 +108,32 @@ def total(lines: Sequence[Line]) -> Cost:
 def measure(gpu: int) -> str:
     """The rates of training steps of ConvNetSI at several widths here, as a table.
 
-    Batches of 128 random images, plain SGD; the median of three rounds of about a second.
+    Batches of 128 random images, plain SGD; the median of several rounds.
     """
     import torch
 
     import models
+    from benchmark import BATCH, in_turn
     from device import describe, memory_format, select_device
     from trainer import Trainer
 
     device = select_device(gpu)
-    words = "--gpu -1 --noaug --momentum 0 --noninvlr 0 --init_scale 10 --lr_init 0.01"
+    words = f"--gpu {gpu} --noaug --momentum 0 --noninvlr 0 --init_scale 10 --lr_init 0.01"
     rows = []
     for width in CPU_CORE_RATE:
         layout = memory_format(device, width)
         model = models.build("ConvNetSI", 10, width, init_scale=10)
         model.to(device, memory_format=layout)
-        trainer = Trainer(model, train_options(words.split()), 128, device, None)
-        x = torch.randn(128, 3, 32, 32, device=device).contiguous(memory_format=layout)
-        y = torch.randint(10, (128,), device=device)
-        for _ in range(5):
-            trainer.step(x, y)
-        trainer.finish_epoch()  # waits for the device
-        rates = []
-        for _ in range(ROUNDS):
-            began, steps = time.perf_counter(), 0
-            while time.perf_counter() - began < 1:
-                for _ in range(5):
-                    trainer.step(x, y)
-                trainer.finish_epoch()
-                steps += 5
-            rates.append(128 * steps / (time.perf_counter() - began))
-        rate = statistics.median(rates)
+        trainer = Trainer(model, train_options(words.split()), BATCH, device, None)
+        x = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=layout)
+        y = torch.randint(10, (BATCH,), device=device)
+
+        def steps(trainer: Trainer = trainer, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
+            for _ in range(STEPS):
+                trainer.step(x, y)
+            trainer.finish_epoch()
+
+        rate = BATCH * STEPS / in_turn({"steps": steps}, device, rounds=5)["steps"]
         forward, parameters = count("ConvNetSI", 10, width, 3, "batch")
         work = (1 + BACKWARD) * forward
         rows.append([width, parameters, work / 1e6, rate, rate * work / 1e9])

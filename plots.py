@@ -440,9 +440,10 @@ def varies(runs: Sequence[Run], key: str) -> bool:
 
 def periods_of(run: Run) -> analysis.Periods:
     """Jumps of a run's training loss: from its log, where there is one, which has every epoch."""
-    log, found = run.log(), curves(run)
+    log = run.log()
     if log:
         return analysis.find_periods(log["epoch"], log["train_loss"])
+    found = curves(run)
     return analysis.find_periods(found.get("epochs", []), found.get("train loss", []))
 
 
@@ -519,7 +520,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    """Save the figures of the runs below a folder; print their table, or of one run its periods."""
+    """Save the figures of the runs below a folder, print their table; of one run its periods."""
     runs = find_runs(folder)
     if not runs:
         raise UserError(NO_RUNS.format(root=folder))

@@ -76,7 +76,7 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert launch.run_here(EXPERIMENT, lines_of(EXPERIMENT), 2) == 0
+    assert launch.run_here(EXPERIMENT, lines_of(EXPERIMENT), 1) == 0
     expected = [final(line) for line in lines_of(EXPERIMENT)]
 
     monkeypatch.chdir(tmp_path)
