@@ -289,6 +289,20 @@ _ALL = (
         lrs=(0.001, 0.01, 0.03, 1.0),
         wds=(0.02,),
     ),
+    # Instead of the weight decay of an epoch, this matches the published number of steps, 391,000,
+    # and the product of λ and steps: half of the steps at twice λ.
+    Experiment(
+        "figure2_steps",
+        "figure2 step for step as far as a CPU goes: 195,500 steps, 2,560 CIFAR-10 images, width 8",
+        params={**SMALL_CIFAR, "epochs": 9775, "save_freq": 39},
+        wds=(0.002,),
+        variants=(
+            {"lr_init": 0.01},
+            {"lr_init": 0.03},
+            {"lr_init": 0.001},
+            {"lr_init": 1.0, "epochs": 2000},
+        ),
+    ),
     Experiment(
         "three_regimes_cpu",
         "three_regimes as far as a CPU goes: 2,560 CIFAR-10 images, width 8",
