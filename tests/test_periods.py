@@ -1,0 +1,249 @@
+"""Periods are found where they are, and rarely where there is only noise."""
+
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from theory.periods import Detector, chance_cv, find_periods
+
+N = 400  # records of a synthetic run
+DRAWS = 100
+TIME = np.arange(N)
+
+
+def share_periodic(draw, draws=DRAWS):
+    """In how many of the draws (loss, ρ) a run is called periodic."""
+    rng = np.random.RandomState(0)
+    found = []
+    for _ in range(draws):
+        loss, rho = draw(rng)
+        found.append(find_periods(np.arange(len(loss)), loss, rho).is_periodic)
+    return np.mean(found)
+
+
+# --- what has no periods ---
+
+
+def noise(rng, memory):
+    """An autoregressive process of unit variance: (N,)."""
+    start = lfilter([1], [1, -memory], rng.normal(size=N), zi=[memory * rng.normal()])[0]
+    return start * math.sqrt(1 - memory**2)
+
+
+def convergence(width):
+    def draw(rng):
+        loss = np.exp(-TIME / 80 + rng.normal(0, 10 * width, N))
+        return loss, (1 + np.exp(-TIME / 60)) * np.exp(rng.normal(0, width, N))
+
+    return draw
+
+
+def single_spike(rng):
+    loss, rho, at = np.exp(-TIME / 80 + rng.normal(0, 0.2, N)), np.exp(-TIME / 200), rng.randint(N)
+    loss[at : at + 5] *= 100
+    rho[at:] *= 1.3
+    return loss, rho * np.exp(rng.normal(0, 0.003, N))
+
+
+def poisson_spikes(count, kick):
+    """Spikes at random times, each of which multiplies ρ, that decays as much in between."""
+
+    def draw(rng):
+        hits = rng.uniform(size=N) < count / N
+        since = TIME - np.maximum.accumulate(np.where(hits, TIME, -N))
+        loss = np.maximum(0.5**since, 1e-3) * np.exp(rng.normal(0, 0.1, N))
+        return loss, np.exp(np.cumsum(math.log(kick) * (hits - count / N)))
+
+    return draw
+
+
+def autoregressive(memory, width, lag):
+    """Noise in the loss, and in ρ: its own (no lag), or the loss's, later."""
+
+    def draw(rng):
+        x = noise(rng, memory)
+        y = np.roll(x, lag) if lag else noise(rng, memory)
+        return np.exp(x), np.exp(width * y)
+
+    return draw
+
+
+def random_walk(width, skewed):
+    def draw(rng):
+        step = rng.exponential(size=N) - 1 if skewed else rng.normal(size=N)
+        other = step if skewed else rng.normal(size=N)
+        return np.exp(np.cumsum(0.3 * step)), np.exp(np.cumsum(width * other))
+
+    return draw
+
+
+def heavy_tails(degrees, width):
+    def draw(rng):
+        loss, log_rho = np.clip(rng.standard_t(degrees, (2, N)), -100, 100)
+        return np.exp(0.5 * loss), np.exp(width * log_rho - TIME / 300)
+
+    return draw
+
+
+WITHOUT = {
+    **{f"convergence, noise {w}": convergence(w) for w in (0.003, 0.03, 0.1)},
+    "a single spike": single_spike,
+    **{f"{n} spikes, kick {k}": poisson_spikes(n, k)
+       for n, k in itertools.product((4, 6, 8, 12, 20), (1.0, 1.4, 2.0))},
+    **{f"AR({m}), {w}, lag {lag}": autoregressive(m, w, lag)
+       for m, w, lag in itertools.product((0, 0.5, 0.8, 0.95), (0.05, 0.1, 0.3), (0, 1))},
+    **{f"random walk {w}, skewed {s}": random_walk(w, s)
+       for w, s in itertools.product((0.01, 0.03, 0.1), (False, True))},
+    **{f"Student's t({d}), {w}": heavy_tails(d, w)
+       for d, w in itertools.product((1, 2, 3), (0.003, 0.03))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_no_periods_in(name):
+    assert share_periodic(WITHOUT[name]) < 0.05
+
+
+# --- what has ---
+
+
+def swings(shape, depth, width, records, jitter=0.1, periods=6):
+    """Periods of random lengths: ρ swings by the factor `depth`, the loss by 30; both noisy."""
+    # knots: position in the period, ln ρ and ln loss at them, from 0 (lowest) to 1
+    knots = {
+        "sawtooth": ((0, 0.85, 0.9, 1), (1, 0, 0.5, 1), (0.7, 0, 1, 0.7)),
+        "smooth": ((0, 0.55, 0.65, 0.8, 1), (1, 0.03, 0, 0.6, 1), (0.4, 0, 0.3, 1, 0.4)),
+    }[shape]
+
+    def draw(rng):
+        ends = np.cumsum(records * (1 + jitter * rng.normal(size=periods + 1)))
+        time = np.arange(ends[-1])
+        phase = np.interp(time, np.concatenate([[0], ends]), np.arange(periods + 2)) % 1
+        if shape == "smooth":
+            at = np.searchsorted(knots[0], phase, side="right") - 1
+            left, right = np.array(knots[0])[at], np.array(knots[0])[at + 1]
+            eased = (1 - np.cos(np.pi * (phase - left) / (right - left))) / 2
+            phase = left + eased * (right - left)
+        log_rho, log_loss = np.interp(phase, *knots[:2]), np.interp(phase, knots[0], knots[2])
+        noise = rng.normal(0, width, len(time))
+        return 30**log_loss * np.exp(noise), depth**log_rho * np.exp(0.002 * noise)
+
+    return draw
+
+
+@pytest.mark.parametrize("shape", ["sawtooth", "smooth"])
+@pytest.mark.parametrize("depth", [1.2, 1.5, 2.5])
+@pytest.mark.parametrize("width", [0.03, 0.3])
+@pytest.mark.parametrize("records", [12, 30, 100])
+def test_periods_in(shape, depth, width, records):
+    assert share_periodic(swings(shape, depth, width, records), draws=24) > 0.95
+
+
+# --- the record of a run ---
+
+FIGURE2 = Path(__file__).parents[1] / "results" / "figure2_cpu"
+# Turns of ρ as they were found before this detector was written, with scipy.signal.find_peaks.
+TURNS = {
+    "0.001": [],
+    "0.01": [299, 403, 511, 621, 739, 900],
+    "0.03": [103, 129, 157, 198, 241, 307, 345, 390, 438, 490, 541, 581, 627, 688, 727, 755, 785,
+             829, 877, 918, 977],
+    "1": [],
+}  # fmt: skip
+
+
+def record(lr):
+    """Columns epoch, train_loss, si_norm of a line of Figure 2 on a CPU: (3, 1000)."""
+    with (FIGURE2 / f"lr_{lr}_wd_0.02" / "trial_0" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return np.array([[float(row[c]) for row in rows] for c in ("epoch", "train_loss", "si_norm")])
+
+
+@pytest.mark.parametrize("lr", TURNS)
+def test_figure2(lr):
+    columns = record(lr)
+    found = find_periods(*columns)
+    assert found.turns.tolist() == TURNS[lr]
+    e_fold = 1 / (float(lr) * 0.02 * 20)  # epochs of 20 steps
+    assert found.after(e_fold).is_periodic == bool(TURNS[lr])
+    if not TURNS[lr]:
+        return
+    assert found.cv == pytest.approx({"0.01": 0.17, "0.03": 0.24}[lr], abs=0.005)
+    assert all(period.is_jump for period in found.cycles[:2])
+    # Every fourth epoch, unevenly: the same periods. Units of ρ, loss and time do not matter.
+    kept = np.sort(np.random.RandomState(0).choice(1000, 500, replace=False))
+    assert len(find_periods(*columns[:, kept])) >= len(found) - 1
+    other = find_periods(*(columns.T * [20, 3, 7]).T)
+    assert other.turns == pytest.approx(20 * found.turns) and other.cv == pytest.approx(found.cv)
+
+
+def test_turning_points_are_in_order_and_extremes():
+    epochs, loss, rho = record("0.03")
+    value = {name: dict(zip(epochs, column, strict=True))
+             for name, column in (("rho", rho), ("loss", loss))}  # fmt: skip
+    found = find_periods(epochs, loss, rho)
+    for p in found.cycles:
+        assert p.start <= p.low <= p.turn <= p.high <= p.end
+        assert (value["rho"][p.start], value["rho"][p.turn]) == (p.rho_start, p.rho_turn)
+        assert (value["loss"][p.low], value["loss"][p.high]) == (p.loss_low, p.loss_high)
+        assert p.rho_end >= 1.1 * p.rho_turn and p.rho_start >= 1.1 * p.rho_turn
+        assert p.loss_high >= 4 * p.loss_low
+        assert p.rho_turn == rho[(epochs >= p.start) & (epochs <= p.end)].min()
+    phases = found.phases(epochs)
+    change = np.diff(np.log(rho), append=np.log(rho[-1]))  # in the epoch after the record
+    assert change[phases == "A"].mean() > 0 > change[phases == "B"].mean()
+    assert change[phases == "C"].mean() > 0 and (phases == "B").mean() > 0.6
+
+
+def test_one_record_after_the_other():
+    detector, confirmed = Detector(), []
+    columns = record("0.01")
+    for k, (time, loss, rho) in enumerate(columns.T, 1):
+        period = detector.add(time, loss, rho)
+        if period:
+            confirmed.append(period.turn)
+            assert period.turn < time <= period.turn + 10  # known soon
+            assert find_periods(*columns[:, :k]).cycles == tuple(detector.periods)
+    assert confirmed == TURNS["0.01"]
+
+
+def test_what_is_not_finite():
+    epochs, loss, rho = record("0.01")
+    for where, value in ((20, math.nan), (403, math.inf), (405, math.nan)):
+        loss[where] = value
+    rho[[30, 300, 500]] = math.nan, math.inf, 0
+    assert find_periods(epochs, loss, rho).turns.tolist() == TURNS["0.01"]
+    assert len(find_periods(epochs, np.full(1000, math.nan), rho)) == 0
+
+
+def test_short_records():
+    assert len(find_periods([], [], [])) == 0
+    assert math.isnan(find_periods([1, 2], [1, 9], [2, 1]).mean)
+    assert find_periods([1, 2, 3], [1, 0.1, 1], [2, 1, 2]).turns.tolist() == [2]
+    assert find_periods([1, 2], [0.1, 1], [1, 2]).turns.tolist() == []  # no fall before the rise
+    with pytest.raises(ValueError):
+        find_periods([1, 2], [1], [1, 2])
+
+
+def test_minima():
+    columns = record("0.01")
+    found = find_periods(*columns)
+    lows = found.minima(columns[0], columns[1])
+    assert lows.tolist() == found.each("low").tolist()
+    saved = columns[:, 9::10]
+    assert all(abs(found.minima(saved[0], saved[1]) - lows) < 20)
+    assert found.minima([350, 5000], [1, 1]).tolist() == [350]
+
+
+def test_chance():
+    """Lengths between independent events are less alike than is asked of periods."""
+    rng = np.random.RandomState(0)
+    for n in (3, 5, 10, 20):
+        lengths = rng.exponential(size=(20_000, n))
+        cv = lengths.std(1) / lengths.mean(1)
+        assert np.mean(cv < chance_cv(n)) < 0.05 < np.mean(cv < chance_cv(n) / 0.65 + 0.02)
