@@ -32,12 +32,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
-import metrics
 import models
 import runs
-from device import describe, memory_format, products, select_device
-from options import Option, Parser, integer, one_of, train_options
-from trainer import Trainer
+from experiments import cost
+from measuring import Meter, Wanted, parameter_names
+from options import Option, Parser, integer, one_of
+from training import Recipe, Trainer
+from training.device import describe, memory_format, products, select_device
 from utils import UserError, user_errors, write_atomically
 
 HERE = Path(__file__).parent
@@ -51,9 +52,11 @@ OPTIONS = (
     Option("--precision", one_of(("fp32", "tf32", "bf16")), "fp32", "of this project's training"),
     Option("--gpu", integer(-1), 0, "number of the GPU (-1: CPU)"),
     Option("--json", str, None, "also write every figure into this file"),
+    Option("--rates", None, False, "only the rates of training steps, by width"),
     Option("--only", one_of(("plain", "parts")), None, "internal: one part, in this process"),
 )
 BATCH = 128
+STEPS = 15  # of training that are timed together
 WORKERS = 4
 
 
@@ -166,11 +169,12 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
     )
     model = models.build("ConvNetSI", 10, options.width, init_scale=10)
     model.to(device, memory_format=layout).train()
-    trainer = Trainer(model, train_options(training_words(options)), len(train), device, None)
-    everything = metrics.parameter_names(model, si_only=False)
-    invariant = metrics.parameter_names(model, si_only=True)
+    recipe = Recipe(wd=0.001, other_lr=0.0, precision=options.precision)
+    trainer = Trainer(model, recipe, len(train), device)
+    everything = parameter_names(model, si_only=False)
+    invariant = parameter_names(model, si_only=True)
     meters = [
-        metrics.Meter(model, images, metrics.Wanted.from_flags(flags), scopes=scopes,
+        Meter(model, images, Wanted.from_flags(flags), scopes=scopes,
                       train_mode="train_mode" in flags, batch_size=BATCH)
         for images, flags, scopes in (
             (train, runs.TRAIN_FLAGS, {"all": everything, "si": invariant}),
@@ -225,6 +229,32 @@ def in_turn(
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def rates(gpu: int) -> str:
+    """How fast ConvNetSI trains here at several widths, as a table; the images are random."""
+    device = select_device(gpu)
+    rows = []
+    for width in cost.CPU_CORE_RATE:
+        layout = memory_format(device, width)
+        model = models.build("ConvNetSI", 10, width, init_scale=10)
+        model.to(device, memory_format=layout)
+        trainer = Trainer(model, Recipe(other_lr=0.0), BATCH, device)
+        x = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=layout)
+        y = torch.randint(10, (BATCH,), device=device)
+
+        def steps(trainer: Trainer = trainer, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
+            for _ in range(STEPS):
+                trainer.step(x, y)
+            trainer.finish_epoch()
+
+        rate = BATCH * STEPS / in_turn({"steps": steps}, device, rounds=5)["steps"]
+        forward, parameters = cost.count("ConvNetSI", 10, width, 3, "batch")
+        work = (1 + cost.BACKWARD) * forward
+        rows.append([width, parameters, work / 1e6, rate, rate * work / 1e9])
+    headers = ("width", "parameters", "MFLOP an image", "images/s", "GFLOP/s")
+    table = tabulate(rows, headers, floatfmt=("d", "d", ".1f", ".0f", ".1f"))
+    return f"{describe(device)}\n\n{table}"
 
 
 class BytesCounter(TorchDispatchMode):
@@ -396,6 +426,9 @@ def report(options: argparse.Namespace, found: dict[str, float], device: str) ->
 
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="benchmark.py", description=__doc__).parse_args(argv)
+    if options.rates:
+        print(rates(options.gpu))
+        return
     if options.only:
         print(json.dumps(plain(options) if options.only == "plain" else parts(options)))
         return

@@ -1,17 +1,18 @@
 """Train the lines of a figure, measure their checkpoints, draw the figure.
 
 Edit the parameters below and run `python run_train_and_test.py`, or name a setting of
-experiments.py: `python run_train_and_test.py --experiment demo`.
+experiments/: `python run_train_and_test.py --experiment demo`.
 """
 
 import shlex
 import sys
 
 import runs
-import status
-from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
-from launch import Cluster, run_here, say, submit
-from lines import ROOT, lines_of, words_for
+from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, cost, status
+from experiments.lines import ROOT, lines_of, words_for
+from experiments.local import run_here
+from experiments.runner import say
+from experiments.slurm import Cluster, submit
 from options import Option, Parser, given, integer, key_values, one_of
 from utils import UserError, locked, plural, user_errors
 
@@ -41,7 +42,7 @@ add_params = "--use_test --noaug --no_schedule"  # flags, and anything else trai
 # -----------------------------------------------------------------------------------------------
 
 DRIVER = (
-    Option("--experiment", one_of(list(EXPERIMENTS)), None, "a setting of experiments.py"),
+    Option("--experiment", one_of(list(EXPERIMENTS)), None, "a named setting"),
     IMAGE_FOLDER,
     Option("--test", None, False, "print the commands and run nothing"),
     Option("--list", None, False, "print the named settings"),
@@ -79,8 +80,6 @@ def edited_experiment() -> Experiment:
 
 def print_experiments() -> None:
     """Every named experiment: what it shows, its lines, what it costs."""
-    import cost  # only now: it imports torch
-
     for experiment in EXPERIMENTS.values():
         lines = lines_of(experiment)
         say(f"{experiment.name}: {experiment.shows}")

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import checkpoints
 import data
-import metrics
 import models
 import runs
-from device import describe, memory_format, mix, select_device
+from measuring import Meter, Wanted, parameter_names
 from options import FROM_RUN, test_options
+from runs import checkpoints
+from training.device import describe, memory_format, mix, select_device
 from utils import UserError, remove_litter, user_errors
 
 WRITE_EVERY = 2  # seconds between two writings of what is measured so far
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     """All checkpoints of one run. `words` are the options that the command line itself gave."""
     folder = Path(options.models_dir).expanduser()
-    found = runs.checkpoints(folder)
+    found = runs.checkpoints_in(folder)
     if not found:
         raise UserError(f"no checkpoint-<epoch>.pt in {folder}: --models_dir is DIR/trial_<t>")
     try:
@@ -65,16 +65,16 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     )
     model.to(device, memory_format=layout)
 
-    wanted = metrics.Wanted.from_flags(key for key, value in vars(options).items() if value is True)
-    scopes = {scope: metrics.parameter_names(model, scope == "si") for scope in files}
+    wanted = Wanted.from_flags(key for key, value in vars(options).items() if value is True)
+    scopes = {scope: parameter_names(model, scope == "si") for scope in files}
     tables = {
         scope: runs.Metrics.read_if_there(path) if options.update else runs.Metrics()
         for scope, path in files.items()
     }
 
     @functools.cache
-    def meter_of(part: metrics.Wanted) -> metrics.Meter:
-        return metrics.Meter(
+    def meter_of(part: Wanted) -> Meter:
+        return Meter(
             model,
             images,
             part,
@@ -85,14 +85,14 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             vector_seed=mix(options.seed),
         )
 
-    def missing(epoch: float) -> metrics.Wanted | None:
+    def missing(epoch: float) -> Wanted | None:
         """What must be measured at this epoch; None if the files have it all."""
         flags, nothing = set(), True
         for scope, table in tables.items():
             lacks = functools.partial(table.lacks, epoch)
             flags |= wanted.lacking(lacks, scopes[scope])
-            nothing = nothing and not lacks(metrics.Wanted().names(scopes[scope]))
-        return None if nothing and not flags else metrics.Wanted.from_flags(flags)
+            nothing = nothing and not lacks(Wanted().names(scopes[scope]))
+        return None if nothing and not flags else Wanted.from_flags(flags)
 
     print(f"{folder}: {len(found)} checkpoints on {describe(device)}", flush=True)
     written, passed_over = time.monotonic(), 0

@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import checkpoints
 import data
-import metrics
 import models
-import recorder as recording
 import runs
-from device import describe, memory_format, mix, products, select_device
+from measuring import Meter, Wanted, parameter_names
+from measuring.recorder import Recorder
 from options import train_options
-from trainer import Trainer, schedule
+from runs import checkpoints
+from training.device import describe, memory_format, mix, products, select_device
+from training.trainer import Recipe, Schedule, Trainer
 from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
 
@@ -91,26 +91,33 @@ def train(options: argparse.Namespace) -> None:
             checkpoints.load_weights(model, content, str(branch_point or folder))
         model.to(device, memory_format=layout)
         fixed_norm = content["fixed_norm"] if resumed is not None else None
-        trainer = Trainer(model, options, len(train_images), device, fixed_norm)
+        recipe = recipe_of(options, len(train_images), fixed_norm)
+        trainer = Trainer(model, recipe, len(train_images), device)
         if content:
             trainer.load_moments(content)
 
         # What is measured
-        evaluator = metrics.Meter(
+        evaluator = Meter(
             model,
             eval_images,
-            metrics.Wanted(eval_model=True),
+            Wanted(eval_model=True),
             train_mode=False,
             batch_size=options.batch_size,
-            scopes={"si": metrics.parameter_names(model, si_only=True)},
+            scopes={"si": parameter_names(model, si_only=True)},
         )
         if resumed is None:
-            remove_old_run(folder)
+            runs.remove_run(folder)
         runs.write_config(folder, {**vars(options), **environment(trainer, train_images)})
         recorder = None
         if options.metrics:
-            test_images = recording.test_images(options, eval_images)
-            recorder = recording.Recorder(folder, model, train_images, test_images, options)
+            test_images = eval_images
+            if not options.use_test:
+                _, test_images = data.load(options.dataset, options.data_path, use_test=True)
+                test_images = test_images.to(device, layout)
+            recorder = Recorder(
+                folder, model, train_images, test_images, options.batch_size, options.keep,
+                options.keep_epochs,
+            )  # fmt: skip
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
 
@@ -118,6 +125,38 @@ def train(options: argparse.Namespace) -> None:
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
         training = Training(folder, options, trainer, train_images, recorder, evaluator)
         training.epochs(first, done, last)
+
+
+def recipe_of(options: argparse.Namespace, images: int, fixed_norm: float | None) -> Recipe:
+    """What the options say of a step. A run that goes on keeps the norm that it has begun with."""
+    asked = options.fix_si_pnorm_value if options.fix_si_pnorm_value > 0 else None
+    steps = 1 if options.fbgd else math.ceil(images / options.batch_size)  # in an epoch
+    return Recipe(
+        lr=options.lr_init,
+        wd=options.wd,
+        optimizer=options.optimizer,
+        momentum=options.momentum,
+        other_lr=options.noninvlr if options.noninvlr >= 0 else None,
+        elr=options.elr if options.fix_elr else None,
+        keep_norm=options.fix_si_pnorm,
+        norm=asked if fixed_norm is None else fixed_norm,
+        full_batch=options.fbgd,
+        precision=options.precision,
+        compile=options.compile,
+        traced_steps=steps if options.trace else 0,
+    )
+
+
+def schedule_of(options: argparse.Namespace) -> Schedule:
+    if options.no_schedule:
+        return Schedule("constant")
+    if options.cosan_schedule:
+        return Schedule("cosine")
+    if options.d_schedule:
+        return Schedule("steps", options.d_schedule)
+    if options.c_schedule:
+        return Schedule("linear", options.c_schedule)
+    return Schedule()
 
 
 class Training:
@@ -129,11 +168,12 @@ class Training:
         options: argparse.Namespace,
         trainer: Trainer,
         images: data.ImageSet,
-        recorder: recording.Recorder | None,
-        evaluator: metrics.Meter,
+        recorder: Recorder | None,
+        evaluator: Meter,
     ):
         self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
         self.recorder, self.evaluator = recorder, evaluator
+        self.schedule = schedule_of(options)
         self.steps = math.ceil(len(images) / options.batch_size)  # in an epoch
 
     def epochs(self, first: int, done: int, last: int) -> None:
@@ -175,7 +215,7 @@ class Training:
         """Train for one epoch: its row of the log, without the results on the test set."""
         began = time.perf_counter()
         options, trainer = self.options, self.trainer
-        lr = trainer.base_lr * schedule(options, progress)
+        lr = trainer.base_lr * self.schedule(progress)
         trainer.set_lr(lr)
         generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
         batches = self.images.batches(
@@ -257,7 +297,7 @@ def is_complete(folder: Path, last: int, options: argparse.Namespace) -> bool:
     UserError : the folder holds a run, and it is not said what to do with it, or it is another one.
     Diverged : the run ended in NaN.
     """
-    found = runs.checkpoints(folder)
+    found = runs.checkpoints_in(folder)
     if not (found or (folder / runs.LATEST).exists()) or options.overwrite:
         return False
     if not options.resume:
@@ -289,7 +329,7 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     ------
     UserError : there are checkpoints, but none can be read.
     """
-    numbered = [path for (_, step), path in runs.checkpoints(folder).items() if not step]
+    numbered = [path for (_, step), path in runs.checkpoints_in(folder).items() if not step]
     paths = [folder / runs.LATEST, *reversed(numbered)]
     for path in filter(Path.exists, paths):
         try:
@@ -302,14 +342,6 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     return None, None
 
 
-def remove_old_run(folder: Path) -> None:
-    """Remove the files of an earlier run from its folder, so that two are never mixed."""
-    names = [runs.CONFIG, runs.LOG, runs.LATEST, *(f"{name}.npz" for name in runs.METRICS)]
-    traces = runs.traces(folder).values()
-    for path in [*runs.checkpoints(folder).values(), *(folder / name for name in names), *traces]:
-        path.unlink(missing_ok=True)
-
-
 def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
     """What the configuration records beside the options."""
     return {
@@ -319,6 +351,7 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
         "si_parameters": sum(p.numel() for p in trainer.si_weights),
         "other_parameters": sum(p.numel() for p in trainer.others),
         "device": describe(trainer.device),
+        "commit": runs.code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-import analysis
-import claims
-import diversity
 import experiments
-import plots
+import figures
 import runs
-from lines import lines_of
+from claims import __main__ as command
+from claims import finding, mechanism, minima, periodic, sphere, table
+from experiments.lines import lines_of
+from measuring import diversity
+from theory.dynamics import next_norm, step_cosine
 
 CONFIG = {
     "lr_init": 0.1, "wd": 0.01, "trial": 0, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
@@ -24,7 +25,7 @@ CONFIG = {
 @pytest.fixture(autouse=True)
 def closed():
     yield
-    plots.plt.close("all")
+    figures.plt.close("all")
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_range(make):
     rates = (0.001, 0.1, 0.2, 9.0)
 
     def found(*losses):
-        return claims.periods_in_a_range(
+        return periodic.periods_in_a_range(
             [make(loss, {"lr_init": lr}) for loss, lr in zip(losses, rates, strict=True)]
         )
 
@@ -75,16 +76,16 @@ def test_range(make):
 
 def test_fixed_norm(make):
     held = {"fix_si_pnorm": True, "fix_si_pnorm_value": 3.0}
-    assert claims.fixed_norm([make(saw(50)), make(saw(None), held), make(chaos(), held)]).holds
-    assert not claims.fixed_norm([make(saw(50)), make(saw(70), held)]).holds
-    assert not claims.fixed_norm([make(saw(None)), make(saw(None), held)]).holds
+    assert periodic.fixed_norm([make(saw(50)), make(saw(None), held), make(chaos(), held)]).holds
+    assert not periodic.fixed_norm([make(saw(50)), make(saw(70), held)]).holds
+    assert not periodic.fixed_norm([make(saw(None)), make(saw(None), held)]).holds
 
 
 def test_too_few_jumps_are_said_to_be_too_few(make, monkeypatch):
-    for measure, found in ((claims.frequency, [[make(saw(None))] * 2] * 2),
-                           (claims.different_minima, [[make(saw(None)), make(saw(None))]]),
-                           (claims.first_minima_improve, [[make(saw(None))]])):  # fmt: skip
-        with pytest.raises(claims.NotMeasurable):
+    for measure, found in ((periodic.frequency, [[make(saw(None))] * 2] * 2),
+                           (minima.different_minima, [[make(saw(None)), make(saw(None))]]),
+                           (minima.first_minima_improve, [[make(saw(None))]])):  # fmt: skip
+        with pytest.raises(finding.NotMeasurable):
             measure(*found)
 
 
@@ -96,7 +97,7 @@ def test_frequency(make, exponent, holds):
             make(saw(round(100 * (CONFIG[key] / v) ** exponent), 900), {key: v}) for v in values
         ]
 
-    found = claims.frequency(sweep("lr_init"), sweep("wd"))
+    found = periodic.frequency(sweep("lr_init"), sweep("wd"))
     assert found.holds == holds
     assert found.numbers["η varied"]["exponent"] == pytest.approx(exponent, abs=0.05)
 
@@ -104,7 +105,7 @@ def test_frequency(make, exponent, holds):
 def traced(run, step, cosine=None):
     """Give a run a trace of 4 steps an epoch with effective steps η̃‖g̃‖."""
     lr, wd = run.config["lr_init"], run.config["wd"]
-    turned = 1 - analysis.step_cosine(step, lr, wd) if cosine is None else cosine
+    turned = 1 - step_cosine(step, lr, wd) if cosine is None else cosine
     for epoch in range(len(step) // 4):
         part = slice(4 * epoch, 4 * epoch + 4)
         columns = {"loss": np.ones(4), "si_norm": np.ones(4), "gradient_norm": step[part] / lr,
@@ -118,13 +119,13 @@ def test_jumps_where_allowed(make):
     large = np.repeat(np.arange(300) % 50 == 0, 4)
     steps = np.where(large, 0.5, 0.02)
     other = make(chaos(), {"lr_init": 5.0})
-    assert claims.jumps_where_allowed([traced(make(loss), steps), other]).holds
+    assert mechanism.jumps_where_allowed([traced(make(loss), steps), other]).holds
     quiet = np.full(1200, 0.02)
-    assert not claims.jumps_where_allowed([traced(make(loss), quiet), other]).holds
+    assert not mechanism.jumps_where_allowed([traced(make(loss), quiet), other]).holds
     everywhere = np.full(1200, 0.5)
-    assert not claims.jumps_where_allowed([traced(make(loss), everywhere), other]).holds
+    assert not mechanism.jumps_where_allowed([traced(make(loss), everywhere), other]).holds
     wrong = traced(make(loss), steps, cosine=np.full(1200, 0.3))
-    assert not claims.jumps_where_allowed([wrong, other]).holds
+    assert not mechanism.jumps_where_allowed([wrong, other]).holds
 
 
 @pytest.mark.parametrize("factor, holds", [(1.0, True), (1.5, False)])
@@ -135,41 +136,41 @@ def test_equilibrium(make, factor, holds):
     for _ in range(1200):
         effective = 5 * rng.uniform(0.5, 1.5)
         rows.append((factor * rho, effective / rho / factor))
-        rho = float(analysis.next_norm(rho, effective, 1.0, 0.03))
+        rho = float(next_norm(rho, effective, 1.0, 0.03))
     norms, gradients = np.array(rows).T
     for epoch in range(300):
         part = slice(4 * epoch, 4 * epoch + 4)
         runs.write_trace(run.folder, epoch, {"loss": np.ones(4), "si_norm": norms[part],
                          "gradient_norm": gradients[part], "one_minus_cosine": np.ones(4),
                          "lr": 1.0})  # fmt: skip
-    assert claims.equilibrium_in_chaos([run, quiet]).holds == holds
+    assert mechanism.equilibrium_in_chaos([run, quiet]).holds == holds
 
 
 def test_minima_of_periods_and_their_errors(make):
     better = np.linspace(0.8, 0.95, 300)
     run = make(saw(50, seed=3), test_acc=better)
-    lows = claims.minima_of_periods(run, range(301))
+    lows = minima.minima_of_periods(run, range(301))
     assert len(lows) == 5 and all(low % 50 >= 44 or low % 50 == 0 for low in lows)
-    assert claims.minima_of_periods(run, at=[0, 30, 80, 299]) == [30, 80]
-    assert claims.first_minima_improve([run]).holds
-    assert not claims.first_minima_improve([make(saw(50), test_acc=better[::-1])]).holds
+    assert minima.minima_of_periods(run, at=[0, 30, 80, 299]) == [30, 80]
+    assert minima.first_minima_improve([run]).holds
+    assert not minima.first_minima_improve([make(saw(50), test_acc=better[::-1])]).holds
 
 
 def test_periods_in_every_run(make):
     lines = [make(saw(50), line="a"), make(saw(40), line="a"), make(saw(90), line="b")]
-    found = claims.full_batch(lines)
+    found = periodic.full_batch(lines)
     assert found.holds and "full-batch" in found.measured
-    assert not claims.adam([*lines, make(saw(None), line="b")]).holds
+    assert not periodic.adam([*lines, make(saw(None), line="b")]).holds
 
 
 def test_sharpness(make, monkeypatch):
-    monkeypatch.setattr(claims.measuring, "main", lambda argv: None)
+    monkeypatch.setattr(mechanism.measuring, "main", lambda argv: None)
     epochs = np.arange(0, 300, 5)
 
     def found(values):
         run = make(saw(50))
         np.savez(run.folder / "sharpness.npz", report_epochs=epochs, sharpness=values)
-        return claims.sharpness([run])
+        return mechanism.sharpness([run])
 
     assert found(np.full(60, 210.0)).holds  # times 0.01: 2.1
     assert not found(np.full(60, 90.0)).holds
@@ -186,7 +187,7 @@ def on_sphere(make, elr, loss, error, trial=0):
     return run
 
 
-def sphere(make, order=(0.001, 0.01, 0.02, 0.5)):
+def on_the_sphere(make, order=(0.001, 0.01, 0.02, 0.5)):
     small = np.full(300, 0.001)
     return [on_sphere(make, order[0], saw(None), small),
             on_sphere(make, order[1], chaos(level=1.0), np.full(300, 0.4)),
@@ -198,7 +199,7 @@ def test_table_of_periods(make, capsys):
     loss = saw(100)
     run = on_sphere(make, 0.01, loss, loss / 4)
     runs.write_config(run.folder, CONFIG)
-    plots.report(run.folder)
+    figures.report(run.folder)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:6]]
     lows = [loss[start : start + 100].argmin() + start for start in (0, 100, 200)]
     assert [row[-4] for row in rows] == [f"{low}" for low in lows]
@@ -208,9 +209,9 @@ def test_table_of_periods(make, capsys):
 
 
 def test_regimes(make):
-    assert claims.three_regimes(sphere(make)).holds
-    assert not claims.three_regimes(sphere(make, (0.001, 0.02, 0.01, 0.5))).holds
-    assert not claims.three_regimes(sphere(make)[:3]).holds
+    assert sphere.three_regimes(on_the_sphere(make)).holds
+    assert not sphere.three_regimes(on_the_sphere(make, (0.001, 0.02, 0.01, 0.5))).holds
+    assert not sphere.three_regimes(on_the_sphere(make)[:3]).holds
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,9 @@ def test_regimes(make):
 def test_regimes_in_ordinary_training(make, rate, chaotic_rate, holds):
     periodic = make(saw(50), effective_lr=np.full(300, rate))
     chaotic = make(chaos(), {"lr_init": 3.0}, effective_lr=np.full(300, chaotic_rate))
-    assert claims.regimes_in_ordinary_training(sphere(make), [periodic, chaotic]).holds == holds
+    assert (
+        sphere.regimes_in_ordinary_training(on_the_sphere(make), [periodic, chaotic]).holds == holds
+    )
 
 
 def test_better_optima():
@@ -229,14 +232,14 @@ def test_better_optima():
         return [{"trial": t, "how": how, "elr": 0.1, "test error": e}
                 for t in (0, 1) for how, e in errors.items()]  # fmt: skip
 
-    assert claims.better_optima(rows(4.0)).holds and not claims.better_optima(rows(6.0)).holds
+    assert sphere.better_optima(rows(4.0)).holds and not sphere.better_optima(rows(6.0)).holds
 
 
 @pytest.mark.parametrize("found, holds", [(0.2857, True), (0.3, False)])
 def test_toy(monkeypatch, found, holds):
-    monkeypatch.setattr(claims.toy, "convergence_boundary", lambda **_: found)
-    monkeypatch.setattr(plots, "diagram_of_toy", lambda elrs: plots.plt.figure())
-    assert claims.toy_function().holds == holds
+    monkeypatch.setattr(sphere.toy, "convergence_boundary", lambda **_: found)
+    monkeypatch.setattr(figures, "diagram_of_toy", lambda elrs: figures.plt.figure())
+    assert sphere.toy_function().holds == holds
 
 
 def test_diversity(run, tmp_path):
@@ -257,13 +260,13 @@ def test_diversity(run, tmp_path):
 
 def test_every_claim_has_its_experiments_at_every_scale():
     for scale in ("quick", "demo", "paper"):
-        for claim in claims.CLAIMS:
+        for claim in table.CLAIMS:
             for name in claim.experiments:
-                lines = lines_of(claims.experiment_at(scale, name))
+                lines = lines_of(table.experiment_at(scale, name))
                 assert all(line.options.metrics for line in lines)
-    quick, demo = (claims.experiment_at(scale, "vary_lr") for scale in ("quick", "demo"))
+    quick, demo = (table.experiment_at(scale, "vary_lr") for scale in ("quick", "demo"))
     assert quick.name == "demo_vary_lr_quick" and len(quick.lines()) < len(demo.lines())
-    assert len({claim.key for claim in claims.CLAIMS}) == len(claims.CLAIMS)
+    assert len({claim.key for claim in table.CLAIMS}) == len(table.CLAIMS)
 
 
 def test_trials_have_folders_of_their_own():
@@ -274,13 +277,13 @@ def test_trials_have_folders_of_their_own():
 
 
 def test_table_and_record(monkeypatch, tmp_path):
-    finding = claims.Finding("it was", True, {"x": np.float64(1)}, plots.plt.figure())
+    found = finding.Finding("it was", True, {"x": np.float64(1)}, figures.plt.figure())
     monkeypatch.setattr(
-        claims, "measure_all", lambda *_: {claim.key: finding for claim in claims.CLAIMS}
+        command, "measure_all", lambda *_: {claim.key: found for claim in table.CLAIMS}
     )
-    claims.main(f"--scale quick --results {tmp_path}/out".split())
+    command.main(f"--scale quick --results {tmp_path}/out".split())
     text = (tmp_path / "out" / "claims.md").read_text()
-    assert text.count("| it was ") == len(claims.CLAIMS)
+    assert text.count("| it was ") == len(table.CLAIMS)
     record = json.loads((tmp_path / "out" / "claims.json").read_text())
     assert record["scale"] == "quick" and record["claims"]["toy"]["x"] == 1
     assert (tmp_path / "out" / "toy.png").exists()

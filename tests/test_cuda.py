@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import TINY
 
-import checkpoints
 import runs
 import train
+from runs import checkpoints
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 ON_GPU = TINY.replace("--gpu -1", "--gpu 0").replace("--use_data_size 200", "--use_data_size 1000")

@@ -1,6 +1,7 @@
 """README, environment files and notebook say what the code does."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -11,13 +12,12 @@ import yaml
 from conftest import ROOT
 from nbclient import NotebookClient
 
-import claims
-import cost
+import figures
 import options
-import plots
 import test as test_script
-from experiments import EXPERIMENTS
-from lines import lines_of
+from claims.table import CLAIMS
+from experiments import EXPERIMENTS, cost
+from experiments.lines import lines_of
 from runs import find_runs
 from utils import duration
 
@@ -39,7 +39,7 @@ def test_readme_holds_the_table_of_options():
 def test_readme_shows_the_measured_claims():
     written = (ROOT / "results" / "claims" / "claims.md").read_text()
     assert section("claims") == written.replace("](", "](results/claims/").strip()
-    for claim in claims.CLAIMS:
+    for claim in CLAIMS:
         assert claim.statement in written
         assert (ROOT / "results" / "claims" / f"{claim.key}.png").exists()
 
@@ -60,9 +60,9 @@ def test_readme_shows_what_its_results_hold():
     results = ROOT / "results"
     (periodic,) = find_runs(results / "figure2_cpu" / "lr_0.01_wd_0.02")
     shown = {
-        "figure2_cpu": plots.table(find_runs(results / "figure2_cpu")),
-        "three_regimes_cpu": plots.table(find_runs(results / "three_regimes_cpu")),
-        "periods_cpu": plots.period_table(periodic),
+        "figure2_cpu": figures.table(find_runs(results / "figure2_cpu")),
+        "three_regimes_cpu": figures.table(find_runs(results / "three_regimes_cpu")),
+        "periods_cpu": figures.period_table(periodic),
     }
     for name, text in shown.items():
         assert section(name) == f"```\n{text}\n```", name
@@ -71,10 +71,10 @@ def test_readme_shows_what_its_results_hold():
 def test_notebook_has_a_section_for_every_claim():
     cells = nbformat.read(ROOT / "Plots.ipynb", as_version=4).cells
     text = "\n".join(cell.source for cell in cells)
-    for claim in claims.CLAIMS:
+    for claim in CLAIMS:
         assert (
             f"### {claim.source}: {claim.statement}" in text
-            and f'plots.claim("{claim.key}")' in text
+            and f'figures.claim("{claim.key}")' in text
         )
 
 
@@ -87,26 +87,54 @@ def test_conda_and_pip_requirements_are_the_same():
     assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
 
 
-def imports(path):
-    """The modules of this project that a file imports."""
-    own = {p.stem for p in ROOT.glob("*.py")} | {"models"}
+# Every module may import those of its own place (without a circle) and of the places before it.
+PLACES = (
+    ("theory",), ("utils",), ("models",), ("options",), ("data",), ("runs",), ("training",),
+    ("measuring",), ("train", "test"), ("figures",), ("experiments",), ("claims",),
+    ("benchmark", "run_train_and_test"),
+)  # fmt: skip
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path, modules):
+    """The modules of this project that a file imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0])
-    return found & own
+            whole = {f"{node.module}.{name.name}" for name in node.names} & modules.keys()
+            found |= whole or {node.module}
+    return found & modules.keys()
 
 
-def test_readme_lists_every_module_and_what_it_imports():
-    rows = re.findall(r"\| `([\w/.]+)` \| [^|]+ \|([^|]*)\|", (ROOT / "README.md").read_text())
-    listed = {name: set(filter(None, re.split(r"[, ]+", row.strip()))) for name, row in rows}
-    order = [name.removesuffix(".py").strip("/") for name, _ in rows]
-    for path in ROOT.glob("*.py"):
-        assert listed[path.name] == imports(path), path.name
-        for name in imports(path):
-            assert order.index(path.stem) < order.index(name), f"{path.stem} -> {name}"
+def test_imports_go_one_way():
+    folders = {place for places in PLACES for place in places if (ROOT / place).is_dir()}
+    files = [
+        *ROOT.glob("*.py"),
+        *(path for folder in folders for path in (ROOT / folder).glob("*")),
+    ]
+    modules = {module_name(path): path for path in files if path.suffix == ".py"}
+    rank = {place: i for i, places in enumerate(PLACES) for place in places}
+    graph = {name: imports(path, modules) - {name} for name, path in modules.items()}
+    for name, found in graph.items():
+        here = rank[name.split(".")[0]]
+        for other in found:
+            assert rank[other.split(".")[0]] <= here, f"{name} imports {other}"
+    # A folder's own name stands for the few names that it hands on: inside, none goes through it.
+    inside = {name: found for name, found in graph.items() if "." in name}
+    assert not [name for name, found in inside.items() if name.split(".")[0] in found]
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_only_experiments_and_scripts_know_the_command_line():
+    for folder in ("training", "measuring/meter.py", "measuring/recorder.py", "models", "theory"):
+        paths = [ROOT / folder] if folder.endswith(".py") else (ROOT / folder).glob("*.py")
+        assert not [path for path in paths if "options" in imports(path, {"options": path})]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import experiments
 import options
 import runs
 import utils
-from lines import lines_of
+from experiments.lines import lines_of
 
 SMALL = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',

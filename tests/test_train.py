@@ -9,20 +9,19 @@ import torch
 from conftest import TINY
 from torch.nn import functional as F
 
-import analysis
-import checkpoints
 import data
 import models
 import options
 import runs
 import train
-import trainer
+from runs import checkpoints
+from theory.dynamics import effective_gradient_norm, effective_lr, step_cosine
 
 TINY_SIZE = 200
 
 
 def states(folder):
-    found = runs.checkpoints(folder)
+    found = runs.checkpoints_in(folder)
     return {key: checkpoints.load(path)["state_dict"] for key, path in found.items()}
 
 
@@ -32,7 +31,7 @@ def same(a, b):
 
 def network(folder, name="ConvNetSI", width=2):
     model = models.build(name, 10, width)
-    path = runs.checkpoints(folder)[0, 0]
+    path = runs.checkpoints_in(folder)[0, 0]
     checkpoints.load_weights(model, checkpoints.load(path), path)
     return model
 
@@ -115,7 +114,7 @@ def test_full_batch_step_is_the_mean_gradient_of_batches(run):
 
 def test_momentum_matters_and_is_saved(run):
     folder = run("--momentum 0.9")
-    content = checkpoints.load(runs.checkpoints(folder)[3, 0])
+    content = checkpoints.load(runs.checkpoints_in(folder)[3, 0])
     buffers = [state["momentum_buffer"] for state in content["optimizer"]["state"].values()]
     assert all(buffer.abs().sum() > 0 for buffer in buffers[:4])
 
@@ -168,9 +167,9 @@ def test_trace_is_what_the_steps_did(run, extra, steps):
 def test_angle_of_a_step_follows_from_the_gradient(run, name, width):
     """cos(w, w') of P1, section 2, by real steps."""
     trace = runs.read_trace(run(f"--trace --epochs 2 --model {name} --num_channels {width}"))
-    rate = analysis.effective_lr(trace["lr"], trace["si_norm"])
-    gradient = analysis.effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
-    expected = 1 - analysis.step_cosine(rate * gradient, 0.1, 0.001)
+    rate = effective_lr(trace["lr"], trace["si_norm"])
+    gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
+    expected = 1 - step_cosine(rate * gradient, 0.1, 0.001)
     assert trace["one_minus_cosine"] == pytest.approx(expected, rel=1e-4)
     assert expected.min() > 1e-8 and expected.max() > 1e-3
 
@@ -204,7 +203,7 @@ def test_only_the_rate_times_the_decay_matters(run):
 def test_schedules(flags, expected):
     parsed = options.train_options(flags.split())
     for progress, factor in expected.items():
-        assert trainer.schedule(parsed, progress) == pytest.approx(factor, abs=1e-5)
+        assert train.schedule_of(parsed)(progress) == pytest.approx(factor, abs=1e-5)
 
 
 def test_schedule_reaches_the_log(run):
@@ -290,7 +289,7 @@ def test_a_run_is_neither_mixed_nor_overwritten_unasked(run, capsys):
         assert message in capsys.readouterr().err
     run("--overwrite --wd 0.5 --epochs 1")
     assert runs.read_config(folder)["wd"] == 0.5
-    assert list(runs.checkpoints(folder)) == [(0, 0), (1, 0)]
+    assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0)]
 
 
 def test_branch_goes_on_where_the_trial_would(run):
@@ -306,9 +305,9 @@ def test_branch_with_changed_options_has_its_own_folder(run, capsys):
     folder = run()
     run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
     branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
-    assert list(runs.checkpoints(branch)) == [(1, 0), (2, 0)]
+    assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
     assert runs.read_config(branch)["lr_init"] == 0.5
-    assert list(runs.checkpoints(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     with pytest.raises(SystemExit):
         run("--resume_epoch 7")
     assert "checkpoint-7.pt" in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""What lines cost: floating-point operations, time and disk, before anything runs.
+
+    python run_train_and_test.py --list      # the cost of every named experiment
+
+A line's work is counted, not guessed: operations of the real network (convolutions and the linear
+layer) for an image, times images, epochs and the passes that its metrics take. Its time is that
+work by the rate at which this project's training step does it. The rates on a CPU are measured
+(`python benchmark.py --rates`); that of a GPU is an assumption until it is measured.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+import runs
+from experiments.lines import Line
+from utils import duration
+
+IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "Digits": 1500, "ImageFolder": 50_000}
+TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "Digits": 297, "ImageFolder": 10_000}
+CLASSES = {"CIFAR100": 100}
+BACKWARD = 2  # passes forward that a pass backward is worth
+# Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).
+CPU_CORE_RATE = {4: 30e9, 8: 110e9, 16: 170e9, 32: 210e9}
+# Assumed, not measured: a third of the float32 peak of an NVIDIA H100, and a tenth of a
+# millisecond a step that no small network can fall below.
+GPU_RATE, GPU_STEP = 20e12, 1e-4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some lines take.
+
+    Attributes
+    ----------
+    operations : floating-point operations in all.
+    core_seconds, gpu_seconds : on one core of a CPU, or one GPU.
+    disk : bytes of checkpoints when they are done.
+    """
+
+    operations: float
+    core_seconds: float
+    gpu_seconds: float
+    disk: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        size = f"{self.disk / 1e9:.1f} GB" if self.disk > 1e9 else f"{self.disk / 1e6:.0f} MB"
+        return (
+            f"{duration(self.gpu_seconds)} of a GPU (assumed rate) or "
+            f"{duration(self.core_seconds)} of a CPU core; {size} of checkpoints"
+        )
+
+
+@functools.cache
+def count(model: str, classes: int, width: int, depth: int, norm: str) -> tuple[int, int]:
+    """Operations of a forward pass over one image, and number of parameters."""
+    import torch  # only now: it is slow to import
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import models
+
+    with torch.device("meta"):
+        network = models.build(model, classes, width, depth, norm=norm)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(2, 3, 32, 32))
+    return counter.get_total_flops() // 2, sum(p.numel() for p in network.parameters())
+
+
+def core_rate(width: int) -> float:
+    """Operations a second of one core at a width, from the measured ones around it."""
+    widths, rates = zip(*CPU_CORE_RATE.items(), strict=True)
+    return float(np.exp(np.interp(np.log(width), np.log(widths), np.log(rates))))
+
+
+def cost(line: Line) -> Cost:
+    """The cost of one line from its first epoch to its last, its metrics included."""
+    o = line.options
+    classes = CLASSES.get(o.dataset, 10)
+    forward, parameters = count(o.model, classes, o.num_channels, o.depth, o.norm)
+    images = o.use_data_size or IMAGES[o.dataset]
+    trained = (1 + BACKWARD) * forward * images
+    operations = line.passes * trained + line.checkpoints * forward * TEST_IMAGES[o.dataset]
+    steps = line.passes * math.ceil(images / o.batch_size)
+    moments = 2 if o.optimizer == "adam" else int(o.momentum > 0)
+    kept = line.checkpoints
+    if o.keep is not None:
+        saved = [e for e in o.keep_epochs if e <= o.epochs and runs.is_saved(e, o.save_freq)]
+        kept = min(kept, o.keep + len(saved))
+    disk = 4.0 * parameters * (1 + moments) * kept
+    gpu_seconds = operations / GPU_RATE + steps * GPU_STEP
+    return Cost(operations, operations / core_rate(o.num_channels), gpu_seconds, disk)
+
+
+def total(lines: Sequence[Line]) -> Cost:
+    return sum(map(cost, lines), Cost(0, 0, 0, 0))

@@ -1,0 +1,119 @@
+"""The lines of an experiment: the commands of each run, and where its files are (no torch)."""
+
+import argparse
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import runs
+from experiments.setting import Experiment
+from options import command, train_options
+from utils import UserError
+
+ROOT = Path("Experiments")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a figure: the commands of its run and where its files are."""
+
+    name: str
+    folder: Path  # of the trial
+    options: argparse.Namespace  # of train.py
+    commands: dict[str, list[str]]  # name of the log -> words of the command, in order
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints the run will leave."""
+        return sum(runs.is_saved(e, self.options.save_freq) for e in range(self.epochs + 1))
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training images: an epoch is one, and so are a checkpoint's metrics."""
+        return self.epochs + self.checkpoints
+
+    def log(self, step: str) -> Path:
+        return self.folder / f"{step}.log"
+
+
+def lines_of(experiment: Experiment) -> list[Line]:
+    """The lines of an experiment, with their commands."""
+    try:
+        differing = experiment.lines()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return [make_line(experiment, options) for options in differing]
+
+
+def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
+    """One line, in a folder named after the options by which it differs from the others."""
+    named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
+    name = words_for(named).replace("_init ", "_").replace(" ", "_")
+    directory = ROOT / experiment.name / name
+    trial = differing.get("trial", experiment.params.get("trial", 0))
+    folder = runs.trial_folder(directory, int(trial))
+    if "trial" in differing:
+        name += f"_trial_{trial}"
+    values = {
+        "dir": directory,
+        "dataset": experiment.dataset,
+        "data_path": experiment.data_path,
+        "model": experiment.network,
+        "noninvlr": experiment.fix_noninvlr,
+        **experiment.params,
+        "fix_elr": "elr" in differing,
+        **differing,
+    }
+    train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
+    options = train_options(train[1:])  # a wrong parameter is reported before anything runs
+    commands = {"train": train}
+    if not options.metrics:  # else train.py measures by itself
+        train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
+        shared = {"models_dir": folder, "update": True, "gpu": experiment.params.get("gpu")}
+        on_train = {"save_path": train_tm, "prebn_save_path": prebn}
+        commands["train-tm"] = command(
+            "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
+        )
+        commands["test-em"] = command(
+            "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
+        )
+    return Line(name, folder, options, commands)
+
+
+def words_for(options: dict[str, Any]) -> str:
+    """Options and their values in words; a flag has none."""
+    parts = []
+    for key, value in options.items():
+        number = isinstance(value, (int, float))
+        parts.append(key if value is True else f"{key} {value:g}" if number else f"{key} {value}")
+    return " ".join(parts)
+
+
+def is_finished(line: Line) -> bool:
+    """Whether the line's last checkpoint is there and all are measured.
+
+    Raises
+    ------
+    UserError : its folder holds a run with other options.
+    """
+    try:
+        runs.check_same_run(line.folder, vars(line.options))
+    except FileNotFoundError:
+        return False
+    try:
+        measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
+    except (FileNotFoundError, UserError):
+        return False
+    whole = [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
+    ended = line.epochs in whole or runs.diverged_at(line.folder) is not None
+    return ended and all(set(whole) <= rows.keys() for rows in measured)
+
+
+def run_of(line: Line) -> runs.Run:
+    """The run that the line has left."""
+    return runs.Run(line.folder, runs.read_config(line.folder))

@@ -1,0 +1,56 @@
+"""Everything that is drawn or tabulated, in one style: `python -m figures Experiments/demo`.
+
+Every function that draws takes runs (`runs.find_runs`) or arrays and returns a matplotlib Figure.
+"""
+
+from figures.optima import improvement, minima, second_regime
+from figures.papers import comparison, figure2, layers, three_regimes
+from figures.periods import equilibrium, frequency, jump_trace, loss_panels, sharpness
+from figures.regimes import boundary, diagram_of_runs, diagram_of_toy, regime_diagram
+from figures.report import report
+from figures.style import plt, save
+from figures.summaries import (
+    NO_RUNS,
+    curves,
+    label,
+    on_sphere,
+    periods_of,
+    regime,
+    summary_row,
+    varies,
+)
+from figures.tables import claim, period_table, regime_table, table
+
+__all__ = [
+    "NO_RUNS",
+    "boundary",
+    "claim",
+    "comparison",
+    "curves",
+    "diagram_of_runs",
+    "diagram_of_toy",
+    "equilibrium",
+    "figure2",
+    "frequency",
+    "improvement",
+    "jump_trace",
+    "label",
+    "layers",
+    "loss_panels",
+    "minima",
+    "on_sphere",
+    "period_table",
+    "periods_of",
+    "plt",
+    "regime",
+    "regime_diagram",
+    "regime_table",
+    "report",
+    "save",
+    "second_regime",
+    "sharpness",
+    "summary_row",
+    "table",
+    "three_regimes",
+    "varies",
+]

@@ -1,0 +1,122 @@
+"""The figures of the papers and their kin: lines of one experiment side by side."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.style import colours, describe
+from figures.summaries import curves, label, summary_row
+from runs import Run
+from theory.dynamics import effective_lr
+
+
+def figure2(runs: Sequence[Run]) -> Figure:
+    """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run."""
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
+    loss_axis, error_axis, norm_axis, phase_axis = axes
+    for colour, run in zip(colours(runs), runs, strict=True):
+        found = curves(run)
+        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        if "train loss" in found:
+            loss_axis.plot(found["epochs"], found["train loss"], **style)
+        if "test error" in found:
+            error_axis.plot(found["test epochs"], found["test error"], **style)
+        if "si norm" in found:
+            norm_axis.plot(found["si epochs"], found["si norm"], **style)
+        if "effective gradient norm" in found:
+            x, y = found["effective lr"], found["effective gradient norm"]
+            phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+            phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+    phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
+    describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
+    describe(error_axis, "Test error", "epoch", "error, %")
+    describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
+    describe(
+        phase_axis,
+        "Phase diagram",
+        "effective learning rate η̃ = η / ρ²",
+        "mean effective gradient norm ρ‖g‖",
+        xscale="log",
+        yscale="log",
+    )
+    norm_axis.legend(fontsize=9)
+    phase_axis.legend(fontsize=9)
+    return figure
+
+
+def three_regimes(runs: Sequence[Run]) -> Figure:
+    """P2, Figure 1: train loss, test error, gradient norm by epoch; gradient norm by loss."""
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
+    loss_axis, error_axis, gradient_axis, phase_axis = axes
+    for colour, run in zip(colours(runs), runs, strict=True):
+        found = curves(run)
+        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        x, y = found["train loss"], found["effective gradient norm"]
+        loss_axis.plot(found["epochs"], x, **style)
+        error_axis.plot(found["test epochs"], found["test error"], **style)
+        gradient_axis.plot(found["si epochs"], y, **style)
+        phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+        phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+    phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
+    gradient = "mean effective gradient norm ρ‖g‖"
+    describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
+    describe(error_axis, "Test error", "epoch", "error, %")
+    describe(gradient_axis, "Effective gradient norm", "epoch", gradient, yscale="log")
+    describe(phase_axis, "Gradient norm by loss", "train loss", gradient, "log", "log")
+    phase_axis.legend(fontsize=9)
+    handles, names = loss_axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
+    return figure
+
+
+def layers(run: Run) -> Figure:
+    """Norm and effective learning rate of every SI weight tensor of one run, by epoch."""
+    arrays = run.metrics("train-tm-prebn")
+    names = [n.removesuffix("_norm") for n in arrays if n.endswith(".weight_norm")]
+    figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    shades = plt.colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 1)))
+    for shade, name in zip(shades, names, strict=False):
+        norm = arrays[f"{name}_norm"]
+        norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
+        rate = effective_lr(run.base_lr, norm)
+        rates.plot(arrays["report_epochs"], rate, color=shade, linewidth=1.2)
+    title = label(run, [run])
+    describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")
+    describe(
+        rates,
+        f"Effective learning rate of each layer, {title}",
+        "epoch",
+        "η / (norm of the layer)²",
+        yscale="log",
+    )
+    norms.legend(fontsize=8, ncols=1 + len(names) // 10)
+    return figure
+
+
+def comparison(runs: Sequence[Run], key: str) -> Figure:
+    """Mean period and best test error against one rate, "lr_init" or "wd"; a line for each other.
+
+    Runs with fewer than two jumps have no period and are left out of the first panel.
+    """
+    words = {"lr_init": "learning rate η", "wd": "weight decay λ"}
+    other = "wd" if key == "lr_init" else "lr_init"
+    figure, (periods, errors) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    values = sorted({run.config[other] for run in runs})
+    found = False
+    for colour, value in zip(colours(values), values, strict=True):
+        group = [run for run in runs if run.config[other] == value]
+        rows = [summary_row(run) for run in group]
+        x = [run.config[key] for run in group]
+        style = {"color": colour, "marker": "o", "label": f"{words[other]} = {value:g}"}
+        periods.plot(x, [row["mean period"] for row in rows], **style)
+        errors.plot(x, [row["best test error"] for row in rows], **style)
+        found = found or any(np.isfinite(row["mean period"]) for row in rows)
+    if not found:
+        periods.text(0.5, 0.5, "no run has two jumps", ha="center", transform=periods.transAxes)
+    scale = "log" if found else "linear"
+    describe(periods, "Mean period", words[key], "epochs between jumps", "log", scale)
+    describe(errors, "Best test error", words[key], "error, %", "log")
+    errors.legend(fontsize=9)
+    return figure

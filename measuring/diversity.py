@@ -1,0 +1,117 @@
+"""Are the minima of different periods different functions? Cosines of weights, and ensembles.
+
+    python -m measuring.diversity --anchor 60 \\
+        --models_dir Experiments/demo_minima/lr_0.1_wd_0.01/trial_0 \\
+        --independent Experiments/demo_minima/lr_0.1_wd_0.01/trial_1
+
+An anchor checkpoint is compared with every later one of its run, and with those of an independently
+trained network: the cosine of their scale-invariant weights, and the accuracy of the two as an
+ensemble (the mean of their probabilities) on the test set (P1, section 5).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import models
+import runs
+from data import ImageSet
+from measuring import meter
+from measuring.rebuild import rebuild
+from options import Option, Parser, integer
+from runs import checkpoints
+from utils import UserError, user_errors
+
+OPTIONS = (
+    Option("--models_dir", str, None, "folder of the run, DIR/trial_<t>"),
+    Option("--anchor", integer(0), None, "epoch of the anchor checkpoint"),
+    Option("--independent", str, None, "folder of an independently trained run (another trial)"),
+)
+
+
+def si_cosine(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], names: list[str]) -> float:
+    """Cosine of the angle between the SI weights `names` of two networks, each as one vector."""
+    one, two = (torch.cat([state[name].double().flatten() for name in names]) for state in (a, b))
+    return torch.nn.functional.cosine_similarity(one, two, dim=0).item()
+
+
+@torch.no_grad()
+def probabilities(model: torch.nn.Module, images: ImageSet) -> torch.Tensor:
+    """The network's class probabilities, running statistics used: (images, classes)."""
+    size = meter.EVALUATION_BATCH[images.images.device.type]
+    with meter.mode(model, train_mode=False):
+        return torch.cat([model(x).softmax(1) for x, _ in images.batches(size)])
+
+
+def accuracy(p: torch.Tensor, images: ImageSet) -> float:
+    return (p.argmax(1) == images.labels).double().mean().item()
+
+
+def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[str, np.ndarray]:
+    """Compare an anchor checkpoint with the later ones of its run, and an independent run's.
+
+    Returns
+    -------
+    report_epochs : (n,) of the run's whole-epoch checkpoints from the anchor on.
+    acc, ensemble_acc, cosine : (n,) of each alone; with the anchor; and with its SI weights.
+    independent_...: the same arrays for the checkpoints of the independent run from the anchor's
+        epoch on, where one is given.
+
+    Raises
+    ------
+    UserError : a checkpoint or a configuration is missing.
+    """
+    try:
+        config = runs.read_config(folder)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {runs.CONFIG}: --models_dir is DIR/trial_<t>") from None
+    model, _, images = rebuild(config)
+    names = list(models.si_parameters(model))
+
+    def states(where: Path):
+        for (epoch, step), path in runs.checkpoints_in(where).items():
+            if not step and epoch >= anchor:
+                content = checkpoints.load(path)
+                checkpoints.load_weights(model, content, path)
+                yield epoch, content["state_dict"], probabilities(model, images)
+
+    anchor_path = runs.checkpoint_path(folder, anchor)
+    anchor_state = checkpoints.load(anchor_path)["state_dict"]
+    checkpoints.load_weights(model, {"state_dict": anchor_state}, anchor_path)
+    anchor_p = probabilities(model, images)
+    found = {}
+    for prefix, where in (("", folder), ("independent_", independent)):
+        if where is None:
+            continue
+        rows = [
+            (epoch, accuracy(p, images), accuracy(p + anchor_p, images),
+             si_cosine(state, anchor_state, names))
+            for epoch, state, p in states(where)
+        ]  # fmt: skip
+        if not rows:
+            raise UserError(f"{where} has no checkpoint from epoch {anchor} on")
+        columns = ("report_epochs", "acc", "ensemble_acc", "cosine")
+        found |= {
+            prefix + name: np.array(column)
+            for name, column in zip(columns, zip(*rows, strict=True), strict=True)
+        }
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(OPTIONS, prog="measuring.diversity", description=__doc__.split("\n")[0])
+    options = parser.parse_args(argv)
+    if options.models_dir is None or options.anchor is None:
+        raise UserError("--models_dir and --anchor are needed")
+    folder = Path(options.models_dir).expanduser()
+    independent = options.independent and Path(options.independent).expanduser()
+    found = compare(folder, options.anchor, independent)
+    path = folder / f"diversity-{options.anchor}.npz"
+    runs.write_arrays(path, found)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    with user_errors("measuring.diversity"):
+        main()

@@ -1,0 +1,38 @@
+"""The network and the images of a run, as its configuration says, for measuring its checkpoints."""
+
+from typing import Any
+
+import torch
+
+import data
+import models
+from training.device import memory_format, select_device
+
+
+def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
+    """The network of a run (with any weights), its training images and the test set, on a device.
+
+    Raises
+    ------
+    UserError : the data or the GPU of the run is not there.
+    """
+    device = select_device(config["gpu"])
+    layout = memory_format(device, config["num_channels"])
+    train_images, test_images = (
+        part.to(device, layout)
+        for part in data.load(
+            config["dataset"],
+            config["data_path"],
+            use_test=True,
+            use_data_size=config["use_data_size"],
+            corrupt_train=config["corrupt_train"],
+        )
+    )
+    model = models.build(
+        config["model"],
+        train_images.num_classes,
+        config["num_channels"],
+        config["depth"],
+        norm=config["norm"],
+    )
+    return model.to(device, memory_format=layout), train_images, test_images

@@ -1,0 +1,110 @@
+"""Metrics measured while a run trains (--metrics), and old checkpoints removed (--keep).
+
+The files are those of test.py, and so are the numbers: the same meters fill them.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import data
+import runs
+from measuring.meter import Meter, Wanted, parameter_names
+from runs import checkpoints
+from utils import UserError
+
+WRITE_EVERY = 10  # seconds between two writings of the files
+
+
+class Recorder:
+    """The metrics files of one run.
+
+    Parameters
+    ----------
+    keep, keep_epochs : keep the newest so many checkpoints, and those after these epochs.
+
+    A checkpoint is removed only when its metrics are on disk, so after a crash the metrics that
+    were not yet written can be measured from the checkpoints that are still there (`catch_up`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: torch.nn.Module,
+        train_images: data.ImageSet,
+        test_images: data.ImageSet,
+        batch_size: int,
+        keep: int | None = None,
+        keep_epochs: Sequence[int] = (),
+    ):
+        self.folder, self.model = folder, model
+        self.keep, self.keep_epochs = keep, keep_epochs
+        self.tables = {name: runs.Metrics.read_if_there(self.path(name)) for name in runs.METRICS}
+        everything = parameter_names(model, si_only=False)
+        invariant = parameter_names(model, si_only=True)
+
+        def meter(images: data.ImageSet, flags: Sequence[str], scopes: dict) -> Meter:
+            return Meter(
+                model,
+                images,
+                Wanted.from_flags(flags),
+                train_mode="train_mode" in flags,
+                batch_size=batch_size,
+                scopes=scopes,
+            )
+
+        self.meters = [
+            meter(
+                train_images,
+                runs.TRAIN_FLAGS,
+                {"train-tm": everything, "train-tm-prebn": invariant},
+            ),
+            meter(test_images, runs.TEST_FLAGS, {"test-em": everything}),
+        ]
+        self.written = time.monotonic()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
+
+    def add(self, epoch: float) -> dict[str, dict]:
+        """Measure the network as it is now: a row for each file, which is returned too."""
+        rows = {name: row for meter in self.meters for name, row in meter.measure().items()}
+        for name, row in rows.items():
+            self.tables[name].add(epoch, row)
+        if time.monotonic() - self.written > WRITE_EVERY:
+            self.write()
+        return rows
+
+    def write(self) -> None:
+        """Write the files, and remove the checkpoints that are no longer wanted."""
+        for name, table in self.tables.items():
+            table.write(self.path(name))
+        self.written = time.monotonic()
+        if self.keep is not None:
+            runs.prune(self.folder, self.keep, self.keep_epochs)
+
+    def catch_up(self) -> bool:
+        """Measure the folder's checkpoints whose metrics are missing; whether there were any.
+
+        The network then has the weights of one of them.
+        """
+        found = False
+        for (epoch, step), path in runs.checkpoints_in(self.folder).items():
+            if not step and self._has(epoch):
+                continue
+            try:
+                content = checkpoints.load(path)
+            except UserError as error:
+                print(f"note: passed over: {error}")
+                continue
+            now = content["epoch"] if step else epoch
+            if not self._has(now):
+                checkpoints.load_weights(self.model, content, path)
+                self.add(now)
+                found = True
+        return found
+
+    def _has(self, epoch: float) -> bool:
+        return all(epoch in table.rows for table in self.tables.values())

@@ -1,0 +1,79 @@
+"""What a run leaves on disk, and how it is read back.
+
+`folder` names the files, `config` decides whether two runs are the same, `log` and `arrays` hold
+what was recorded and measured, `found` reads runs back, and `checkpoints`, which alone needs
+torch, the weights.
+"""
+
+from runs.arrays import TEST_FLAGS, TRAIN_FLAGS, Metrics, write_arrays
+from runs.config import (
+    branch_folder,
+    check_same_run,
+    code_version,
+    differences,
+    read_config,
+    write_config,
+)
+from runs.folder import (
+    CONFIG,
+    DIVERGED_STATUS,
+    LATEST,
+    LOCK,
+    LOG,
+    METRICS,
+    STATE,
+    checkpoint_path,
+    checkpoints_in,
+    is_saved,
+    prune,
+    remove_run,
+    traces,
+    trial_folder,
+)
+from runs.found import Run, find_experiments, find_runs
+from runs.log import (
+    diverged_at,
+    read_log,
+    read_state,
+    read_trace,
+    write_log,
+    write_state,
+    write_trace,
+)
+
+__all__ = [
+    "CONFIG",
+    "DIVERGED_STATUS",
+    "LATEST",
+    "LOCK",
+    "LOG",
+    "METRICS",
+    "STATE",
+    "TEST_FLAGS",
+    "TRAIN_FLAGS",
+    "Metrics",
+    "Run",
+    "branch_folder",
+    "check_same_run",
+    "checkpoint_path",
+    "checkpoints_in",
+    "code_version",
+    "differences",
+    "diverged_at",
+    "find_experiments",
+    "find_runs",
+    "is_saved",
+    "prune",
+    "read_config",
+    "read_log",
+    "read_state",
+    "read_trace",
+    "remove_run",
+    "traces",
+    "trial_folder",
+    "write_arrays",
+    "write_config",
+    "write_log",
+    "write_state",
+    "write_trace",
+]

@@ -1,0 +1,83 @@
+"""The metrics files: named arrays over the checkpoints of a run."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import UserError, write_atomically
+
+# The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
+TRAIN_FLAGS = ("train_mode", "eval_model", "all_pnorm", "calc_grad_norms")
+TEST_FLAGS = ("use_test", "eval_model")
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays as one .npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})
+    write_atomically(path, buffer.getvalue())
+
+
+class Metrics:
+    """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
+
+    In the file every name is one array over the epochs, in order. A diverged network's numbers are
+    NaN or infinite. A number that was not measured is NaN too, and the array "missing", which
+    is there only then, names it as "<epoch> <name>".
+    """
+
+    def __init__(self, rows: dict[float, dict[str, Any]] | None = None):
+        self.rows = rows or {}
+
+    @classmethod
+    def read(cls, path: Path) -> "Metrics":
+        """Raises FileNotFoundError, or UserError where `path` is not such a file."""
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+            epochs = arrays.pop("report_epochs").tolist()
+            missing = set(arrays.pop("missing", np.array([], dtype=str)).tolist())
+            rows = {
+                epoch: {
+                    name: values[i]
+                    for name, values in arrays.items()
+                    if f"{epoch} {name}" not in missing
+                }
+                for i, epoch in enumerate(epochs)
+            }
+        except FileNotFoundError:
+            raise
+        except Exception:
+            raise UserError(f"{path} is not a metrics file: delete it, or name another") from None
+        return cls(rows)
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> "Metrics":
+        """As `read`, but empty where there is no file."""
+        return cls.read(path) if path.exists() else cls()
+
+    def write(self, path: Path) -> None:
+        epochs = sorted(self.rows)
+        whole = all(e == int(e) for e in epochs)
+        arrays = {"report_epochs": np.array(epochs, dtype=np.int64 if whole else np.float64)}
+        missing = []
+        for name, like in {n: v for row in self.rows.values() for n, v in row.items()}.items():
+            values = []
+            for epoch, shown in zip(epochs, arrays["report_epochs"].tolist(), strict=True):
+                if name not in self.rows[epoch]:
+                    missing.append(f"{shown} {name}")
+                values.append(self.rows[epoch].get(name, np.asarray(like) * np.nan))
+            arrays[name] = np.array(values)
+        if missing:
+            arrays["missing"] = np.array(missing)
+        write_arrays(path, arrays)
+
+    def lacks(self, epoch: float, names: Sequence[str]) -> bool:
+        """Whether any of these numbers has not been measured."""
+        return not set(names) <= self.rows.get(epoch, {}).keys()
+
+    def add(self, epoch: float, values: dict[str, Any]) -> None:
+        self.rows.setdefault(epoch, {}).update(values)

@@ -1,0 +1,105 @@
+"""The configuration that a run saves, and whether two configurations are the same run."""
+
+import functools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from runs.folder import CONFIG
+from utils import UserError, write_atomically
+
+# Options that say where and how to run, not what to train: they do not make it another run.
+HOW_TO_RUN = frozenset(
+    [
+        "dir",
+        "data_path",
+        "num_workers",
+        "gpu",
+        "resume",
+        "overwrite",
+        "resume_epoch",
+        "keep_going",
+        "metrics",
+        "trace",
+        "keep",
+        "keep_epochs",
+        "compile",
+        "deterministic",
+        "eval_freq",
+        "save_freq",
+        "save_freq_int",
+    ]
+)
+# Options that configurations of older versions lack, and what those runs did.
+LATER_OPTIONS = {"norm": "batch", "optimizer": "sgd"}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that train.py saved with a run.
+
+    Raises
+    ------
+    FileNotFoundError : the folder holds no config.json.
+    UserError : the file is damaged.
+    """
+    text = (folder / CONFIG).read_text()
+    try:
+        return {**LATER_OPTIONS, **json.loads(text)}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+@functools.cache
+def code_version() -> str | None:
+    """The git commit of this code, "+ changes" behind it where files differ; None outside git."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None  # a copy inside another repository
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" + changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that decide what is trained and differ: name -> (saved value, asked value)."""
+    keys = (saved.keys() & asked.keys()) - HOW_TO_RUN
+    return {key: (saved[key], asked[key]) for key in sorted(keys) if saved[key] != asked[key]}
+
+
+def check_same_run(folder: Path, options: dict[str, Any]) -> None:
+    """Refuse to mix runs.
+
+    Raises
+    ------
+    UserError : the folder holds a run with other options, which are named.
+    FileNotFoundError : it has no configuration.
+    """
+    changed = differences(read_config(folder), options)
+    if options["no_schedule"]:
+        changed.pop("epochs", None)  # a constant rate can go on for longer
+    if changed:
+        what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
+        raise UserError(f"{folder} holds another run; different: {what}")
+
+
+def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
+    """The folder of a branch, named after the options that it changes."""
+    try:
+        changed = differences(read_config(parent), config)
+    except FileNotFoundError:  # a checkpoint of another program
+        changed = {}
+    changed.pop("epochs", None)
+    words = [f"{key}={value[1]}" for key, value in sorted(changed.items())]
+    return parent / "_".join([f"branch-{epoch}", *words])

@@ -1,0 +1,75 @@
+"""How a run's folder is named, and what lies in it.
+
+A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
+
+    config.json                    every option, the network's size, versions and machine
+    log.csv                        a row per epoch
+    checkpoint-<epoch>.pt          the state after that many epochs; 0 is the initialisation
+    checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
+    latest.pt                      the state after the latest epoch, while the run is not complete
+    train-tm.npz, ...              metrics by checkpoint (test.py)
+    state.json                     what the launcher last did with it, and where
+    trace/epoch-<k>.npz            every step from checkpoint k to k + 1 (--trace)
+    branch-<epoch>.../             a run of its own, branched off that checkpoint
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+CONFIG, LOG, LATEST, LOCK = "config.json", "log.csv", "latest.pt", ".lock"
+STATE = "state.json"
+METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the .npz files that every run should have
+DIVERGED_STATUS = 3  # exit status of train.py when the loss has become NaN or infinite
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-(\d+))?\.pt")
+
+
+def trial_folder(directory: str | Path, trial: int) -> Path:
+    return Path(directory).expanduser() / f"trial_{trial}"
+
+
+def checkpoint_path(folder: Path, epoch: int, step: int = 0) -> Path:
+    return folder / (f"checkpoint-{epoch}-{step}.pt" if step else f"checkpoint-{epoch}.pt")
+
+
+def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
+    """The checkpoints of a folder: (epoch, step within it) -> file, in the order of training."""
+    found = {}
+    for path in folder.glob("checkpoint-*.pt"):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match:
+            found[int(match[1]), int(match[2] or 0)] = path
+    return dict(sorted(found.items()))
+
+
+def prune(folder: Path, keep: int, asked: Sequence[int]) -> None:
+    """Remove all but the newest `keep` checkpoints and those after the `asked` epochs."""
+    found = checkpoints_in(folder)
+    newest = list(found)[-keep:]
+    for (epoch, step), path in found.items():
+        if (epoch, step) not in newest and (step or epoch not in asked):
+            path.unlink()
+
+
+def is_saved(epoch: int, save_freq: int | None) -> bool:
+    """Whether the state after this many epochs is kept: every save_freq, or ever more rarely."""
+    if save_freq is None:
+        spacing = ((20, 1), (100, 5), (200, 10), (1000, 50), (2000, 100), (10_000, 500))
+        save_freq = next((every for until, every in spacing if epoch <= until), 1000)
+    return epoch % save_freq == 0
+
+
+def traces(folder: Path) -> dict[int, Path]:
+    """The traces of a run by the number of the epoch, counted from 0, in order."""
+    found = {
+        int(path.stem.removeprefix("epoch-")): path for path in folder.glob("trace/epoch-*.npz")
+    }
+    return dict(sorted(found.items()))
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run from its folder, so that two runs are never mixed in one."""
+    names = [CONFIG, LOG, LATEST, *(f"{name}.npz" for name in METRICS)]
+    files = [*checkpoints_in(folder).values(), *traces(folder).values()]
+    for path in [*files, *(folder / name for name in names)]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""What a run writes besides checkpoints: its log, the traces of its steps, the launcher's notes."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runs.arrays import write_arrays
+from runs.folder import LOG, STATE, traces
+from utils import write_atomically
+
+
+def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of log.csv, all with the same keys."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / LOG, text.getvalue().encode())
+
+
+def read_log(folder: Path) -> list[dict[str, float | None]]:
+    """The rows of log.csv (an empty list if there is none yet); None for what was not measured."""
+    try:
+        with (folder / LOG).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
+def diverged_at(folder: Path) -> float | None:
+    """The first epoch with a training loss that was NaN or infinite, if there is one."""
+    rows = read_log(folder)
+    return next((row["epoch"] for row in rows if not np.isfinite(row["train_loss"])), None)
+
+
+def write_trace(folder: Path, epoch: int, columns: dict[str, Any]) -> None:
+    """Write what the steps of one epoch did: columns of (steps,) numbers, or one for all."""
+    write_arrays(folder / "trace" / f"epoch-{epoch}.npz", columns)
+
+
+def read_trace(folder: Path) -> dict[str, np.ndarray]:
+    """All traced steps of a run in order: the columns of `steps.COLUMNS`, "lr" and "epoch".
+
+    Every array has a number for each step; "epoch" is the time before the step, in epochs. Empty
+    where nothing was traced.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for epoch, path in traces(folder).items():
+        with np.load(path) as file:
+            steps = len(file["loss"])
+            parts.setdefault("epoch", []).append(epoch + np.arange(steps) / steps)
+            for name in file.files:
+                parts.setdefault(name, []).append(np.broadcast_to(file[name], steps))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Note what a launcher has done with a run: "state" (queued, running, done, failed, stopped),
+    and the host, process and job that does it."""
+    write_atomically(folder / STATE, (json.dumps(state) + "\n").encode())
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What a launcher last did with a run; None if there is no note, or a damaged one."""
+    try:
+        return json.loads((folder / STATE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None

@@ -1,0 +1,52 @@
+"""The cost of a line is what its network and its files come to."""
+
+import pytest
+
+import models
+import train
+from experiments import Experiment, cost
+from experiments.lines import lines_of
+
+CONV, LINEAR = 2 * 9, 2  # operations of a 3x3 convolution and a linear layer, by channels and place
+
+
+@pytest.mark.parametrize("width", [1, 8, 32])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_operations_and_parameters_of_the_convnet(width, norm):
+    c = width
+    expected = CONV * (32**2 * (3 * c + c * 2 * c) + 16**2 * 2 * c * 4 * c + 8**2 * 4 * c * 8 * c)
+    operations, parameters = cost.count("ConvNetSI", 10, width, 3, norm)
+    assert operations == expected + LINEAR * 8 * c * 10
+    assert parameters == sum(p.numel() for p in models.build("ConvNetSI", 10, width).parameters())
+
+
+def test_a_line_costs_its_epochs_and_the_passes_of_its_metrics():
+    def of(**params):
+        (line,) = lines_of(Experiment("x", "", params={"num_channels": 8, "epochs": 100, **params}))
+        return cost.cost(line)
+
+    often, rarely, longer = of(save_freq=1), of(save_freq=100), of(save_freq=100, epochs=200)
+    test_pass = 10_000 / 50_000 / 3
+    assert often.operations / rarely.operations == pytest.approx(
+        (201 + 101 * test_pass) / (102 + 2 * test_pass)
+    )
+    assert 1.9 < longer.operations / rarely.operations < 2
+    assert often.disk / rarely.disk == pytest.approx(101 / 2)
+    assert of(save_freq=1, keep=3, keep_epochs="0,50,1000").disk == pytest.approx(2.5 * rarely.disk)
+    assert of(momentum=0).disk == of(momentum=0.9).disk / 2
+
+
+def test_rates_between_the_measured_ones():
+    rates = [cost.core_rate(w) for w in (2, 4, 6, 8, 32, 64)]
+    assert rates[0] == rates[1] < rates[2] < rates[3] < rates[4] == rates[5]
+
+
+def test_disk_is_what_the_checkpoints_take(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = {"num_channels": 16, "use_data_size": 64, "epochs": 2, "save_freq": 1, "gpu": -1,
+              "metrics": True, "momentum": 0.0}  # fmt: skip
+    experiment = Experiment("x", "", dataset="Digits", params=params)
+    lines = lines_of(experiment)
+    train.main(lines[0].commands["train"][1:])
+    found = sum(path.stat().st_size for path in lines[0].folder.glob("*.pt"))
+    assert cost.total(lines).disk == pytest.approx(found, rel=0.1)

@@ -1,0 +1,168 @@
+"""Jobs of a real SLURM: killed, pre-empted and cancelled ones end with the bits of a local run."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+import runs
+from experiments import Experiment, local, queue, status
+from experiments import slurm as cluster_jobs
+from experiments.lines import lines_of
+from runs import checkpoints
+from utils import UserError
+
+PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "munged")
+START = ROOT / "tests" / "slurm-up"
+EXPERIMENT = Experiment(
+    "jobs", "", dataset="Digits", lrs=(0.5, 0.1, 0.2),
+    params={"num_channels": 2, "use_data_size": 256, "gpu": -1, "epochs": 40, "init_scale": 10.0,
+            "momentum": 0.0, "save_freq": 1, "metrics": True},
+)  # fmt: skip
+CLUSTER = cluster_jobs.Cluster(None, gpus=0, cpus=1, minutes=30, parallel=3)
+
+
+def answers():
+    return shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"SLURM is not installed here: there is no {missing[0]}")
+    if answers():
+        yield
+        return
+    if not START.exists() or os.geteuid() != 0:
+        pytest.skip("no SLURM is running here, and none can be started without root and slurm-up")
+    folder = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([START, folder], capture_output=True, text=True)
+    if started.returncode != 0:
+        pytest.skip(f"SLURM did not start: {started.stderr.strip()[-200:]}")
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    yield
+    subprocess.run([START.with_name("slurm-down"), folder], capture_output=True)
+    del os.environ["SLURM_CONF"]
+
+
+def wait(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.1)
+
+
+def call(*words):
+    subprocess.run(words, capture_output=True, check=True)
+
+
+def final(line):
+    return checkpoints.load(runs.checkpoint_path(line.folder, line.epochs))["state_dict"]
+
+
+def state(line):
+    return status.state_of(line, queue.squeue())
+
+
+def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert local.run_here(EXPERIMENT, lines_of(EXPERIMENT), 1) == 0
+    expected = [final(line) for line in lines_of(EXPERIMENT)]
+
+    monkeypatch.chdir(tmp_path)
+    killed, preempted, cancelled = lines = lines_of(EXPERIMENT)
+    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    jobs = [runs.read_state(line.folder)["job"] for line in lines]
+    assert all(jobs) and "3 jobs submitted" in capsys.readouterr().out
+
+    wait(lambda: len(runs.read_log(killed.folder)) > 3)
+    assert state(killed) == "running"
+    os.kill(runs.read_state(killed.folder)["process"], signal.SIGKILL)
+    wait(lambda: len(runs.read_log(preempted.folder)) > 3)
+    call("scancel", "--signal=USR2", jobs[1])  # SLURM's warning before time-out and pre-emption
+    wait(lambda: len(runs.read_log(cancelled.folder)) > 3)
+    call("scancel", "--signal=KILL", jobs[2])
+    wait(lambda: jobs[2] not in queue.squeue())
+    assert state(cancelled) == "failed"
+    for line, job in ((killed, jobs[0]), (preempted, jobs[1])):
+        wait(lambda line=line: state(line) == "queued")
+        assert len(runs.read_log(line.folder)) < line.epochs
+        call("scontrol", "update", f"jobid={job}", "StartTime=now")  # not in two minutes
+
+    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    out = capsys.readouterr().out
+    assert out.count("already") == 2 and "1 job submitted" in out
+    wait(lambda: [state(line) for line in lines] == ["done"] * 3)
+    assert "3 done" in status.table(lines)
+    for line, weights in zip(lines, expected, strict=True):
+        found = final(line)
+        assert all(torch.equal(found[key], weights[key]) for key in weights)
+    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    assert capsys.readouterr().out.count("is finished") == 3
+
+
+def test_what_slurm_refuses_is_passed_on(slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(EXPERIMENT)
+    cluster = cluster_jobs.Cluster("nowhere", gpus=0, cpus=1, minutes=30, parallel=3)
+    with pytest.raises(UserError, match="invalid partition"):
+        cluster_jobs.submit(EXPERIMENT, lines, cluster)
+    assert status.state_of(lines[0], queue.squeue()) == "not started"
+
+
+# --- without SLURM ---
+
+
+def drive(folder, *words, **environment):
+    return subprocess.run(
+        [sys.executable, ROOT / "run_train_and_test.py", *words],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_mistakes_of_the_launcher(tmp_path):
+    for words, message in {
+        "--launcher slrum": "did you mean slurm?",
+        "--partition main": "--partition belongs to --launcher slurm",
+        "--launcher slurm --sbatch account": "is not name=value",
+        "--launcher slurm --time 0": "whole number >= 1",
+    }.items():
+        done = drive(tmp_path, *words.split())
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    done = drive(tmp_path, "--launcher", "slurm", PATH=str(Path(sys.executable).parent))
+    assert done.returncode == 2 and "needs a SLURM cluster" in done.stderr
+
+
+def test_status_of_local_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line, other, third = lines_of(EXPERIMENT)
+    assert state(line) == "not started"
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    host = {"host": socket.gethostname(), "job": None}
+    runs.write_state(line.folder, {"state": "running", "process": os.getpid(), **host})
+    runs.write_state(other.folder, {"state": "running", "process": int(done.stdout), **host})
+    runs.write_state(third.folder, {"state": "failed", "step": "train", **host})
+    row = {"epoch": 10, "train_loss": 0.5, "test_acc": None, "seconds": 2.0}
+    runs.write_log(line.folder, [row])
+    assert [state(x) for x in (line, other, third)] == ["running", "stopped", "failed"]
+    (first, *_) = status.table([line]).splitlines()[2:]
+    # 30 of 40 epochs left, and 31 checkpoints to measure, of 2 s each
+    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "2.00", "2", "min"]
+
+
+def test_the_driver_tells_the_status(tmp_path):
+    done = drive(tmp_path, "--experiment", "demo", "--status")
+    assert done.returncode == 0 and "4 not started" in done.stdout
+    assert not (tmp_path / "Experiments").exists()

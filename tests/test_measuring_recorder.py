@@ -1,0 +1,85 @@
+"""Metrics measured while training are those of test.py; --keep bounds the disk."""
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import options
+import runs
+import test as test_script
+from experiments import Experiment
+from experiments.lines import lines_of
+
+
+def arrays(folder):
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in runs.METRICS}
+
+
+def same(a, b):
+    return all(
+        a[file].keys() == b[file].keys()
+        and all(np.array_equal(a[file][key], b[file][key]) for key in a[file])
+        for file in runs.METRICS
+    )
+
+
+def measure_with_test_script(folder):
+    """What the driver runs after a training without --metrics."""
+    experiment = Experiment("x", "", params={"epochs": 1})
+    for words in list(lines_of(experiment)[0].commands.values())[1:]:
+        words = [str(folder) if "trial_0" in w and ".npz" not in w else w for w in words]
+        words = [str(folder / w.split("/")[-1]) if ".npz" in w else w for w in words]
+        test_script.main([*words[1:], "--gpu", "-1"])
+
+
+@pytest.mark.parametrize("extra", [
+    "", "--save_freq_int 2", "--model ResNet18SIAf --noninvlr -1", "--corrupt_train 0.5",
+    "--num_channels 8", "--momentum 0.9 --fbgd",
+])  # fmt: skip
+def test_same_numbers_as_test_script(run, extra):
+    folder = run(f"{extra} --save_freq 1 --epochs 2")
+    measure_with_test_script(folder)
+    expected = arrays(folder)
+    folder = run(f"{extra} --save_freq 1 --epochs 2 --overwrite --metrics")
+    assert same(expected, arrays(folder))
+
+
+def test_without_use_test_the_test_set_is_measured_all_the_same(run):
+    base = TINY.replace("--use_test", "")
+    folder = run("--save_freq 1 --epochs 1", base=base)
+    measure_with_test_script(folder)
+    expected = arrays(folder)
+    folder = run("--save_freq 1 --epochs 1 --overwrite --metrics", base=base)
+    assert same(expected, arrays(folder))
+    assert runs.read_log(folder)[0]["test_acc"] != expected["test-em"]["acc"][1]  # held-out images
+
+
+def test_keep_the_newest_and_those_asked_for(run):
+    folder = run("--save_freq 1 --epochs 6 --metrics --keep 2 --keep_epochs 0,3")
+    assert [epoch for epoch, _ in runs.checkpoints_in(folder)] == [0, 3, 5, 6]
+    assert arrays(folder)["train-tm"]["report_epochs"].tolist() == list(range(7))
+    folder = run("--save_freq 1 --epochs 6 --overwrite --keep 1")
+    assert [epoch for epoch, _ in runs.checkpoints_in(folder)] == [6]
+
+
+def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(run):
+    folder = run("--save_freq 1 --epochs 5 --metrics")
+    expected = arrays(folder)
+    run("--save_freq 1 --epochs 3 --metrics --keep 1 --overwrite")
+    run("--save_freq 1 --epochs 5 --metrics --keep 1 --resume")
+    assert same(expected, arrays(folder))
+
+
+def test_checkpoints_not_yet_measured_are_caught_up(run):
+    folder = run("--save_freq 1 --metrics")
+    expected = arrays(folder)
+    run("--save_freq 1 --overwrite")
+    run("--save_freq 1 --resume --metrics")
+    assert same(expected, arrays(folder))
+
+
+def test_driver_leaves_measuring_to_train(tmp_path):
+    lines = lines_of(Experiment("x", "", params={"metrics": True, "keep": 3, "epochs": 2}))
+    assert list(lines[0].commands) == ["train"]
+    args = options.train_options(lines[0].commands["train"][1:])
+    assert args.metrics and args.keep == 3

@@ -1,0 +1,120 @@
+"""Official checkpoints load; damaged, foreign and malicious files do not, and run nothing."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+import models
+import test as test_script
+import train
+from runs import checkpoints
+from utils import UserError
+
+
+def official(name="ConvNetSI", width=2, **more):
+    """What P2's official code saves: NumPy scalars among the numbers."""
+    model = models.build(name, 10, width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=np.float64(0.01), momentum=0.9)
+    x = torch.randn(4, 3, 32, 32)
+    model(x).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 1,
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "train_res": {"loss": np.float64(2.5), "accuracy": np.float32(10.0)},
+        "test_res": {"loss": None, "accuracy": None},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("zipped", [True, False])
+def test_official_checkpoints_are_measured(tmp_path, name, zipped):
+    for epoch in (1, 5):
+        torch.save(
+            official(name),
+            tmp_path / f"checkpoint-{epoch}.pt",
+            _use_new_zipfile_serialization=zipped,
+        )
+    test_script.main(
+        f"--models_dir {tmp_path} --save_path {tmp_path}/info.npz --dataset Digits --model {name} "
+        "--num_channels 2 --depth 3 --init_scale 10 --noninvlr 0.0 --corrupt_train 0.0 "
+        "--num_workers 4 --use_test --batch_size 128 --eval_model --all_pnorm --gpu 0".split()
+    )
+    with np.load(tmp_path / "info.npz") as found:
+        assert found["report_epochs"].tolist() == [1, 5]
+        assert np.isfinite(found["loss"]).all()
+
+
+def test_scalars_under_numpy_1_names(tmp_path):
+    path, changed = tmp_path / "new.pt", tmp_path / "old.pt"
+    torch.save({"state_dict": {}, "lr": np.float64(0.125)}, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
+        for item in old.infolist():
+            content = old.read(item)
+            if item.filename.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content or b"numpy.core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            new.writestr(item.filename, content)
+    assert checkpoints.load(changed)["lr"] == 0.125
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    torch.save(official(test_res=Attack()), tmp_path / "checkpoint-1.pt")
+    with pytest.raises(UserError, match=r"checkpoint-1\.pt"):
+        checkpoints.load(tmp_path / "checkpoint-1.pt")
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"<html>", pickle.dumps([1, 2])])
+def test_foreign_files_are_named(tmp_path, content):
+    path = tmp_path / "checkpoint-1.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint-1\.pt"):
+        checkpoints.load(path)
+
+
+def test_truncated_file_is_named(tmp_path):
+    path = tmp_path / "checkpoint-1.pt"
+    torch.save(official(), path)
+    whole = path.read_bytes()
+    for part in (0.1, 0.5, 0.99):
+        path.write_bytes(whole[: int(part * len(whole))])
+        with pytest.raises(UserError, match=r"checkpoint-1\.pt"):
+            checkpoints.load(path)
+
+
+def test_own_checkpoint_opens_without_this_project(run):
+    """The official readers want a dictionary with these keys and torch tensors."""
+    folder = run("--epochs 1")
+    content = torch.load(folder / "checkpoint-1.pt", weights_only=True)
+    model = models.build("ConvNetSI", 10, 2)
+    model.load_state_dict(content["state_dict"], strict=True)
+    torch.optim.SGD(
+        [{"params": list(models.si_parameters(model).values())},
+         {"params": list(model.linear_layers.parameters())}], lr=1.0
+    ).load_state_dict(content["optimizer"])  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", ["--noninvlr -1 --init_scale -1", "--noninvlr 0"])
+def test_branching_off_an_official_checkpoint(tmp_path, extra, capsys):
+    folder = tmp_path / "run" / "trial_0"
+    folder.mkdir(parents=True)
+    torch.save(official(), folder / "checkpoint-7.pt")
+    train.main(f"{TINY} --dir {tmp_path}/run --resume_epoch 7 --epochs 1 {extra}".split())
+    branch = folder / "branch-7"
+    first = checkpoints.load(branch / "checkpoint-7.pt")
+    old = checkpoints.load(folder / "checkpoint-7.pt")
+    assert all(torch.equal(first["state_dict"][k], v) for k, v in old["state_dict"].items())
+    assert (branch / "checkpoint-8.pt").exists()
+    assert ("momentum starts at zero" in capsys.readouterr().out) == (extra == "--noninvlr 0")

@@ -1,0 +1,360 @@
+"""Kills, full disks, damaged files, two processes at once, divergence: nothing is lost."""
+
+import errno
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import options
+import runs
+import test as test_script
+import train
+import utils
+from runs import checkpoints
+
+LONG = TINY.replace("--noaug ", "") + (
+    " --epochs 24 --save_freq 4 --metrics --keep 3 --keep_epochs 0,12 --momentum 0.9 --fix_si_pnorm"
+)
+
+
+def spawn(folder, extra="", base=LONG):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *base.split(), "--dir", str(folder), *extra.split()],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def contents(folder):
+    """Everything of a run that must not depend on how often it was interrupted."""
+    states = {p.name: checkpoints.load(p) for p in runs.checkpoints_in(folder).values()}
+    found = {
+        f"{name} {key}": tensor.numpy()
+        for name, content in states.items()
+        for key, tensor in content["state_dict"].items()
+    }
+    for name, content in states.items():
+        for i, state in content["optimizer"]["state"].items():
+            if state.get("momentum_buffer") is not None:
+                found[f"{name} momentum {i}"] = state["momentum_buffer"].numpy()
+    for name in runs.METRICS:
+        with np.load(folder / f"{name}.npz") as file:
+            found |= {f"{name} {key}": array for key, array in file.items()}
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_log(folder)]
+    found["log"] = np.array([[math.nan if v is None else v for v in r.values()] for r in rows])
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def kill_until_done(folder, seed, most):
+    """Resume and kill at random moments, up to `most` times, then let it finish."""
+    generator, kills = random.Random(seed), 0
+    log = folder / "trial_0" / runs.LOG
+    while kills < most:
+        process = spawn(folder, "--resume")
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
+            time.sleep(0.002)  # until it has done an epoch: so that every start comes on
+        time.sleep(generator.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            return kills
+    process = spawn(folder, "--resume")
+    process.communicate()
+    assert process.returncode == 0
+    return kills
+
+
+def test_killed_run_ends_in_the_same_bits(tmp_path):
+    whole = spawn(tmp_path / "whole")
+    kills = kill_until_done(tmp_path / "cut", seed=0, most=4)
+    assert whole.wait() == 0 and kills >= 2
+    assert_same(contents(tmp_path / "whole/trial_0"), contents(tmp_path / "cut/trial_0"))
+    assert not list((tmp_path / "cut/trial_0").glob(f".*{utils.PARTIAL}"))
+    assert not (tmp_path / "cut/trial_0" / runs.LATEST).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_says_how_to_go_on(tmp_path, number):
+    process = spawn(tmp_path / "run")
+    folder = tmp_path / "run/trial_0"
+    while len(runs.read_log(folder)) < 2:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, error = process.communicate()
+    assert process.returncode == 128 + number
+    assert "--resume goes on from there" in out and f"stopped by {number.name}" in error
+    assert "Traceback" not in out + error
+    assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LOCK).exists()
+    rows = len(runs.read_log(folder))
+    _, content = train.newest_checkpoint(folder)
+    assert content["epoch"] >= rows - 1
+
+
+def full_disk(monkeypatch, after):
+    """From the `after`-th file on, writing fails as it does on a full disk."""
+    written = []
+    real = os.fsync
+
+    def fsync(handle):
+        written.append(handle)
+        if len(written) > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("after", range(3, 11))
+def test_full_disk_costs_an_epoch_and_one_line(run, tmp_path, monkeypatch, capsys, after):
+    extra = "--save_freq 1 --metrics"
+    folder = run(f"{extra} --epochs 3")
+    expected = contents(folder)
+    with monkeypatch.context() as patch:
+        full_disk(patch, after)
+        with pytest.raises(SystemExit) as stop:
+            run(f"{extra} --epochs 3 --overwrite")
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and error.count("\n") == 1
+    assert not list(folder.glob(f".*{utils.PARTIAL}"))
+    for path in runs.checkpoints_in(folder).values():
+        checkpoints.load(path)
+    run(f"{extra} --epochs 3 --resume")
+    assert_same(expected, contents(folder))
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    utils.write_atomically(path, b"old")
+    full_disk(monkeypatch, 0)
+    with pytest.raises(OSError, match="No space left"):
+        utils.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_read_only_place_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        train.main(f"{TINY} --dir {tmp_path}/file".split())
+    error = capsys.readouterr().err
+    assert stop.value.code in (1, 2) and error.count("\n") == 1 and "file" in error
+
+
+def test_litter_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = utils.socket.gethostname()
+    gone = tmp_path / f".checkpoint-1.pt.{host}.{dead.pid}{utils.PARTIAL}"
+    here = tmp_path / f".checkpoint-1.pt.{host}.{os.getpid()}{utils.PARTIAL}"
+    elsewhere = tmp_path / f".checkpoint-1.pt.elsewhere.{dead.pid}{utils.PARTIAL}"
+    for path in (gone, here, elsewhere):
+        path.touch()
+    utils.remove_litter(tmp_path)
+    assert set(tmp_path.iterdir()) == {here, elsewhere}
+
+
+def test_damaged_newest_checkpoint_is_passed_over(run, capsys):
+    folder = run("--save_freq 1 --epochs 4 --metrics")
+    expected = contents(folder)
+    path = folder / "checkpoint-4.pt"
+    path.unlink()
+    path = folder / "checkpoint-3.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    run("--save_freq 1 --epochs 4 --metrics --resume")
+    assert "passed over" in capsys.readouterr().out
+    assert_same(expected, contents(folder))
+
+
+def test_damaged_checkpoint_is_not_measured(run, capsys):
+    folder = run("--save_freq 1 --epochs 2")
+    path = folder / "checkpoint-1.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    test_script.main(f"--models_dir {folder} --save_path {folder}/x.npz --gpu -1".split())
+    assert "checkpoint-1.pt" in capsys.readouterr().out
+    with np.load(folder / "x.npz") as file:
+        assert file["report_epochs"].tolist() == [0, 2]
+
+
+def test_measuring_stopped_in_the_middle_keeps_what_it_had(run, monkeypatch):
+    folder = run("--save_freq 1 --epochs 3")
+    words = f"--models_dir {folder} --save_path {folder}/x.npz --gpu -1 --eval_model".split()
+    real, calls = checkpoints.load, []
+
+    def load(path):
+        calls.append(path)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "load", load)
+        with pytest.raises(SystemExit) as stop:
+            test_script.main(words)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert list(runs.Metrics.read(folder / "x.npz").rows) == [0, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "load", lambda p: calls.append(p) or real(p))
+        calls.clear()
+        test_script.main([*words, "--update"])
+    assert [path.name for path in calls] == ["checkpoint-2.pt", "checkpoint-3.pt"]
+
+
+def test_a_second_process_is_refused_while_the_first_lives(run, capsys, tmp_path):
+    folder = runs.trial_folder(tmp_path / "run", 0)
+    with utils.locked(folder / runs.LOCK, "run"), pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 2
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    (folder / runs.LOCK).write_text("process 1 on nowhere")  # a stale one stops nobody
+    run()
+
+
+DIVERGING = TINY.replace("--lr_init 0.1", "--lr_init 1e30").replace("--noninvlr 0", "--noninvlr -1")
+
+
+def test_divergence_is_recorded_and_stops_the_line(run, capsys):
+    def stopped(extra):
+        with pytest.raises(SystemExit) as stop:
+            run(f"--epochs 5 --save_freq 2 --metrics {extra}", base=DIVERGING)
+        assert stop.value.code == runs.DIVERGED_STATUS
+        assert "diverged" in capsys.readouterr().out
+
+    stopped("")
+    stopped("--resume")
+    folder = run("--epochs 5 --resume --keep_going --metrics --save_freq 2", base=DIVERGING)
+    rows = runs.read_log(folder)
+    assert len(rows) == 5 and not math.isfinite(rows[0]["train_loss"])
+    with np.load(folder / "train-tm.npz") as file:
+        assert not np.isfinite(file["loss"][1:]).any() and np.isfinite(file["loss"][0])
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_script.Meter, "measure", lambda self: calls.append(1) or {})
+        test_script.main(
+            f"--models_dir {folder} --save_path {folder}/train-tm.npz --update --train_mode "
+            "--eval_model --gpu -1".split()
+        )
+    assert not calls  # NaN is a result, not a gap
+
+
+def test_curvature_of_a_diverged_network_is_nan(run):
+    with pytest.raises(SystemExit):
+        run("--epochs 1 --save_freq 1", base=DIVERGING)
+    folder = run.folder
+    test_script.main(
+        f"--models_dir {folder} --save_path {folder}/x.npz --hess_evals --hess_trace "
+        "--prebn_only --train_mode --eval_on_random_subset 20 --gpu -1".split()
+    )
+    with np.load(folder / "x.npz") as file:
+        assert np.isnan(file["hess_evals"][1]).all() and np.isnan(file["hess_trace"][1])
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+names = st.text("abcdefgh_.", min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(0, 10**6),
+        st.dictionaries(names, st.floats(), max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_metrics_round_trip(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("metrics") / "x.npz"
+    runs.Metrics(rows).write(path)
+    back = runs.Metrics.read(path).rows
+    assert back.keys() == rows.keys()
+    for epoch in rows:
+        assert back[epoch].keys() == rows[epoch].keys()
+        for name, value in rows[epoch].items():
+            np.testing.assert_array_equal(back[epoch][name], value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries({"epoch": st.integers(0, 9999), "loss": st.floats() | st.none()}),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_log_round_trip(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("log")
+    runs.write_log(folder, rows)
+    for row, back in zip(rows, runs.read_log(folder), strict=True):
+        assert back["epoch"] == row["epoch"]
+        np.testing.assert_array_equal(
+            np.array(back["loss"], dtype=float), np.array(row["loss"], dtype=float)
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(names, st.none() | st.booleans() | finite | st.integers() | st.text(max_size=5))
+)
+def test_config_round_trip(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("config")
+    runs.write_config(folder, config)
+    assert runs.read_config(folder) == {**runs.LATER_OPTIONS, **config}
+    assert json.loads((folder / runs.CONFIG).read_text()) == config
+
+
+NUMBERS = {
+    "lr_init": lambda v: v > 0, "wd": lambda v: v >= 0, "momentum": lambda v: 0 <= v < 1,
+    "corrupt_train": lambda v: 0 <= v <= 1, "noninvlr": lambda v: v == -1 or v >= 0,
+    "init_scale": lambda v: v == -1 or v > 0, "fix_si_pnorm_value": lambda v: True,
+}  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(NUMBERS)), st.floats() | st.sampled_from([-1.0, 0.0, 1.0]))
+def test_numbers_are_taken_or_refused_by_their_range(name, value):
+    words = ["--fix_si_pnorm", f"--{name}", repr(value)]
+    if math.isfinite(value) and NUMBERS[name](value):
+        assert getattr(options.train_options(words), name) == value
+    else:
+        with pytest.raises(SystemExit) as stop:
+            options.train_options(words)
+        assert stop.value.code == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([o for o in options.TRAIN if o.type]), st.text(max_size=6))
+def test_any_text_is_a_value_or_a_clean_refusal(option, text):
+    try:
+        options.train_options([f"--{option.key}={text}"])
+    except utils.UserError as error:
+        assert "\n" not in str(error)
+    except SystemExit as stop:
+        assert stop.code == 2
+
+
+def test_random_numbers_do_not_depend_on_torchs_own(run):
+    folder = run("--save_freq 1")
+    expected = checkpoints.load(folder / "checkpoint-3.pt")["state_dict"]
+    torch.manual_seed(12345)
+    run("--save_freq 1 --overwrite")
+    again = checkpoints.load(folder / "checkpoint-3.pt")["state_dict"]
+    assert all(torch.equal(expected[key], again[key]) for key in expected)

@@ -1,0 +1,161 @@
+"""Training on the sphere: the update, the norm, the toy function, the names of the regimes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from torch.nn import functional as F
+
+import data
+import figures
+import models
+import runs
+import train
+from claims import second_regime
+from runs import checkpoints
+from theory import toy
+from theory.regimes import find_regime
+
+SPHERE = TINY.replace("--lr_init 0.1 --wd 0.001", "--fix_elr --elr 0.01")
+
+
+def states(folder):
+    return {k: checkpoints.load(p)["state_dict"] for k, p in runs.checkpoints_in(folder).items()}
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_update_is_projected_sgd(run, name):
+    folder = run(f"--model {name} --epochs 1 --save_freq_int 1 --batch_size 150", base=SPHERE)
+    saved = states(folder)
+    model = models.build(name, 10, 2)
+    checkpoints.load_weights(model, {"state_dict": saved[0, 0]}, "")
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=200)
+    generator = torch.Generator().manual_seed(train.mix(1, 0, 0))
+    x, y = next(images.batches(150, generator, shuffle=True))
+    si = models.si_parameters(model.train())
+    gradient = torch.autograd.grad(F.cross_entropy(model(x), y), list(si.values()))
+    norm = models.norm(si.values())
+    with torch.no_grad():  # on the unit sphere: u' = u - ELR g(u), and g(u) = norm g(w)
+        u = [w / norm - 0.01 * norm * g for w, g in zip(si.values(), gradient, strict=True)]
+    length = models.norm(u)
+    for key, expected in zip(si, u, strict=True):
+        w = saved[0, 1][key]
+        assert torch.allclose(w.double(), expected.double() * norm / length, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(w, saved[0, 0][key])
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("extra", ["", "--momentum 0.9 --noninvlr -1 --wd 0.01"])
+def test_norm_is_held_over_a_whole_run(run, name, extra):
+    folder = run(f"--model {name} --epochs 5 --save_freq_int 1 {extra}", base=SPHERE)
+    si = models.si_parameters(models.build(name, 10, 2))
+    norms = np.array([models.norm(s[k] for k in si).item() for s in states(folder).values()])
+    assert len(norms) == 21 and np.abs(norms / norms[0] - 1).max() < 1e-6
+    rows = runs.read_log(folder)
+    assert all(row["effective_lr"] == pytest.approx(0.01, rel=1e-6) for row in rows)
+
+
+def test_weight_decay_acts_on_the_other_weights_alone(run):
+    base = SPHERE.replace("--noninvlr 0", "--noninvlr 1e-9")
+    plain = states(run("--wd 0 --epochs 1", base=base))[1, 0]
+    decayed = states(run("--wd 0.1 --epochs 1 --overwrite", base=base))[1, 0]
+    key = "conv_layers.3.weight"
+    assert torch.equal(plain[key], decayed[key])
+
+
+def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
+    folder = run("--save_freq 1 --epochs 2", base=SPHERE)
+    run("--resume_epoch 2 --epochs 1", base=SPHERE.replace("--elr 0.01", "--elr 0.001"))
+    branch = folder / "branch-2_elr=0.001"
+    assert runs.read_log(branch)[0]["effective_lr"] == pytest.approx(0.001, rel=1e-6)
+    base = SPHERE.replace("--no_schedule", "--d_schedule 10")
+    folder = run("--epochs 4 --overwrite", base=base)
+    rates = [row["effective_lr"] for row in runs.read_log(folder)]
+    np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-5], rtol=1e-5)
+
+
+def test_same_last_layer():
+    def last(seed, **options):
+        torch.manual_seed(seed)
+        return models.build("ConvNetSI", 10, 2, **options).last_layer.weight
+
+    assert not torch.equal(last(1), last(2))
+    assert torch.equal(last(1, same_last_layer=True), last(2, same_last_layer=True))
+    torch.manual_seed(1)
+    plain = models.build("ConvNetSI", 10, 2)
+    torch.manual_seed(1)
+    same = models.build("ConvNetSI", 10, 2, same_last_layer=True)
+    assert torch.equal(plain.conv_layers[0].weight, same.conv_layers[0].weight)
+
+
+# --- the toy function ---
+
+ALPHA = (1.0, 2.0, 4.0)
+
+
+def test_toy_gradient():
+    w = toy.random_points(5, 3)
+    leaf = torch.tensor(w, requires_grad=True)
+    x, y = leaf[:, 0], leaf[:, 1]
+    (0.5 * (torch.tensor(ALPHA) * x**2 / (x**2 + y**2)).sum()).backward()
+    np.testing.assert_allclose(toy.gradient(w, ALPHA), leaf.grad.numpy(), rtol=1e-12)
+    assert np.abs((w * toy.gradient(w, ALPHA)).sum((-1, -2))).max() < 1e-14
+
+
+@pytest.mark.parametrize("elr, level, regime", [
+    (0.1, 0.0, "convergence"), (1.0, 1.27, "chaotic equilibrium"), (1000.0, 1.75, "divergence"),
+])  # fmt: skip
+def test_toy_regimes(elr, level, regime):
+    loss = toy.descend(elr, 2000, ALPHA, runs=256).mean(0)
+    assert loss[1000:].mean() == pytest.approx(level, abs=0.05)
+    assert find_regime(loss, loss / toy.random_level(ALPHA)).name == regime
+
+
+@pytest.mark.parametrize("alpha", [(1, 2, 4), (3,), (0.5, 0.5, 5)])
+def test_toy_boundary_is_the_stability_bound(alpha):
+    found = toy.convergence_boundary(alpha, steps=3000, runs=4, tolerance=0.01)
+    assert found == pytest.approx(toy.stability_bound(alpha), rel=0.03)
+
+
+def test_toy_refuses_what_it_cannot_mean():
+    for elr, alpha in ((0, (1, 2)), (-1, (1,)), (0.1, (1, -2))):
+        with pytest.raises(ValueError, match="positive"):
+            toy.descend(elr, 1, alpha)
+
+
+# --- regimes of runs ---
+
+
+def test_regime_rule():
+    t = np.arange(100)
+    noise = np.exp(np.random.RandomState(0).normal(0, 0.2, 100))
+    falling = 1 / (1 + t) * noise
+    assert find_regime(falling, falling / 2).name == "convergence"
+    assert find_regime(1e-4 * noise, 1e-5 * noise).name == "convergence"
+    assert find_regime(1.5 * noise, 0.4 * noise).name == "chaotic equilibrium"
+    assert find_regime(10 * noise, 0.99 + 0 * noise).name == "divergence"
+    assert find_regime(np.full(8, np.nan), np.ones(8)).name == "divergence"
+    with pytest.raises(ValueError, match="same length"):
+        find_regime([1, 2, 3], [1, 2, 3])
+
+
+def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
+    for trial, elr in enumerate((0.001, 30.0)):
+        run(f"--trial {trial} --metrics --save_freq 1 --epochs 8 --elr {elr}", base=SPHERE)
+    figures.report(tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "divergence" in out
+    for name in ("three_regimes.png", "regime_diagram.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+    figures.plt.close(figures.diagram_of_toy([0.1, 1, 100]))
+
+
+def test_drop_and_average(run, tmp_path):
+    folder = run("--metrics --save_freq 1 --epochs 6", base=SPHERE)
+    (found,) = runs.find_runs(tmp_path)
+    dropped = second_regime.drop(found, 4, 0.001)
+    assert dropped.metrics("test-em")["report_epochs"].tolist() == [4, 5, 6]
+    assert dropped.config["elr"] == 0.001 and dropped.folder.parent == folder
+    whole = second_regime.average(found, 6)  # the mean of one: only its statistics are new
+    assert whole == pytest.approx(second_regime.end_error(dropped), abs=60)
+    assert 0 <= second_regime.average(found, 4) <= 100

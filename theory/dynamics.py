@@ -1,0 +1,118 @@
+"""What a step of SGD does to the scale-invariant (SI) weights, as the papers derive it.
+
+Symbols: η learning rate, λ weight decay, ρ norm of the SI weights, g̃ effective gradient, η̃ = η/ρ².
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def effective_lr(lr: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
+    """Effective learning rate η̃ = η / ρ² (P1, section 2), elementwise."""
+    return np.asarray(lr) / np.asarray(si_norm) ** 2
+
+
+def effective_gradient_norm(gradient_norm: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
+    """Norm of the effective gradient, ‖g̃‖ = ρ ‖g‖: the gradient at w / ρ (P1, section 2)."""
+    return np.asarray(gradient_norm) * np.asarray(si_norm)
+
+
+def effective_step(lr: ArrayLike, si_norm: ArrayLike, gradient_norm: ArrayLike) -> np.ndarray:
+    """Effective step η̃ ‖g̃‖ = η ‖g‖ / ρ of a gradient of norm ‖g‖ (P1, section 2), elementwise."""
+    return np.asarray(lr) * gradient_norm / np.asarray(si_norm)
+
+
+def next_norm(
+    si_norm: ArrayLike, gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike
+) -> np.ndarray:
+    """Norm ρ' of the SI weights after a step of SGD (P1, section 2), elementwise.
+
+    ρ'² = (1 - ηλ)² ρ² + η² ‖g̃‖² / ρ², exact since the gradient is orthogonal to the weights.
+
+    Parameters
+    ----------
+    si_norm : ρ > 0 before the step.
+    gradient_norm : norm ‖g̃‖ of the effective gradient.
+    lr, wd : η and λ.
+    """
+    rho, kept = np.asarray(si_norm), 1 - np.asarray(lr) * wd
+    return np.sqrt((kept * rho) ** 2 + (np.asarray(lr) * gradient_norm / rho) ** 2)
+
+
+def step_cosine(effective_step: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """Cosine of the angle between the SI weights before and after a step (P1, section 2).
+
+    cos(w, w') = (1 - ηλ) / sqrt((1 - ηλ)² + s²) for the effective step s = η̃ ‖g̃‖, elementwise.
+    """
+    kept = 1 - np.asarray(lr) * wd
+    return kept / np.hypot(kept, effective_step)
+
+
+def jump_threshold(delta: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """The effective step η̃ ‖g̃‖ above which a step is a δ-jump, 1 - cos(w, w') > δ.
+
+    (1 - ηλ) sqrt(2δ - δ²) / (1 - δ), for 0 < δ < 1 (P1, section 2); elementwise.
+
+    Raises
+    ------
+    ValueError : a δ that is not between 0 and 1.
+    """
+    delta = np.asarray(delta, dtype=float)
+    if not np.all((delta > 0) & (delta < 1)):
+        raise ValueError("delta must lie between 0 and 1")
+    return (1 - np.asarray(lr) * wd) * np.sqrt(2 * delta - delta**2) / (1 - delta)
+
+
+def equilibrium_norm(gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> np.ndarray:
+    """The norm ρ* that steps with effective gradients of a constant norm ‖g̃‖ lead to.
+
+    ρ*⁴ = η ‖g̃‖² / (λ (2 - ηλ)), the fixed point of `next_norm` (P1, section 2); elementwise.
+    """
+    lr, wd = np.asarray(lr), np.asarray(wd)
+    return (lr * np.asarray(gradient_norm) ** 2 / (wd * (2 - lr * wd))) ** 0.25
+
+
+def moving_equilibrium(gradient_norm: ArrayLike, lr: float, wd: float) -> np.ndarray:
+    """The equilibrium norm of every step's past gradients: (n,).
+
+    ‖g̃‖² is averaged over the past with exponentially falling weights and a memory of 1 / (ηλ)
+    steps, the time that weight decay takes; the first steps average over what there is.
+
+    Parameters
+    ----------
+    gradient_norm : (n,) norms of the effective gradients of successive steps.
+    """
+    from scipy.signal import lfilter  # here alone: the rest needs no more than NumPy
+
+    squares = np.asarray(gradient_norm, dtype=float) ** 2
+    kept = 1 - lr * wd
+    weighted = lfilter([1], [1, -kept], squares)
+    weights = lfilter([1], [1, -kept], np.ones(len(squares)))
+    return equilibrium_norm(np.sqrt(weighted / weights), lr, wd)
+
+
+def steps_between(
+    high: float, low: float, lr: float, wd: float, gradient_norm: float = 0.0
+) -> float:
+    """Steps that the norm ρ takes to fall from `high` to `low`: a bound on the steps of a period.
+
+    With negligible gradients ρ decays by 1 - ηλ a step and takes
+    ln(high / low) / -ln(1 - ηλ) steps (P1, section 2). Gradients only slow it down, so no fall is
+    faster: this is the lower bound, and the frequency of periods is proportional to ηλ.
+
+    Given the largest norm ‖g̃‖ of an effective gradient on the way, the result is an upper bound:
+    above `low`, x = ρ² obeys x' <= a x + b with a = (1 - ηλ)² and b = (η ‖g̃‖ / low)², which falls
+    below low² after ln((high² - c) / (low² - c)) / -ln(a) steps, c = b / (1 - a). Infinite where
+    low² <= c, that is where `low` is not above the `equilibrium_norm` of ‖g̃‖.
+
+    Raises
+    ------
+    ValueError : not high >= low > 0, or ηλ not between 0 and 1.
+    """
+    if not (high >= low > 0 and 0 < lr * wd < 1):
+        raise ValueError("needs high >= low > 0 and 0 < lr * wd < 1")
+    kept = (1 - lr * wd) ** 2
+    floor = (lr * gradient_norm / low) ** 2 / (1 - kept)
+    if low**2 <= floor:
+        return float("inf")
+    return float(np.log((high**2 - floor) / (low**2 - floor)) / -np.log(kept))

@@ -1,0 +1,9 @@
+"""A training step: what it does to the weights, and where and how precisely it computes.
+
+`trainer` takes steps by a `Recipe`, `trace` records what they did, `capture` replays them as CUDA
+graphs, `device` chooses where they run.
+"""
+
+from training.trainer import Recipe, Trainer
+
+__all__ = ["Recipe", "Trainer"]

@@ -1,0 +1,213 @@
+"""One step of training: what it does to the weights, and at which learning rate."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+import models
+from training.capture import Captured
+from training.device import autocast
+from training.trace import StepTrace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained.
+
+    Attributes
+    ----------
+    lr, wd : learning rate η before the schedule, and weight decay λ, coupled: it is added to the
+        gradient. On the sphere λ acts on the other weights alone.
+    optimizer, momentum : "sgd" with this momentum, or "adam".
+    other_lr : constant learning rate of the weights that are not scale invariant (SI); None: as
+        the SI weights.
+    elr : effective learning rate of training on the sphere (P2); None: ordinary training.
+    keep_norm, norm : rescale the SI weights after every step to this total norm; where it is None,
+        to the one that they start with. On the sphere it is always kept.
+    full_batch : gather the gradient of the whole training set, one step an epoch.
+    precision, compile : "fp32", "tf32" or "bf16"; train through torch.compile.
+    traced_steps : so many steps of an epoch are recorded (`StepTrace`); 0: none.
+    """
+
+    lr: float = 0.01
+    wd: float = 0.0
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    other_lr: float | None = None
+    elr: float | None = None
+    keep_norm: bool = False
+    norm: float | None = None
+    full_batch: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+    traced_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate during training, as a factor on the initial one.
+
+    `kind` is "official" (constant to half of training, linear to 1 % until 90 %, then constant),
+    "constant", "cosine" (to 0), "steps" (divided by `factor` after each quarter) or "linear" (after
+    the first quarter, to 1/`factor`).
+    """
+
+    kind: str = "official"
+    factor: float = 1.0
+
+    def __call__(self, progress: float) -> float:
+        """The factor when a fraction 0 <= progress < 1 of training is done."""
+        if self.kind == "constant":
+            return 1.0
+        if self.kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.kind == "steps":
+            return self.factor ** -math.floor(4 * progress)
+        if self.kind == "linear":
+            low, fallen = 1 / self.factor, max(progress - 0.25, 0) / 0.75
+        else:
+            low, fallen = 0.01, min(max(progress - 0.5, 0) / 0.4, 1)
+        return 1 - (1 - low) * fallen
+
+
+class Trainer:
+    """What a training step changes: weights, the optimiser's moments, the sums of the epoch.
+
+    Parameters
+    ----------
+    images : number of training images (full-batch descent divides by it).
+    """
+
+    def __init__(self, model: torch.nn.Module, recipe: Recipe, images: int, device: torch.device):
+        self.model, self.recipe, self.images, self.device = model, recipe, images, device
+        self.network = torch.compile(model) if recipe.compile else model
+        self.si_weights, self.others = models.split_parameters(model)
+        self.fixed_norm = None
+        if recipe.keep_norm or recipe.elr is not None:
+            self.fixed_norm = recipe.norm or models.norm(self.si_weights).item()
+            self._fix_norm()
+        # The learning rate before the schedule. On the sphere it is that of the unit sphere, ELR,
+        # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
+        self.base_lr = recipe.lr if recipe.elr is None else recipe.elr * self.fixed_norm**2
+        self.optimizer = self._make_optimizer()
+        # Summed loss, right answers and images of the epoch; they stay on the device until its end.
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.trace = None
+        if recipe.traced_steps:
+            self.trace = StepTrace(self.si_weights, recipe.traced_steps, device)
+        step = self._add_to_full_batch if recipe.full_batch else self._step_on_batch
+        self.step = Captured(step, device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """SGD or Adam with coupled weight decay (added to the gradient), in up to two groups.
+
+        Alike, all weights are one group. With a rate of their own for the others the first group
+        holds the SI weights and follows the schedule, and the second all others. On the sphere
+        there are two groups in any case, since weight decay acts on the second alone: on the
+        first it would only change the effective rate.
+        """
+        recipe = self.recipe
+        own_rate, on_sphere = recipe.other_lr is not None, recipe.elr is not None
+        if not own_rate and not on_sphere:
+            groups = [{"params": list(self.model.parameters()), "lr": self._rate()}]
+        else:
+            groups = [
+                {"params": self.si_weights, "lr": self._rate()},
+                {"params": self.others, "lr": recipe.other_lr if own_rate else self._rate()},
+            ]
+            if on_sphere:
+                groups[0]["weight_decay"] = 0.0
+        self.scheduled = 1 if own_rate else len(groups)  # groups that follow the schedule
+        shared = {"weight_decay": recipe.wd, "fused": True}
+        if recipe.optimizer == "adam":
+            return torch.optim.Adam(groups, capturable=self.device.type == "cuda", **shared)
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **shared)
+
+    def _rate(self) -> float | torch.Tensor:
+        """A learning rate to start with; a captured step reads it from the device."""
+        if self.device.type == "cuda":
+            return torch.tensor(self.base_lr, device=self.device)
+        return self.base_lr
+
+    def set_lr(self, lr: float) -> None:
+        """Set the rate of the groups that follow the schedule."""
+        for group in self.optimizer.param_groups[: self.scheduled]:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def load_moments(self, content: dict[str, Any]) -> None:
+        """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's."""
+        own = self.optimizer.state_dict()
+        saved = content.get("optimizer") or {}
+        shapes, saved_shapes = (
+            [("betas" in group, len(group["params"])) for group in state.get("param_groups", [])]
+            for state in (own, saved)
+        )
+        if saved_shapes != shapes:
+            print("note: the checkpoint is of another optimiser, or groups its weights otherwise: "
+                  "momentum starts at zero")  # fmt: skip
+            return
+        self.optimizer.load_state_dict(
+            {"state": saved["state"], "param_groups": own["param_groups"]}
+        )
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's state as every version of PyTorch can load it: rates as numbers."""
+        state = self.optimizer.state_dict()
+        for group in state["param_groups"]:
+            group["lr"] = float(group["lr"])
+        return state
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with autocast(self.recipe.precision, self.device):
+            return self.network(images).float()
+
+    def _step_on_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One step of the optimiser on one batch."""
+        self.optimizer.zero_grad()
+        logits = self._forward(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        self._update(loss.detach())
+        self._add_sums(loss.detach() * len(labels), logits, labels)
+
+    def _add_to_full_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add one batch's part to the gradient of the mean loss over all training images."""
+        logits = self._forward(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        (loss / self.images).backward()
+        self._add_sums(loss.detach(), logits, labels)
+
+    def _update(self, loss: torch.Tensor) -> None:
+        """Change the weights by their gradients, which are those of this loss."""
+        if self.trace:
+            self.trace.before()
+        self.optimizer.step()
+        if self.fixed_norm is not None:
+            self._fix_norm()
+        if self.trace:
+            self.trace.after(loss)
+
+    def _fix_norm(self) -> None:
+        models.rescale_to_norm(self.si_weights, self.fixed_norm)
+
+    def _add_sums(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        correct = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss, correct, torch.full_like(loss, len(labels))])
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Mean loss and accuracy of the epoch, each image before the step that it was part of.
+
+        In full-batch descent this is where the epoch's one step is taken.
+        """
+        if self.recipe.full_batch:
+            self._update(self.sums[0] / self.sums[2])
+            self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
+        loss, correct, count = self.sums.tolist()
+        self.sums.zero_()
+        return {"loss": loss / count, "accuracy": correct / count}
