@@ -1,0 +1,105 @@
+"""minimal.py is on its own, and takes the same steps as train.py."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from matplotlib.image import imread
+
+import checkpoints
+import data
+import minimal
+import runs
+from device import mix
+
+LR, WD, BATCH, EPOCHS = 0.1, 0.04, 64, 2
+
+
+def test_it_needs_only_torch_and_scikit_learn_and_matplotlib_to_draw():
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / "minimal.py").read_text())):
+        if isinstance(node, ast.Import):
+            names |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    assert names - sys.stdlib_module_names == {"torch", "sklearn", "matplotlib"}
+
+
+def test_its_steps_are_those_of_train_py(run):
+    """From the same weights on the same batches: weights, losses and norms of two epochs."""
+    folder = run(f"--epochs {EPOCHS} --lr_init {LR} --wd {WD} --batch_size {BATCH} --save_freq 1")
+    config, log = runs.read_config(folder), runs.read_log(folder)
+
+    def weights(epoch):
+        content = checkpoints.load(runs.checkpoint_path(folder, epoch))
+        return {k: v for k, v in content["state_dict"].items() if k.endswith(("weight", "bias"))}
+
+    network = minimal.make_network(config["num_channels"])
+    assert len(list(network.parameters())) == len(weights(0))
+    with torch.no_grad():
+        for own, theirs in zip(network.parameters(), weights(0).values(), strict=True):
+            own.copy_(theirs)
+
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=config["use_data_size"])
+    for epoch in range(EPOCHS):
+        generator = torch.Generator().manual_seed(mix(config["seed"], config["trial"], epoch))
+        sums = [
+            len(labels) * minimal.train_step(network, x, labels, LR, WD)
+            for x, labels in images.batches(BATCH, generator, shuffle=True)
+        ]
+        assert sum(sums) / len(images) == pytest.approx(log[epoch]["train_loss"], rel=1e-4)
+        rho = minimal.norm(minimal.scale_invariant_weights(network))
+        assert rho == pytest.approx(log[epoch]["si_norm"], rel=1e-5)
+
+    start = weights(0)
+    for (name, theirs), own in zip(weights(EPOCHS).items(), network.parameters(), strict=True):
+        torch.testing.assert_close(own.detach(), theirs, rtol=1e-4, atol=1e-5, msg=name)
+        moved = (theirs - start[name]).norm() > 0.1 * theirs.norm()
+        assert moved == name.startswith("conv_layers"), name
+
+
+RHO = [3, 5, 4, 3, 2, 3, 4, 3.9, 3, 2.2, 2.5, 3, 2.5, 2]
+LOSS = [2, 1, 0.5, 0.2, 0.1, 2, 1, 0.5, 0.2, 0.1, 0.3, 0.3, 0.2, 0.1]
+
+
+def test_periods_are_cycles_of_the_norm_with_a_jump_of_the_loss():
+    assert minimal.find_periods(LOSS, RHO) == [(1, 4, 6)]  # the second rise is only threefold
+    higher = [0.5 if epoch == 10 else loss for epoch, loss in enumerate(LOSS)]
+    assert minimal.find_periods(higher, RHO) == [(1, 4, 6), (6, 9, 11)]
+    assert minimal.find_periods(LOSS, [5 * 0.9**k for k in range(len(LOSS))]) == []
+
+
+def test_the_table_has_a_line_for_every_period(capsys):
+    minimal.print_periods(LOSS, RHO, lr=0.1)
+    row = capsys.readouterr().out.splitlines()[-1]
+    # turns after the fifth epoch; losses; ρ falls from 5 to 2, rises to 4; η̃ = 0.1 / 2²
+    assert [float(v) for v in row.split()] == [1, 5, 0.1, 2, 5, 2, 4, 0.025]
+    minimal.print_periods([1.0], [1.0], lr=0.1)
+    assert "none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("drawing", (True, False))
+def test_as_a_script_it_prints_and_draws(tmp_path, drawing):
+    if not drawing:  # a matplotlib that cannot be imported
+        (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, ROOT / "minimal.py", "--epochs", "10"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ +10 +[\d.]+ +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
+    assert "ρ turns at" in done.stdout
+    assert (tmp_path / minimal.PICTURE).exists() == drawing
+    assert ("no matplotlib" in done.stdout) != drawing
+    if drawing:
+        picture = imread(tmp_path / minimal.PICTURE)[..., :3]
+        assert np.ptp(picture, axis=2).max() > 0.5  # lines in colour
