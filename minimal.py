@@ -178,7 +178,8 @@ def draw(losses: list[float], rhos: list[float], title: str) -> None:
         loss_axis.axvline(turn + 1, color="grey", linestyle="--", linewidth=0.8)
         rho_axis.axvline(turn + 1, color="grey", linestyle="--", linewidth=0.8)
     loss_axis.set(title=title, ylabel="train loss (cross-entropy)", yscale="log")
-    rho_axis.set(xlabel="epoch", ylabel="norm ρ of the weights", ylim=0)
+    rho_axis.set(xlabel="epoch", ylabel="norm ρ of the weights", yscale="log")
+    rho_axis.yaxis.set_minor_formatter("{x:g}")
     figure.savefig(PICTURE, dpi=150)
     print(f"The picture is {PICTURE}: loss and ρ by epoch, dashed where ρ turns.")
 
@@ -187,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate η (0.1)")
     parser.add_argument("--wd", type=float, default=0.04, help="weight decay λ (0.04)")
-    parser.add_argument("--epochs", type=int, default=300, help="epochs to train (300)")
+    parser.add_argument("--epochs", type=int, default=320, help="epochs to train (320)")
     options = parser.parse_args()
     losses, rhos = train(options.lr, options.wd, options.epochs)
     if losses:
