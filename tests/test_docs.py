@@ -89,8 +89,8 @@ def test_conda_and_pip_requirements_are_the_same():
 
 # Every module may import those of its own place (without a circle) and of the places before it.
 PLACES = (
-    ("theory",), ("utils",), ("models",), ("options",), ("data",), ("runs",), ("training",),
-    ("measuring",), ("train", "test"), ("figures",), ("experiments",), ("claims",),
+    ("minimal",), ("theory",), ("utils",), ("models",), ("options",), ("data",), ("runs",),
+    ("training",), ("measuring",), ("train", "test"), ("figures",), ("experiments",), ("claims",),
     ("benchmark", "run_train_and_test"),
 )  # fmt: skip
 

@@ -12,11 +12,12 @@ import torch
 from conftest import ROOT
 from matplotlib.image import imread
 
-import checkpoints
 import data
 import minimal
 import runs
-from device import mix
+from runs import checkpoints
+from theory import periods
+from training.device import mix
 
 LR, WD, BATCH, EPOCHS = 0.1, 0.04, 64, 2
 
@@ -73,6 +74,16 @@ def test_periods_are_cycles_of_the_norm_with_a_jump_of_the_loss():
     higher = [0.5 if epoch == 10 else loss for epoch, loss in enumerate(LOSS)]
     assert minimal.find_periods(higher, RHO) == [(1, 4, 6), (6, 9, 11)]
     assert minimal.find_periods(LOSS, [5 * 0.9**k for k in range(len(LOSS))]) == []
+
+
+def test_periods_are_those_of_theory():
+    """On random walks of ln ρ, which have cycles of every size."""
+    random = np.random.default_rng(0)
+    rho, loss = np.exp(np.cumsum(random.normal(scale=(0.05, 1.0), size=(400, 2)), axis=0)).T
+    found = minimal.find_periods(loss.tolist(), rho.tolist())
+    theirs = periods.find_periods(range(400), loss, rho).cycles
+    assert len(found) > 4
+    assert found == [(period.start, period.turn, period.end) for period in theirs]
 
 
 def test_the_table_has_a_line_for_every_period(capsys):
