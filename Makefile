@@ -2,7 +2,7 @@
 # make demo-regimes   the three regimes of training on the sphere, likewise
 # make claims  the papers' claims measured in a quick setting; claims-full: with three trials
 # make test    ruff and the test suite
-# make setup   only the environment, in .venv
+# make setup   only the environment, in .venv (make test adds what the tests need)
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
@@ -16,24 +16,30 @@ demo-regimes: setup
 	$(BIN)/python run_train_and_test.py --experiment demo_regimes --jobs $(JOBS)
 
 claims: setup
-	$(BIN)/python claims.py --scale quick --jobs $(JOBS)
+	$(BIN)/python -m claims --scale quick --jobs $(JOBS)
 
 # What results/claims holds: well over an hour on two cores.
 claims-full: setup
-	$(BIN)/python claims.py --trials 3 --jobs $(JOBS) --results results/claims
+	$(BIN)/python -m claims --trials 3 --jobs $(JOBS) --results results/claims
 
-test: setup
+test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/ready: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	touch $@
+
+.venv/dev: .venv/ready requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 # Plots.ipynb with the figures of what is in Experiments/

@@ -9,6 +9,4 @@ from experiments.demos import DEMOS
 from experiments.papers import PAPERS
 from experiments.setting import IMAGE_FOLDER, Experiment
 
-__all__ = ["EXPERIMENTS", "IMAGE_FOLDER", "Experiment"]
-
 EXPERIMENTS = {experiment.name: experiment for experiment in (*DEMOS, *PAPERS)}

@@ -6,5 +6,3 @@ products, `recorder` measures while a run trains, `rebuild` makes the network of
 """
 
 from measuring.meter import Meter, Wanted, parameter_names
-
-__all__ = ["Meter", "Wanted", "parameter_names"]

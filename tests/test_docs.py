@@ -78,12 +78,17 @@ def test_notebook_has_a_section_for_every_claim():
         )
 
 
+def requirements(name):
+    """The packages of a requirements file with what is asked of each, for a new Python."""
+    lines = (ROOT / name).read_text().splitlines()
+    found = [line.split(";")[0].strip() for line in lines if '< "3.11"' not in line]
+    return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
+
+
 def test_conda_and_pip_requirements_are_the_same():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lines = [line for line in lines if line and line[0] != "#" and '< "3.11"' not in line]
-    pip = {line.split(";")[0].strip() for line in lines}
+    needed, pinned = requirements("requirements.txt"), requirements("constraints.txt")
     conda = yaml.safe_load((ROOT / "cycle_env.yml").read_text())["dependencies"]
-    assert {*conda[-1]["pip"]} == pip
+    assert {*conda[-1]["pip"]} == {name + pinned[name] for name in needed}
     assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
 
 

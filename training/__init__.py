@@ -5,5 +5,3 @@ graphs, `device` chooses where they run.
 """
 
 from training.trainer import Recipe, Trainer
-
-__all__ = ["Recipe", "Trainer"]
