@@ -12,6 +12,9 @@ from training.capture import Captured
 from training.device import autocast
 from training.trace import StepTrace
 
+# What the optimisers remember of each weight, by the names of torch.optim.
+SGD_MOMENTS, ADAM_MOMENTS = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -141,20 +144,40 @@ class Trainer:
                 group["lr"] = lr
 
     def load_moments(self, content: dict[str, Any]) -> None:
-        """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's."""
-        own = self.optimizer.state_dict()
+        """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's.
+
+        The weights may be grouped otherwise there (with another `other_lr`). Each moment is laid
+        out in memory as its weight is: fused steps pair the storages, whatever the strides.
+        """
+        keys = ADAM_MOMENTS if self.recipe.optimizer == "adam" else SGD_MOMENTS
+        if self.recipe.optimizer == "sgd" and not self.recipe.momentum:
+            return
         saved = content.get("optimizer") or {}
-        shapes, saved_shapes = (
-            [("betas" in group, len(group["params"])) for group in state.get("param_groups", [])]
-            for state in (own, saved)
+        numbers = [number for group in saved.get("param_groups", []) for number in group["params"]]
+        states = [saved.get("state", {}).get(number, {}) for number in numbers]
+        states = [{k: state[k] for k in keys if state.get(k) is not None} for state in states]
+        if not any(states):
+            if content.get("epoch"):
+                print("note: the checkpoint holds no moments of this optimiser: they start at zero")
+            return
+        # The optimiser numbers its weights group by group, and the groups are these.
+        orders = (
+            list(self.model.parameters()),
+            [*self.si_weights, *self.others],
+            [*self.others, *self.si_weights],
         )
-        if saved_shapes != shapes:
-            print("note: the checkpoint is of another optimiser, or groups its weights otherwise: "
+        weights = next((order for order in orders if _fit(order, states)), None)
+        if weights is None:
+            print("note: the checkpoint's moments have other shapes than the weights: "
                   "momentum starts at zero")  # fmt: skip
             return
-        self.optimizer.load_state_dict(
-            {"state": saved["state"], "param_groups": own["param_groups"]}
-        )
+        for weight, state in zip(weights, states, strict=True):
+            moments = {key: torch.zeros_like(weight) for key in keys if key != "step"}
+            if "step" in keys:
+                moments["step"] = torch.zeros((), dtype=torch.float32, device=self.device)
+            for key, value in state.items():
+                moments[key].copy_(torch.as_tensor(value))
+            self.optimizer.state[weight] = moments
 
     def optimizer_state(self) -> dict[str, Any]:
         """The optimiser's state as every version of PyTorch can load it: rates as numbers."""
@@ -211,3 +234,13 @@ class Trainer:
         loss, correct, count = self.sums.tolist()
         self.sums.zero_()
         return {"loss": loss / count, "accuracy": correct / count}
+
+
+def _fit(weights: list[torch.Tensor], states: list[dict[str, Any]]) -> bool:
+    """Whether the optimiser's states can be those of these weights, by number and shapes."""
+    return len(weights) == len(states) and all(
+        value.shape == weight.shape
+        for weight, state in zip(weights, states, strict=True)
+        for key, value in state.items()
+        if key != "step"
+    )
