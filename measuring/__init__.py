@@ -5,4 +5,5 @@ products, `recorder` measures while a run trains, `rebuild` makes the network of
 `diversity` compares the minima of its periods.
 """
 
-from measuring.meter import Meter, Wanted, parameter_names
+from measuring.meter import Meter
+from measuring.wanted import Wanted, parameter_names

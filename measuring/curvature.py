@@ -1,9 +1,10 @@
 """Products with the Hessian and the Fisher matrix of a network's loss; traces and eigenvalues.
 
 The products are autograd's, batch by batch; the eigenvalues are SciPy's (ARPACK's Lanczos method).
-The Fisher matrix of the softmax cross-entropy is J^T (diag(p) - p p^T) J, averaged over images,
-with J the derivative of the logits by the weights and p the network's own probabilities: the
-expectation over labels is taken exactly (Martens, 2020, arXiv 1412.1193, section 9).
+The Fisher matrix is J^T H J, averaged over images, with J the derivative of the logits by the
+weights and H the Hessian of the loss by the logits. For the softmax cross-entropy H is
+diag(p) - p p^T with p the network's own probabilities: the expectation over labels is taken exactly
+(Martens, 2020, arXiv 1412.1193, section 9). For the squared loss it is 2/C times the identity.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from training.loss import Loss
 
 Tensors = list[torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -31,18 +33,28 @@ def split_like(vector: torch.Tensor, tensors: Tensors) -> Tensors:
     return [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
 
 
-def hessian_product(model: nn.Module, names: list[str], batch: Batch, v: Tensors) -> Tensors:
-    """H v for the mean loss of one batch, over the parameters `names`; v has their shapes."""
+def hessian_product(
+    model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
+) -> Tensors:
+    """H v for the weighted sum of a batch's losses, over the parameters `names`.
+
+    v has the parameters' shapes, `weights` are (B,): all 1/B for the mean loss.
+    """
     images, labels = batch
     parameters = [model.get_parameter(name) for name in names]
-    loss = F.cross_entropy(model(images), labels)
-    gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+    total = loss(model(images), labels) @ weights
+    gradient = torch.autograd.grad(total, parameters, create_graph=True)
     slope = sum((g * u).sum() for g, u in zip(gradient, v, strict=True))
     return list(torch.autograd.grad(slope, parameters))
 
 
-def fisher_product(model: nn.Module, names: list[str], batch: Batch, v: Tensors) -> Tensors:
-    """(Fisher matrix) v for one batch, over the parameters `names`; v has their shapes."""
+def fisher_product(
+    model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
+) -> Tensors:
+    """(Fisher matrix) v, the images weighted as in `hessian_product`.
+
+    It is J^T H J with H the Hessian of each image's loss by its logits.
+    """
     parameters = {name: model.get_parameter(name) for name in names}
 
     def logits_of(weights):
@@ -50,30 +62,40 @@ def fisher_product(model: nn.Module, names: list[str], batch: Batch, v: Tensors)
 
     directions = dict(zip(names, v, strict=True))
     logits, change = torch.func.jvp(logits_of, (parameters,), (directions,))
-    p = logits.detach().softmax(1)
-    change = change.detach()
-    change = (p * change - p * (p * change).sum(1, keepdim=True)) / len(p)
+    outputs = logits.detach().requires_grad_()
+    total = loss(outputs, batch[1]) @ weights
+    (slope,) = torch.autograd.grad(total, outputs, create_graph=True)
+    (change,) = torch.autograd.grad(slope, outputs, change.detach())
     return list(torch.autograd.grad(logits, list(parameters.values()), change))
 
 
-Product = Callable[[nn.Module, list[str], Batch, Tensors], Tensors]
+Product = Callable[[nn.Module, list[str], Batch, Tensors, Loss, torch.Tensor], Tensors]
 
 
 def mean_product(
-    product: Product, model: nn.Module, names: list[str], batches: Iterable[Batch], v: torch.Tensor
+    product: Product,
+    model: nn.Module,
+    names: list[str],
+    batches: Iterable[Batch],
+    v: torch.Tensor,
+    loss: Loss,
 ) -> torch.Tensor:
     """A matrix times a flat vector, averaged over all images of the batches: a flat vector."""
     directions = split_like(v, [model.get_parameter(name) for name in names])
     total, images = torch.zeros_like(v), 0
     for batch in batches:
-        count = len(batch[1])
-        total += count * flatten(product(model, names, batch, directions))
-        images += count
+        weights = torch.ones_like(batch[1], dtype=v.dtype)
+        total += flatten(product(model, names, batch, directions, loss, weights))
+        images += len(weights)
     return total / images
 
 
 def leading_eigenvalues(
-    product: Product, model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]
+    product: Product,
+    model: nn.Module,
+    names: list[str],
+    batches: Callable[[], Iterable[Batch]],
+    loss: Loss,
 ) -> np.ndarray:
     """The largest eigenvalues, descending: float64, (10,).
 
@@ -82,13 +104,15 @@ def leading_eigenvalues(
     """
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
-        return mean_product(product, model, names, batches(), v)
+        return mean_product(product, model, names, batches(), v, loss)
 
     like = flatten(model.get_parameter(name) for name in names)
     return _eigenvalues(multiply, like, EIGENVALUES, EIGENVALUE_TOLERANCE)
 
 
-def sharpness(model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]]) -> float:
+def sharpness(
+    model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]], loss: Loss
+) -> float:
     """The largest eigenvalue of the loss's Hessian on the unit sphere of the SI weights `names`.
 
     With w all these weights as one vector, ρ = ‖w‖ and u = w / ρ it is that of ρ² P H P, where H
@@ -104,7 +128,7 @@ def sharpness(model: nn.Module, names: list[str], batches: Callable[[], Iterable
         return v - u * (u @ v)
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
-        product = mean_product(hessian_product, model, names, batches(), project(v))
+        product = mean_product(hessian_product, model, names, batches(), project(v), loss)
         return norm**2 * project(product)
 
     return float(_eigenvalues(multiply, w, 1, SHARPNESS_TOLERANCE)[0])

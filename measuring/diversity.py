@@ -18,6 +18,7 @@ import models
 import runs
 from data import ImageSet
 from measuring import meter
+from measuring.distance import cosine
 from measuring.rebuild import rebuild
 from options import Option, Parser, integer
 from runs import checkpoints
@@ -28,12 +29,6 @@ OPTIONS = (
     Option("--anchor", integer(0), None, "epoch of the anchor checkpoint"),
     Option("--independent", str, None, "folder of an independently trained run (another trial)"),
 )
-
-
-def si_cosine(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], names: list[str]) -> float:
-    """Cosine of the angle between the SI weights `names` of two networks, each as one vector."""
-    one, two = (torch.cat([state[name].double().flatten() for name in names]) for state in (a, b))
-    return torch.nn.functional.cosine_similarity(one, two, dim=0).item()
 
 
 @torch.no_grad()
@@ -86,7 +81,7 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
             continue
         rows = [
             (epoch, accuracy(p, images), accuracy(p + anchor_p, images),
-             si_cosine(state, anchor_state, names))
+             cosine(state, anchor_state, names))
             for epoch, state, p in states(where)
         ]  # fmt: skip
         if not rows:

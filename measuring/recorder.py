@@ -11,7 +11,8 @@ import torch
 
 import data
 import runs
-from measuring.meter import Meter, Wanted, parameter_names
+from measuring.meter import Meter
+from measuring.wanted import Wanted, parameter_names
 from runs import checkpoints
 from utils import UserError
 

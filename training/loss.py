@@ -1,0 +1,19 @@
+"""The losses of an image, of which training takes the mean."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+# (logits (B, C), labels (B,)) -> losses (B,)
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def squared_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(Σ o² - 2 o_y + 1) / C for outputs o, label y and C classes (P2)."""
+    of_label = logits.gather(1, labels[:, None])[:, 0]
+    return (logits.square().sum(1) - 2 * of_label + 1) / logits.shape[1]
