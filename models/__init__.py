@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.convnet import ConvNet
+from models.groups import ScaleInvariance, scale_invariant_groups
 from models.layers import NORMS, Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm, rescale_to_norm, si_parameters, split_parameters
@@ -15,9 +16,11 @@ from models.scale_invariance import norm, rescale_to_norm, si_parameters, split_
 __all__ = [
     "MODELS",
     "NORMS",
+    "ScaleInvariance",
     "build",
     "norm",
     "rescale_to_norm",
+    "scale_invariant_groups",
     "si_parameters",
     "split_parameters",
 ]

@@ -3,9 +3,10 @@
 A group of tensors is scale invariant if multiplying all of them by one a > 0 leaves the outputs as
 they are. Let s be the logarithms of one factor for each tensor. A group is a vector of zeros and
 ones in the null space of the matrix of derivatives ∂ outputs / ∂ s, at a point where nothing
-vanishes by accident: a fresh network's zero biases would look invariant. Other vectors of that
-space are balances, as of one convolution against the next, with -1s in them. What comes out is
-tried on the network, by scaling.
+vanishes by accident: a fresh network's zero biases would look invariant. They are read off the
+reduced row echelon form of that space: of two such vectors in it none holds the other, since each
+row alone is 1 at its pivot. Other rows are balances, as of one convolution against the next, with
+-1s in them. What comes out is tried on the network, by scaling.
 """
 
 import copy
@@ -19,8 +20,8 @@ from torch import nn
 from torch.func import functional_call
 
 EPS = 1e-12  # at most this in normalisations: invariance is meant in the limit of none
-SPREAD = 0.3  # of the random point: of the logarithms of the weights, and of weights that are zero
-POINTS = 4  # at most so many random points
+SPREAD = 0.5  # of the logarithms of the weights at a random point
+POINTS = 4  # random points that are solved at, at most (of few outputs, more)
 FACTORS = (0.5, 3.0)  # what comes out is tried with factors between these
 INTEGER = 0.05  # how far an entry of the reduced null space may be off a whole number
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}  # relative size of what counts as zero
@@ -34,7 +35,8 @@ class ScaleInvariance:
     Attributes
     ----------
     groups : the names of the tensors of each group, in the network's order. No part of a group is
-        a group; two groups may share a tensor.
+        a group. Two may share tensors: where a stream of a ResNet starts with two factors in a row,
+        it is a group with either of them.
     without_effect : tensors that change no output, as a bias in front of batch normalisation.
     """
 
@@ -52,7 +54,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
     The outputs are those in train mode, of a copy in float64: the network, its statistics, its
-    gradients and PyTorch's random state stay as they are. Two evaluations for each tensor; nothing
+    gradients and PyTorch's random state stay as they are. One evaluation for each tensor; nothing
     is assumed about the layers, but that an attribute `eps` of a module only keeps it from
     dividing by zero. Dropout and stochastic depth draw the same numbers in evaluations that are
     compared.
@@ -79,11 +81,13 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
 
 def _find(probe: "_Probe", seed: int) -> ScaleInvariance:
-    """Solve for the groups at a random point, and at more as long as they fail at a fresh one."""
+    """Solve for the groups at random points, and at one more as long as they fail at a fresh one."""
     generator = torch.Generator().manual_seed(seed)
     point, derivatives, moving = probe.point(generator), [], set()
     for _ in range(POINTS):
         derivatives.append(probe.derivatives(point))
+        while sum(map(len, derivatives)) < 2 * len(probe.names):  # few outputs: more points
+            derivatives.append(probe.derivatives(probe.point(generator)))
         groups = [
             tuple(probe.names[k] for k in group)
             for group in _solve(np.concatenate(derivatives), probe.tolerance)
@@ -98,7 +102,11 @@ def _find(probe: "_Probe", seed: int) -> ScaleInvariance:
             return ScaleInvariance(tuple(groups), tuple(inert))
     # Not what it seems, by saturation or by noise that is not PyTorch's: what holds on its own
     inert = {n: w for n, w in inert.items() if probe.unchanged(point, {n: w})}
-    groups = [g for g in groups if all(probe.unchanged(point, _scaled(point, [g], f)) for f in FACTORS)]
+    groups = [
+        group
+        for group in groups
+        if all(probe.unchanged(point, _scaled(point, [group], f)) for f in FACTORS)
+    ]
     return ScaleInvariance(tuple(groups), tuple(inert))
 
 
@@ -135,17 +143,22 @@ class _Probe:
                 module.eps = min(module.eps, EPS)
         self.inputs = _cast(inputs, dtype)
         self.names = [name for name, _ in self.network.named_parameters()]
-        self.step = torch.finfo(dtype).eps ** (1 / 3)  # the best one for a central difference
+        self.central = dtype is not torch.float64  # which is precise enough for one-sided ones
+        self.step = torch.finfo(dtype).eps ** (1 / (3 if self.central else 2))
         self.tolerance = TOLERANCE[dtype]
 
     def point(self, generator: torch.Generator) -> _Point:
-        """A random point near the network's weights: none is zero, the others keep their sign."""
+        """Random weights of the signs of the network's own, none of them zero.
+
+        Each tensor has the mean square 1 / (inputs of an output), with which activations keep their
+        size from layer to layer, so that every tensor has its share in the outputs.
+        """
         weights = {}
         for name, p in self.network.named_parameters():
-            noise = SPREAD * torch.randn(p.shape, generator=generator).to(p)
-            size = p.detach().square().mean().sqrt()
-            small = torch.where(size > 0, size, 1) * noise
-            weights[name] = torch.where(p.detach() == 0, small, p.detach() * noise.exp())
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            w = torch.where(p.detach() == 0, noise, p.detach().sign() * (SPREAD * noise).exp())
+            inputs = p.numel() / len(p) if p.ndim else 1
+            weights[name] = w / (w.square().mean() * inputs).sqrt()
         return _Point(weights, int(torch.randint(2**31, (), generator=generator)))
 
     @torch.no_grad()
@@ -170,18 +183,21 @@ class _Probe:
         return vector
 
     def derivatives(self, point: _Point) -> np.ndarray:
-        """∂ outputs / ∂ logarithm of each tensor's scale: (outputs, tensors), central differences.
+        """∂ outputs / ∂ logarithm of each tensor's scale: (outputs, tensors), by differences.
 
         Of very many outputs a random part is looked at.
         """
-        count = len(self._outputs(point, {}))
-        index = np.random.RandomState(0).permutation(count)[: ROWS + 10 * len(self.names)]
+
+        def outputs(name: str, logarithm: float) -> torch.Tensor:
+            return self._outputs(point, {name: point.weights[name] * np.exp(logarithm)})
+
+        here = self._outputs(point, {})
+        index = np.random.RandomState(0).permutation(len(here))[: ROWS + 10 * len(self.names)]
         columns = []
-        for name, weight in point.weights.items():
-            up, down = (
-                self._outputs(point, {name: weight * np.exp(sign * self.step)}) for sign in (1, -1)
-            )
-            columns.append(((up - down) / (2 * self.step)).double().cpu().numpy()[index])
+        for name in self.names:
+            up = outputs(name, self.step)
+            down, width = (outputs(name, -self.step), 2) if self.central else (here, 1)
+            columns.append(((up - down) / (width * self.step)).double().cpu().numpy()[index])
         return np.stack(columns, axis=1)
 
     def unchanged(self, point: _Point, replaced: dict[str, torch.Tensor]) -> bool:
@@ -205,7 +221,9 @@ def _solve(derivatives: np.ndarray, tolerance: float) -> list[tuple[int, ...]]:
     _, values, directions = np.linalg.svd(np.pad(columns, ((0, len(rest)), (0, 0))), full_matrices=False)
     rank = int((values > tolerance * values[0]).sum())
     null, _ = np.linalg.qr((directions[rank:] / sizes[rest]).T)
-    together = [tuple(rest[sorted(group)].tolist()) for group in _zero_one_vectors(null.T)]
+    basis = _reduced_row_echelon(null.T)
+    is_group = np.minimum(np.abs(basis), np.abs(basis - 1)).max(1, initial=0) < INTEGER
+    together = [tuple(rest[row > 0.5].tolist()) for row in basis[is_group]]
     return sorted(alone + together)
 
 
@@ -225,31 +243,6 @@ def _reduced_row_echelon(rows: np.ndarray) -> np.ndarray:
         rows[others] -= rows[others, column, None] * rows[done]
         done += 1
     return rows
-
-
-def _zero_one_vectors(space: np.ndarray) -> set[frozenset[int]]:
-    """The supports of the vectors of zeros and ones in a space that hold no other such support.
-
-    `space` is any basis, (d, k). Each vector sought is a sum of some rows of the reduced one, as
-    each of these alone decides about its pivot. From each row in turn, rows are added as long as
-    the sum has an entry that is neither 0 nor 1, and only those that change that entry.
-    """
-    basis = _reduced_row_echelon(space)
-    found: set[frozenset[int]] = set()
-
-    def grow(total: np.ndarray, unused: list[int]) -> None:
-        off = np.minimum(np.abs(total), np.abs(total - 1))
-        column = int(np.argmax(off))
-        if off[column] < INTEGER:
-            found.add(frozenset(np.flatnonzero(total > 0.5).tolist()))
-            return
-        helpers = [row for row in unused if abs(basis[row, column]) > INTEGER]
-        for tried, row in enumerate(helpers, 1):
-            grow(total + basis[row], [r for r in unused if r not in helpers[:tried]])
-
-    for first in range(len(basis)):
-        grow(basis[first], [row for row in range(len(basis)) if row != first])
-    return {group for group in found if not any(other < group for other in found)}
 
 
 def _cast(inputs: Any, dtype: torch.dtype) -> Any:

@@ -1,0 +1,418 @@
+"""What weight decay and the learning rate do to the scale-invariant weights of anybody's training.
+
+    from monitor import Monitor
+
+    monitor = Monitor(model, optimizer, inputs)    # inputs: a batch that the network takes
+    for step, (x, y) in enumerate(batches):
+        ...                                        # loss.backward(), optimizer.step()
+        monitor.record(loss)
+    print(monitor.report())
+    monitor.save("dynamics.csv")                   # appends what is new; python -m figures draws it
+    monitor.close()
+
+It needs torch and NumPy, and of this project the folders models/ and theory/. The groups alone, of
+any function that makes a network:
+
+    python monitor.py torchvision.models:resnet18 --input 4,3,64,64
+"""
+
+import argparse
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import scale_invariant_groups
+from theory.dynamics import effective_lr, effective_step, jump_threshold
+from theory.forecast import time_to_turn
+from theory.periods import Detector, Periods
+from utils import plural
+
+DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
+ALL = "all"
+COLUMNS = (
+    "step",
+    "group",
+    "loss",
+    "lr",
+    "si_norm",
+    "effective_lr",
+    "effective_gradient_norm",
+    "angle",
+    "equilibrium_angle",
+    "effective_step",
+    "jump_threshold",
+    "phase",
+    "periods",
+    "steps_to_turn",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step did to one group of scale-invariant weights (`COLUMNS` of the file).
+
+    Attributes
+    ----------
+    step : number of the step, from 1.
+    group : name of its first tensor, and how many more; "all" for all weights together.
+    loss : mean of what was recorded since the record before.
+    lr : learning rate η.
+    si_norm, effective_lr, effective_gradient_norm : ρ before the step, η̃ = η / ρ², ρ ‖g‖.
+    angle : between the weights before and after the step, in radians.
+    equilibrium_angle : what weight decay and gradients balance at, `equilibrium_angle`; None: none.
+    effective_step, jump_threshold : η̃ ‖g̃‖, and above what it is a δ-jump of SGD (δ = 0.01).
+    phase, periods, steps_to_turn : of all weights together, else None: "A", "B" or "C"; how many
+        periods there are so far; the forecast.
+    """
+
+    step: int
+    group: str
+    loss: float
+    lr: float
+    si_norm: float
+    effective_lr: float
+    effective_gradient_norm: float
+    angle: float
+    equilibrium_angle: float | None
+    effective_step: float
+    jump_threshold: float | None
+    phase: str | None = None
+    periods: int | None = None
+    steps_to_turn: float | None = None
+
+
+def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
+    """RMS angle of a step, in radians, where weight decay and random gradients are in balance.
+
+    Decay takes a fraction κ of the norm a step, and a gradient acts on the weights in steps of
+    sizes c₀, c₁, ... (momentum). ρ² then stays as it is if 2κρ² = (Σc)² ‖g‖², and a step turns the
+    weights by an angle of square (Σc²) ‖g‖² / ρ² = 2κ Σc² / (Σc)². SGD with momentum α:
+    sqrt(2ηλ / (1 + α)); AdamW: sqrt(2ηλ (1 - β₁) / (1 + β₁)) (Wan et al. 2021, arXiv 2006.08419;
+    Kosson et al. 2024, arXiv 2305.17212).
+
+    Parameters
+    ----------
+    group : one of the optimiser's parameter groups.
+
+    Returns
+    -------
+    None where there is no such balance: without weight decay, for Adam with coupled decay (which
+    the second moment divides by the gradients' size), and for optimisers of other kinds.
+    """
+    decay = float(group["lr"]) * group.get("weight_decay", 0.0)
+    if not decay:
+        return None
+    if isinstance(optimizer, torch.optim.SGD):
+        momentum = group["momentum"]
+        if momentum:
+            decay *= 1 - group["dampening"]
+        if not group["nesterov"]:
+            return math.sqrt(2 * decay / (1 + momentum))
+        squares = (1 + momentum) ** 2 + momentum**4 / (1 - momentum**2)
+        return math.sqrt(2 * decay * (1 - momentum) * squares)
+    if isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay"):
+        beta = float(group["betas"][0])
+        return math.sqrt(2 * decay * (1 - beta) / (1 + beta))
+    return None
+
+
+class Monitor:
+    """Measures what every `every`th step of an optimiser does to the scale-invariant weights.
+
+    Between those steps it adds up the loss on its device and waits for nothing. The network, the
+    optimiser and PyTorch's random state stay as they would be without it.
+
+    Parameters
+    ----------
+    model : the network, also under torch.compile.
+    optimizer : SGD, Adam, AdamW or any other that changes the weights in `step`. Several groups
+        with rates and decays of their own, schedules, accumulated and clipped gradients are as good
+        (the gradient is the one that the step uses).
+    inputs : a batch for `models.scale_invariant_groups`; a small one will do.
+    every : steps from one record to the next.
+
+    Attributes
+    ----------
+    found : what is scale invariant in the network.
+    groups : the groups that the optimiser trains as a whole, those followed here.
+    records : list of Record that `save` has not written yet, and in any case the latest.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        inputs: Any,
+        *,
+        every: int = 10,
+    ):
+        self.optimizer, self.every = optimizer, every
+        model = getattr(model, "_orig_mod", model)
+        self.found = scale_invariant_groups(model, inputs)
+        parameters = dict(model.named_parameters())
+        owner = {id(p): k for k, g in enumerate(optimizer.param_groups) for p in g["params"]}
+        self.groups = [
+            names
+            for names in self.found
+            if all(id(parameters[n]) in owner and parameters[n].requires_grad for n in names)
+        ]
+        scopes = [_together(self.groups, parameters), *map(set, self.groups)]
+        names = [name for name in parameters if any(name in scope for scope in scopes)]
+        self.weights = [parameters[name] for name in names]
+        self.members = np.array([[name in scope for name in names] for scope in scopes], float)
+        self.labels = [ALL, *(_label(group) for group in self.groups)]
+        self.owner = [owner[id(weight)] for weight in self.weights]
+        self.records: list[Record] = []
+        self.steps = 0
+        self.detector = Detector()
+        self.history: list[tuple[int, float]] = []  # (step, ρ) since ρ was largest
+        self.rates: list[tuple[int, float]] = []  # (step, η) where η changed
+        self._unsaved = 0
+        self._old: list[torch.Tensor] = []
+        self._measured: tuple[int, torch.Tensor, list[tuple]] | None = None
+        self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
+        self._handles = []
+        if self.groups:
+            self._handles = [
+                optimizer.register_step_pre_hook(self._before),
+                optimizer.register_step_post_hook(self._after),
+            ]
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks off the optimiser and free the copy of the weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._old = [], []
+
+    @property
+    def periods(self) -> Periods:
+        """The periods so far, in steps."""
+        return Periods(tuple(self.detector.periods))
+
+    @torch.no_grad()
+    def _before(self, *_: object) -> None:
+        self.steps += 1
+        if (self.steps - 1) % self.every == 0:
+            if not self._old:
+                self._old = [torch.empty_like(weight) for weight in self.weights]
+            torch._foreach_copy_(self._old, self.weights)
+
+    @torch.no_grad()
+    def _after(self, *_: object) -> None:
+        """Norms of every tensor before and after, of its change and its gradient; no waiting."""
+        if (self.steps - 1) % self.every:
+            return
+        before, after = _norms(self._old), _norms(self.weights)
+        torch._foreach_sub_(self._old, self.weights)
+        gradients = [w.grad if w.grad is not None else w.new_zeros(()) for w in self.weights]
+        norms = torch.stack([before, after, _norms(self._old), _norms(gradients)])
+        rates = [
+            (float(g["lr"]), g.get("weight_decay", 0.0), equilibrium_angle(self.optimizer, g))
+            for g in self.optimizer.param_groups
+        ]
+        self._measured = self.steps, norms, rates
+
+    def record(self, loss: torch.Tensor | float) -> None:
+        """Take the loss of the step just made; every `every`th time make records of it.
+
+        A tensor need not be on the CPU. May be called more rarely than once a step: a record then
+        holds what the latest step that was looked at did.
+        """
+        value = loss.detach().float() if isinstance(loss, torch.Tensor) else loss
+        self._losses = [self._losses[0] + value, self._losses[1] + 1]
+        if self._measured is None:
+            return
+        step, norms, rates = self._measured
+        mean = float(self._losses[0]) / self._losses[1]
+        self._measured, self._losses = None, [0.0, 0]
+        numbers = self._numbers(norms.cpu().numpy(), [rates[k] for k in self.owner])
+        if self._unsaved == 0:
+            self.records.clear()
+        for label, values in zip(self.labels, numbers, strict=True):
+            course = self._course(step, mean, values) if label == ALL else {}
+            self.records.append(Record(step, label, mean, **values, **course))
+        self._unsaved += len(self.labels)
+
+    def _numbers(self, norms: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
+        """The numbers of each scope from those of its tensors: `norms` is (4, tensors)."""
+        squares = norms**2
+        lrs, decays = np.array([[lr, lr * wd] for lr, wd, _ in rates]).T
+        angles = [rate[2] for rate in rates]
+        is_sgd = isinstance(self.optimizer, torch.optim.SGD)
+        found = []
+        for members in self.members:
+            before, after, moved, gradient = np.sqrt(squares @ members).tolist()
+            share = members * squares[0] / before**2
+            lr, decay = float(share @ lrs), float(share @ decays)
+            # The chord between the directions: exact where 1 - cos would be all rounding.
+            chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
+            inside = [angle for angle, member in zip(angles, members, strict=True) if member]
+            balance = None
+            if None not in inside:
+                squared = [angle**2 if angle else 0.0 for angle in angles]
+                balance = math.sqrt(share @ squared)
+            found.append(
+                {
+                    "lr": lr,
+                    "si_norm": before,
+                    "effective_lr": float(effective_lr(lr, before)),
+                    "effective_gradient_norm": before * gradient,
+                    "angle": 2 * math.asin(min(chord / 2, 1)),
+                    "equilibrium_angle": balance,
+                    "effective_step": float(effective_step(lr, before, gradient)),
+                    "jump_threshold": float(jump_threshold(DELTA, lr, decay / lr))
+                    if is_sgd and lr
+                    else None,
+                }
+            )
+        return found
+
+    def _course(self, step: int, loss: float, values: dict[str, Any]) -> dict[str, Any]:
+        """Where in its periods training is: phase, number of periods, steps to the next turn."""
+        rho, lr = values["si_norm"], values["lr"]
+        self.detector.add(step, loss, rho)
+        periods = self.detector.periods
+        begin = periods[-1].end if periods else 0
+        if self.history and rho >= self.history[0][1]:
+            self.history.clear()
+        self.history = [*(h for h in self.history if h[0] >= begin), (step, rho)]
+        if not self.rates or not math.isclose(self.rates[-1][1], lr, rel_tol=1e-9):
+            self.rates.append((step, lr))
+        phase, forecast = self._phase(step), None
+        if phase == "B" and periods:
+            at_turn = [rate for since, rate in self.rates if since <= periods[-1].turn][-1]
+            forecast = time_to_turn(*zip(*self.history, strict=True), periods, lr / at_turn)
+        return {"phase": phase, "periods": len(periods), "steps_to_turn": forecast}
+
+    def _phase(self, step: int) -> str:
+        """The present phase. A turn is known when ρ has risen by a tenth: until then it is B."""
+        if not self.detector.periods:
+            return "B" if len(self.history) > 1 else "A"
+        last = self.detector.periods[-1]
+        if step > last.end:
+            return "B"
+        return "C" if last.high == step else "A"
+
+    def save(self, path: str | Path) -> None:
+        """Append the records that are not yet in the file: whole rows, under a header.
+
+        A row that a crash has cut short at the end of the file is removed.
+
+        Raises
+        ------
+        ValueError : the file has other columns.
+        """
+        path = Path(path)
+        header = ",".join(COLUMNS) + "\n"
+        old = path.read_bytes() if path.exists() else b""
+        whole = old[: old.rfind(b"\n") + 1]
+        if whole and not whole.startswith(header.encode()):
+            raise ValueError(f"{path} is not a file of this monitor: its columns are others")
+        text = io.StringIO(newline="")
+        if not whole:
+            text.write(header)
+        rows = self.records[len(self.records) - self._unsaved :]
+        csv.writer(text, lineterminator="\n").writerows(
+            [getattr(row, column) for column in COLUMNS] for row in rows
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if old else "wb") as file:
+            file.truncate(len(whole))
+            file.seek(len(whole))
+            file.write(text.getvalue().encode())
+        del self.records[: len(self.records) - len(self.labels)]
+        self._unsaved = 0
+
+    def report(self) -> str:
+        """What is going on, in words, and a table of the groups as of the latest record."""
+        if not self.groups:
+            return (
+                "No tensor of this network is scale invariant (or none that the optimiser trains): "
+                "nothing here depends on the norm of its weights. Its spikes are of another kind."
+            )
+        if not self.records:
+            return f"{plural(len(self.groups), 'group')} of scale-invariant weights; no record yet."
+        latest = self.records[-len(self.labels) :]
+        whole, periods = latest[0], self.periods
+        words = [f"Step {whole.step}, loss {whole.loss:.4g}."]
+        if len(periods) > 1:
+            steps = f", one every {periods.mean:.0f} steps"
+            spread = f" (coefficient of variation {periods.cv:.2f})" if len(periods) > 2 else ""
+            verdict = ": periodic" if periods.is_periodic else ""
+            words.append(f"{plural(len(periods), 'period')} so far{steps}{spread}{verdict}.")
+        else:
+            words.append(f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far.")
+        words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
+        if whole.steps_to_turn is not None:
+            words.append(
+                "At the present decay the effective rate comes to the level of the last "
+                f"destabilisation in about {whole.steps_to_turn:.0f} steps."
+            )
+        if whole.equilibrium_angle is None:
+            words.append("This optimiser has no equilibrium of decay and gradients to compare with.")
+        rows = [
+            (r.group, r.si_norm, r.effective_lr, r.effective_gradient_norm, r.angle,
+             r.equilibrium_angle, r.effective_step, r.jump_threshold)
+            for r in latest
+        ]  # fmt: skip
+        left_out = [group for group in self.found if group not in self.groups]
+        if left_out:
+            words.append(f"{plural(len(left_out), 'group')} with frozen tensors left out.")
+        return "\n".join([*words, "", _table(TABLE, rows)])
+
+
+PHASES = {
+    "A": "gradients dominate, the norm grows",
+    "B": "weight decay dominates, the norm falls and the effective rate rises",
+    "C": "the effective rate is too high for this minimum, the loss rises",
+}
+TABLE = ("group", "ρ", "η̃", "‖g̃‖", "angle", "equilibrium", "η̃‖g̃‖", "δ-jump above")
+
+
+def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]) -> set[str]:
+    """The weights whose norm is ρ, as the papers' is that of the convolutions without the scales
+    and shifts: groups of tensors of two or more dimensions alone, and those that other such tensors
+    are in; all groups where there is none.
+    """
+    large = {name for name, p in parameters.items() if p.ndim > 1}
+    chosen = set().union(*(group for group in groups if large.issuperset(group)))
+    mixed = [group for group in groups if large.intersection(group) - chosen]
+    return chosen.union(*mixed) or set().union(*groups)
+
+
+def _label(group: tuple[str, ...]) -> str:
+    return group[0] + (f" +{len(group) - 1}" if len(group) > 1 else "")
+
+
+def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
+
+
+def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
+    """Columns side by side; numbers with three digits, "-" where there is none."""
+    cells = [
+        [("-" if v is None else v if isinstance(v, str) else f"{v:.3g}") for v in row]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    lines = [header, *cells]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
