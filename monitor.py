@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import scale_invariant_groups
+from models import ScaleInvariance, own, scale_invariant_groups
 from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import time_to_turn
 from theory.periods import Detector, Periods
-from utils import plural
+from utils import UserError, plural, user_errors
 
 DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
 ALL = "all"
@@ -354,7 +354,9 @@ class Monitor:
             verdict = ": periodic" if periods.is_periodic else ""
             words.append(f"{plural(len(periods), 'period')} so far{steps}{spread}{verdict}.")
         else:
-            words.append(f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far.")
+            words.append(
+                f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far."
+            )
         words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
         if whole.steps_to_turn is not None:
             words.append(
@@ -362,7 +364,9 @@ class Monitor:
                 f"destabilisation in about {whole.steps_to_turn:.0f} steps."
             )
         if whole.equilibrium_angle is None:
-            words.append("This optimiser has no equilibrium of decay and gradients to compare with.")
+            words.append(
+                "This optimiser has no equilibrium of decay and gradients to compare with."
+            )
         rows = [
             (r.group, r.si_norm, r.effective_lr, r.effective_gradient_norm, r.angle,
              r.equilibrium_angle, r.effective_step, r.jump_threshold)
@@ -416,3 +420,52 @@ def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
         )
         for line in lines
     )
+
+
+def group_table(model: nn.Module, found: ScaleInvariance) -> str:
+    """What is scale invariant in a network: a line for each group, and the tensors in it."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    rows = [
+        (str(number), f"{sum(sizes[name] for name in group):,}", " ".join(group))
+        for number, group in enumerate(found, 1)
+    ]
+    lines = [f"{number:>5}  {size:>11}  {names}" for number, size, names in rows]
+    covered = sum(sizes[name] for name in set().union(*found))
+    share = f"{covered:,} of {sum(sizes.values()):,} weights are in a group"
+    if not found.groups:
+        return "No tensor of this network is scale invariant, alone or with others."
+    words = [
+        f"{plural(len(found), 'scale-invariant group')}: {share}.",
+        "",
+        "group      weights  tensors",
+    ]
+    if found.without_effect:
+        lines += ["", "Without any effect: " + " ".join(found.without_effect)]
+    return "\n".join([*words, *lines])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the groups of a network."""
+    parser = argparse.ArgumentParser(
+        prog="monitor.py", description="What is scale invariant in a network."
+    )
+    parser.add_argument("network", help=own.FORM)
+    parser.add_argument("--input", default="4,3,64,64", help="shape of a batch for it")
+    parser.add_argument("--num_classes", type=int, default=1000, help="what it is called with")
+    arguments = parser.parse_args(argv)
+    try:
+        shape = [int(size) for size in arguments.input.split(",")]
+        inputs = torch.randn(shape)
+    except (ValueError, RuntimeError):
+        raise UserError(f"--input {arguments.input} is not a shape such as 4,3,64,64") from None
+    model = own.make(arguments.network, num_classes=arguments.num_classes)
+    try:
+        found = scale_invariant_groups(model, inputs)
+    except Exception as error:  # whatever the network raises
+        raise UserError(f"{arguments.network} on a batch {tuple(shape)}: {error}") from None
+    print(group_table(model, found))
+
+
+if __name__ == "__main__":
+    with user_errors("monitor.py"):
+        main()

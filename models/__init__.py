@@ -7,6 +7,7 @@ Every other part of the project asks these two.
 import torch
 from torch import nn
 
+from models import own
 from models.convnet import ConvNet
 from models.groups import ScaleInvariance, scale_invariant_groups
 from models.layers import NORMS, Layers
@@ -19,6 +20,7 @@ __all__ = [
     "ScaleInvariance",
     "build",
     "norm",
+    "own",
     "rescale_to_norm",
     "scale_invariant_groups",
     "si_parameters",

@@ -81,7 +81,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
 
 def _find(probe: "_Probe", seed: int) -> ScaleInvariance:
-    """Solve for the groups at random points, and at one more as long as they fail at a fresh one."""
+    """Solve at random points for the groups, with one more as long as they fail at a fresh one."""
     generator = torch.Generator().manual_seed(seed)
     point, derivatives, moving = probe.point(generator), [], set()
     for _ in range(POINTS):
@@ -118,9 +118,7 @@ class _Point:
     seed: int
 
 
-def _scaled(
-    point: _Point, groups: list[tuple[str, ...]], factor: float
-) -> dict[str, torch.Tensor]:
+def _scaled(point: _Point, groups: list[tuple[str, ...]], factor: float) -> dict[str, torch.Tensor]:
     """Tensors of all these groups, scaled by factors of their own between 1 and `factor`.
 
     (Invariances compose, so all groups can be tried at once.)
@@ -201,7 +199,7 @@ class _Probe:
         return np.stack(columns, axis=1)
 
     def unchanged(self, point: _Point, replaced: dict[str, torch.Tensor]) -> bool:
-        """Whether other tensors in place of some leave the outputs as they are, but for rounding."""
+        """Whether other tensors in place of some give the same outputs, but for rounding."""
         before, after = self._outputs(point, {}), self._outputs(point, replaced)
         return bool((after - before).norm() <= self.tolerance * before.norm())
 
@@ -218,7 +216,9 @@ def _solve(derivatives: np.ndarray, tolerance: float) -> list[tuple[int, ...]]:
         return alone
     rest = np.flatnonzero(~zero)
     columns = derivatives[:, rest] / sizes[rest]
-    _, values, directions = np.linalg.svd(np.pad(columns, ((0, len(rest)), (0, 0))), full_matrices=False)
+    _, values, directions = np.linalg.svd(
+        np.pad(columns, ((0, len(rest)), (0, 0))), full_matrices=False
+    )
     rank = int((values > tolerance * values[0]).sum())
     null, _ = np.linalg.qr((directions[rank:] / sizes[rest]).T)
     basis = _reduced_row_echelon(null.T)

@@ -1,0 +1,201 @@
+"""What is scale invariant in a network, on networks of this project and on others'."""
+
+import itertools
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.func import functional_call
+from torchvision.models import swin_transformer, vgg
+
+import models
+
+ALPHA = (0.7, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(3)
+
+
+def outputs(model, inputs, scaled=(), factor=1.0):
+    """Train-mode outputs in float64 at random weights, with some of the tensors scaled."""
+    generator = torch.Generator().manual_seed(7)
+    state = {n: b.double() if b.is_floating_point() else b for n, b in model.named_buffers()}
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        weight = p.detach().double() + 0.3 * noise * max(p.detach().std(correction=0), 0.1)
+        state[name] = weight * (factor if name in scaled else 1)
+    torch.manual_seed(0)  # of dropout and stochastic depth
+    for module in model.modules():
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps = 1e-12
+    with torch.no_grad():
+        return functional_call(model.train(), state, (inputs.double(),))
+
+
+def check(model, inputs, groups, without_effect=()):
+    """Scaling a group changes nothing, scaling a part of it does; a tensor without effect has none.
+
+    Of a large group the parts that lack one tensor stand for all: a smaller one that were
+    invariant would be a group itself.
+    """
+    before = outputs(model, inputs)
+
+    def change(names, factor):
+        return ((outputs(model, inputs, names, factor) - before).norm() / before.norm()).item()
+
+    for group, factor in itertools.product(groups, ALPHA):
+        assert change(group, factor) < 1e-7, group
+    for group in groups:
+        for part in itertools.combinations(group, len(group) - 1):
+            assert not part or change(part, 3.0) > 1e-4, (group, part)
+    for name in without_effect:
+        assert change([name], -5.0) < 1e-7, name
+
+
+def test_resnet18_has_twenty_convolutions_eight_pairs_and_three_streams():
+    model, inputs = torchvision.models.resnet18(), torch.randn(4, 3, 32, 32)
+    found = models.scale_invariant_groups(model, inputs)
+    convolutions = [n for n, p in model.named_parameters() if p.ndim == 4]
+    assert [group for group in found if len(group) == 1] == [(n,) for n in convolutions]
+    pairs = [f"layer{layer}.{block}.bn1" for layer in (1, 2, 3, 4) for block in (0, 1)]
+    assert [g for g in found if len(g) == 2] == [(f"{p}.weight", f"{p}.bias") for p in pairs]
+    streams = [group for group in found if len(group) > 2]
+    assert [group[0] for group in streams] == [
+        "bn1.weight", "layer2.0.bn2.weight", "layer3.0.bn2.weight"
+    ]  # fmt: skip
+    assert [len(group) for group in streams] == [6, 6, 6] and found.without_effect == ()
+    check(model, inputs, streams[1:2])
+
+
+def small_vgg():
+    model = vgg.VGG(vgg.make_layers([8, "M", 8, "M", 16, "M"], batch_norm=True), num_classes=40)
+    model.classifier = nn.Sequential(
+        nn.Linear(16 * 49, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 40)
+    )
+    return model
+
+
+def small_swin():
+    return swin_transformer.SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=40)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "groups", "inert"),
+    [
+        # 3 convolutions; the scale and shift between two of them; biases before normalisation
+        (small_vgg, 32, 3 + 2, 3),
+        # The patches' convolution with its bias; the two residual streams, of which the second
+        # starts with two factors in a row and so is a group with either of them
+        (small_swin, 32, 1 + 1 + 2, 0),
+    ],
+)
+def test_networks_of_torchvision(make, size, groups, inert):
+    model, inputs = make(), torch.randn(4, 3, size, size)
+    found = models.scale_invariant_groups(model, inputs)
+    assert (len(found), len(found.without_effect)) == (groups, inert)
+    check(model, inputs, found.groups, found.without_effect)
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+@pytest.mark.parametrize("name", ["ConvNetSI", "ConvNetSIAf", "ResNet18SIAf"])
+def test_networks_of_the_papers(name, norm):
+    model, inputs = models.build(name, 40, 2, depth=2, norm=norm), torch.randn(4, 3, 32, 32)
+    found = models.scale_invariant_groups(model, inputs)
+    weights = {n for group in found for n in group if model.get_parameter(n).ndim > 1}
+    assert weights == set(models.si_parameters(model))
+    if name == "ConvNetSI":
+        assert all(len(group) == 1 for group in found)
+        check(model, inputs, found)
+
+
+class Odd(nn.Module):
+    """Shared weights, a frozen and an unused tensor, zero weights, dropout, a dictionary out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.norm = nn.LayerNorm(8)
+        self.shared = nn.Linear(8, 8, bias=False)
+        self.tied = nn.Linear(8, 8, bias=False)
+        self.tied.weight = self.shared.weight
+        self.gain = nn.Parameter(torch.zeros(8))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.last = nn.Linear(8, 4)
+        self.first.weight.requires_grad_(False)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, *, shift):
+        self.calls += 1
+        x = self.norm(self.first(x) + shift)
+        x = nn.functional.dropout(self.tied(torch.relu(self.shared(x))), 0.3, self.training)
+        x = nn.functional.normalize(x + self.gain * torch.rand(()), dim=1)
+        return {"logits": [self.last(x)], "labels": torch.arange(3)}
+
+
+def test_an_odd_network_is_understood_and_left_as_it_was():
+    model = Odd().eval()
+    model.norm.train()
+    inputs = {"x": torch.randn(16, 6), "shift": torch.tensor(0.0)}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    random = torch.random.get_rng_state()
+    found = models.scale_invariant_groups(model, inputs)
+    assert found.groups == (("first.weight", "first.bias"),)
+    assert found.without_effect == ("unused",)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(p.grad is None for p in model.parameters())
+    assert model.norm.eps == 1e-5 and not model.first.weight.requires_grad
+
+
+def test_balances_and_networks_without_normalisation_give_no_groups():
+    inputs = torch.randn(8, 3, 8, 8)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 9)
+    )
+    assert models.scale_invariant_groups(plain, inputs) == models.ScaleInvariance((), ())
+    assert models.scale_invariant_groups(nn.ReLU(), inputs) == models.ScaleInvariance((), ())
+
+
+def test_two_factors_in_a_row_are_each_a_group_with_what_is_added():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(5, 6, bias=False), nn.Linear(6, 7)
+
+        def forward(self, x):
+            return nn.functional.layer_norm(self.c(self.a(x)), (7,), eps=0.0)
+
+    found = models.scale_invariant_groups(Product(), torch.randn(9, 5))
+    assert found.groups == (("a.weight", "c.bias"), ("c.weight", "c.bias"))
+
+
+def test_a_network_that_insists_on_float32():
+    class Float32(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 5))
+            self.scale = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            x = torch.mm(x.float(), self.weight.T)
+            return self.scale * (x - x.mean(0)) / x.std(0)
+
+    found = models.scale_invariant_groups(Float32(), torch.randn(20, 5))
+    assert found.groups == (("weight",),)
+
+
+def test_outputs_that_say_nothing_are_refused():
+    with pytest.raises(ValueError, match="no floating-point"):
+        models.scale_invariant_groups(nn.Sequential(nn.Linear(2, 2), Argmax()), torch.randn(4, 2))
+    with pytest.raises(ValueError, match="not finite"):
+        models.scale_invariant_groups(nn.Linear(2, 2), torch.full((4, 2), torch.inf))
+
+
+class Argmax(nn.Module):
+    def forward(self, x):
+        return x.argmax(1)

@@ -1,0 +1,291 @@
+"""The monitor in a bare loop, and that it changes nothing there."""
+
+import csv
+import gc
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import data
+import models
+import monitor as monitoring
+import runs
+from monitor import Monitor, equilibrium_angle
+from runs import checkpoints
+from theory.dynamics import next_norm
+from theory.forecast import time_to_turn
+from theory.periods import find_periods
+from training.device import mix
+
+LR, WD, IMAGES, EPOCHS = 3.0, 0.01, 256, 62
+
+
+def small(norm=nn.BatchNorm1d):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8, bias=False), norm(8), nn.ReLU(), nn.Linear(8, 5))
+
+
+def batch(number=16):
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(number, 6, generator=generator),
+        torch.randint(5, (number,), generator=generator),
+    )
+
+
+def loop(model, optimizer, steps, record=lambda loss: None):
+    x, y = batch()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        record(loss)
+
+
+def test_it_finds_the_periods_of_train_py_and_leaves_the_training_as_it_is(run):
+    """The same steps by train.py and in a loop with the monitor: same bits, same periods."""
+    folder = run(
+        f"--num_channels 4 --use_data_size {IMAGES} --batch_size 128 --lr_init {LR} --wd {WD} "
+        f"--epochs {EPOCHS} --save_freq {EPOCHS} --eval_freq {EPOCHS}"
+    )
+    images, _ = data.load("Digits", ".", use_test=True, use_data_size=IMAGES)
+    model = models.build("ConvNetSI", 10, 4)
+    checkpoints.load_weights(model, checkpoints.load(folder / "checkpoint-0.pt"), "")
+    weights, others = models.split_parameters(model)
+    groups = [{"params": weights, "lr": LR}, {"params": others, "lr": 0.0}]
+    optimizer = torch.optim.SGD(groups, weight_decay=WD, fused=True)
+    monitor = Monitor(model, optimizer, torch.randn(4, 3, 32, 32), every=2)
+    for epoch in range(EPOCHS):
+        order = torch.Generator().manual_seed(mix(1, 0, epoch))
+        for x, y in images.batches(128, order, shuffle=True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.record(loss)
+    expected = checkpoints.load(folder / f"checkpoint-{EPOCHS}.pt")["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    log = {key: [row[key] for row in runs.read_log(folder)] for key in runs.read_log(folder)[0]}
+    turns = find_periods(log["epoch"], log["train_loss"], log["si_norm"]).turns
+    assert len(turns) >= 2
+    assert np.allclose(monitor.periods.turns / 2, turns, atol=1)
+    assert f"{len(turns)} periods so far" in monitor.report()
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.02),
+    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.02),
+    "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.02),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_record_is_what_the_step_did(name):
+    """Norm, gradient and angle of the one invariant tensor, measured by hand."""
+    model = small()
+    weight = model[0].weight
+    optimizer = OPTIMIZERS[name](model.parameters())
+    monitor = Monitor(model, optimizer, batch()[0], every=3)
+    for step in range(1, 8):
+        before = weight.detach().clone()
+        loop(model, optimizer, 1, monitor.record)
+        if step % 3 != 1:
+            continue
+        latest = monitor.records[-len(monitor.labels)]
+        old, new = before.double().flatten(), weight.detach().double().flatten()
+        angle = torch.acos(old @ new / (old.norm() * new.norm())).item()
+        rate = optimizer.param_groups[0]["lr"]
+        assert latest.step == step and latest.group == "all"
+        assert latest.si_norm == pytest.approx(old.norm().item())
+        assert latest.effective_lr == pytest.approx(rate / old.norm().item() ** 2)
+        gradient = weight.grad.double().norm().item() * old.norm().item()
+        assert latest.effective_gradient_norm == pytest.approx(gradient)
+        assert latest.angle == pytest.approx(angle, rel=1e-3)
+        if name == "sgd":  # and so it goes by the theory
+            after = next_norm(old.norm().item(), gradient, 0.1, 0.02)
+            assert new.norm().item() == pytest.approx(float(after), rel=1e-5)
+    assert (latest.equilibrium_angle is None) == (name == "adam")
+
+
+def test_groups_of_the_optimiser_keep_their_own_rates():
+    model = small()
+    parts = [
+        {"params": model[0].parameters(), "lr": 0.3, "weight_decay": 0.1},
+        {"params": [*model[1].parameters(), *model[3].parameters()], "lr": 0.01},
+    ]
+    optimizer = torch.optim.SGD(parts, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    loop(model, optimizer, 1, monitor.record)
+    schedule.step()
+    loop(model, optimizer, 1, monitor.record)
+    record = monitor.records[-1]
+    assert record.lr == pytest.approx(0.15)
+    assert record.equilibrium_angle == pytest.approx(math.sqrt(2 * 0.15 * 0.1))
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adamw"])
+def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(name):
+    """Gradients of random directions, orthogonal to one large tensor, until ρ is steady."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(2000, dtype=torch.float64))
+    optimizer = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.1),
+        "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, weight_decay=0.05),
+        "nesterov": lambda p: torch.optim.SGD(
+            p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.05
+        ),
+        "adamw": lambda p: torch.optim.AdamW(p, 0.02, (0.8, 0.99), weight_decay=0.5),
+    }[name]([weight])
+    squares = []
+    for step in range(1500):
+        old = weight.detach().clone()
+        gradient = torch.randn_like(old)
+        gradient -= (gradient @ old) / (old @ old) * old
+        weight.grad = gradient / old.norm()
+        optimizer.step()
+        if step >= 750:
+            new = weight.detach()
+            squares.append(torch.acos(old @ new / (old.norm() * new.norm())).item() ** 2)
+    expected = equilibrium_angle(optimizer, optimizer.param_groups[0])
+    assert math.sqrt(np.mean(squares)) == pytest.approx(expected, rel=0.1)
+
+
+def test_no_normalisation_no_groups_and_it_says_so():
+    model = small(norm=lambda channels: nn.Identity())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer, batch()[0])
+    loop(model, optimizer, 20, monitor.record)
+    assert monitor.groups == [] and monitor.records == []
+    assert "No tensor of this network is scale invariant" in monitor.report()
+
+
+def test_frozen_tensors_are_left_out():
+    model = small()
+    model[1].bias.requires_grad_(False)
+    model[0].weight.requires_grad_(False)
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1), batch()[0])
+    assert monitor.groups == [] and monitor.found.groups == (("0.weight",),)
+
+
+def test_the_hooks_come_off_and_nothing_stays():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    before = [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
+    with Monitor(model, optimizer, batch()[0], every=2) as monitor:
+        loop(model, optimizer, 5, monitor.record)
+        seen = len(monitor.records)
+    loop(model, optimizer, 5)
+    after = [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
+    assert after == before == [0, 0] and len(monitor.records) == seen and monitor.steps == 5
+    gone = weakref.ref(monitor)
+    del monitor
+    gc.collect()
+    assert gone() is None
+
+
+def test_records_keep_little_between_two_savings_and_no_graph(tmp_path):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    for _ in range(4):
+        loop(model, optimizer, 3, monitor.record)
+        monitor.save(tmp_path / "dynamics.csv")
+        assert len(monitor.records) == len(monitor.labels)
+    kept = [v for v in vars(monitor).values() if isinstance(v, torch.Tensor) and v.requires_grad]
+    assert kept == []
+
+
+def test_saving_appends_whole_rows(tmp_path):
+    path = tmp_path / "dynamics.csv"
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(model, optimizer, batch()[0], every=2)
+    for _ in range(2):
+        loop(model, optimizer, 4, monitor.record)
+        monitor.save(path)
+        monitor.save(path)  # nothing new
+        with path.open("a") as file:
+            file.write("5,all,0.1")  # a crash while writing
+    loop(model, optimizer, 2, monitor.record)
+    monitor.save(path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == monitoring.COLUMNS
+    steps = [int(row["step"]) for row in rows if row["group"] == "all"]
+    assert steps == [1, 3, 5, 7, 9] and all(None not in row.values() for row in rows)
+    path.write_text("another,table\n")
+    with pytest.raises(ValueError, match="columns"):
+        monitor.save(path)
+
+
+def test_a_compiled_network_and_accumulated_gradients():
+    model = small()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(compiled.parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(compiled, optimizer, batch()[0], every=1)
+    x, y = batch()
+    for images, labels in zip(x.split(8), y.split(8), strict=True):
+        (F.cross_entropy(compiled(images), labels) / 2).backward()
+    gradient = model[0].weight.grad.clone()
+    rho = model[0].weight.norm().item()
+    optimizer.step()
+    monitor.record(0.5)
+    record = monitor.records[1]
+    assert record.group == "0.weight" and record.loss == 0.5
+    assert record.effective_gradient_norm == pytest.approx(rho * gradient.norm().item())
+
+
+def test_forecast_of_periods_like_clockwork_and_of_overdue_ones():
+    """ρ falls by 2 % in each unit of time to one level, then rises; a later fall goes deeper."""
+    fall = np.exp(-0.02 * np.arange(60))
+    rho = np.concatenate([fall, np.linspace(fall[-1], 1, 5)[1:]] * 3)
+    loss = np.concatenate([np.geomspace(1, 0.01, 60), np.full(4, 1.0)] * 3)
+    times = np.arange(len(rho))
+    found = find_periods(times, loss, rho).cycles
+    assert len(found) == 3
+    now = 2 * 64 + 30
+    expected = found[-1].turn - times[now]
+    seen = slice(0, now + 1)
+    assert time_to_turn(times[seen], rho[seen], found[:2]) == pytest.approx(expected, abs=1)
+    assert time_to_turn(times[seen], rho[seen], found[:0]) is None
+    # At 1.3 times the learning rate the same η̃ is at a larger norm, by a factor √1.3
+    sooner = time_to_turn(times[seen], rho[seen], found[:2], lr_ratio=1.3)
+    assert sooner == pytest.approx(expected - math.log(1.3) / 2 / 0.02, abs=1)
+    # Past the old level: a quarter of the usual depth is still expected
+    deep = np.concatenate([rho[: 2 * 64], np.exp(-0.02 * np.arange(90))])
+    times = np.arange(len(deep))
+    late = time_to_turn(times, deep, found[:2])
+    assert late == pytest.approx(0.25 * 59, rel=0.05)
+
+
+def test_the_command_prints_the_groups(capsys, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),\n"
+        "                         nn.Flatten(), nn.Linear(144, num_classes))\n"
+        "number = 3\n"
+    )
+    monitoring.main([f"{file}:net", "--input", "4,3,8,8", "--num_classes", "9"])
+    shown = capsys.readouterr().out
+    assert "1 scale-invariant group: 108 of" in shown and "0.weight" in shown
+    assert "Without any effect: 0.bias" in shown
+    for words, message in [
+        ([f"{file}:other"], "no function other"),
+        ([f"{tmp_path}/none.py:net"], "no file"),
+        (["no_such_package.here:net"], "no module"),
+        ([f"{file}:net", "--input", "4,3,9,9"], "on a batch"),
+        ([f"{file}:net", "--input", "four"], "not a shape"),
+    ]:
+        with pytest.raises(monitoring.UserError, match=message):
+            monitoring.main(words)
