@@ -94,9 +94,9 @@ def test_conda_and_pip_requirements_are_the_same():
 
 # Every module may import those of its own place (without a circle) and of the places before it.
 PLACES = (
-    ("minimal",), ("theory",), ("utils",), ("models",), ("options",), ("data",), ("runs",),
-    ("training",), ("measuring",), ("train", "test"), ("figures",), ("experiments",), ("claims",),
-    ("benchmark", "run_train_and_test"),
+    ("minimal",), ("theory",), ("utils",), ("models",), ("monitor",), ("options",), ("data",),
+    ("runs",), ("training",), ("measuring",), ("train", "test"), ("figures",), ("experiments",),
+    ("claims",), ("benchmark", "run_train_and_test"),
 )  # fmt: skip
 
 
