@@ -19,7 +19,7 @@ from utils import UserError, nearest
 MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
 DATASET_NAMES = ("CIFAR10", "CIFAR100", "Digits", "ImageFolder")
 NORM_NAMES = ("batch", "layer", "group", "instance", "weight")
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -173,7 +173,7 @@ TRAIN = (
     INIT_SCALE,
     NONINVLR,
     Option("--lr_init", number(0, open_low=True), 0.01, "learning rate η"),
-    Option("--wd", number(0), 1e-4, "weight decay λ (coupled, as in torch.optim's SGD and Adam)"),
+    Option("--wd", number(0), 1e-4, "weight decay λ (added to the gradient; adamw: decoupled)"),
     Option("--optimizer", one_of(OPTIMIZERS), "sgd", ", ".join(OPTIMIZERS)),
     Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
     Option("--epochs", integer(1), 1001, "epochs to train"),
@@ -327,7 +327,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--fix_elr and --elr go together: give both or neither")
     if args.fix_elr and args.fix_si_pnorm:
         raise UserError("--fix_elr keeps the initial norm already: leave out --fix_si_pnorm")
-    if args.optimizer == "adam":
+    if args.optimizer != "sgd":
         if "momentum" in words:
             raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
         if args.fix_elr:

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     experiment = EXPERIMENTS.get(arguments.experiment) or edited_experiment()
     experiment = experiment.on_folder(arguments.image_folder)
     if arguments.trials > 1:
-        experiment = experiment.in_trials(arguments.trials)
+        experiment = experiment.in_trials(range(arguments.trials))
     lines = lines_of(experiment)
     if arguments.status:
         say(status.table(lines))

@@ -1,58 +1,119 @@
 """The papers' claims, measured: trains what is needed, and writes a table of what holds.
 
-    python -m claims --scale quick            # a few lines, one trial: minutes (`make claims`)
-    python -m claims --trials 3               # the real one on a CPU (`make claims-full`)
-    python -m claims --scale paper            # the settings of the papers, for a GPU
+    python -m claims --list                       # every claim, what it takes, what is left
+    python -m claims --claim cause --jobs 2       # one claim, or several: --claim cause,adam
+    python -m claims --scale quick                # a few of them on digits, minutes: a look
+    python -m claims --table                      # only the table, of what is on record
 
-For every claim a function takes the finished runs of its experiments and returns what it found: a
-sentence with the spread over the trials, whether the claim holds by the rule that the claim states,
-all numbers, and a figure. Written: claims.md (the table), claims.json and a PNG for each claim.
+The rules (`claims.rules`) and settings (`experiments`) are fixed before trials 10 to 14, which are
+what they judge; trials 0 to 2 are for trying. Every line goes on where it was stopped. Written
+after every claim: claims.json (verdict, numbers, runs), claims.md (the table) and a PNG.
 """
 
 import json
+import time
 from pathlib import Path
 
 import figures
-from claims.table import CLAIMS, environment, measure_all, table, training_seconds
+import runs
+from claims.table import (
+    CLAIMS,
+    FIRST_TRIAL,
+    environment,
+    experiments_of,
+    lines_behind,
+    measure,
+    seconds_left,
+    table,
+)
+from experiments import IMAGE_FOLDER
 from experiments.lines import ROOT
-from options import TRAIN, Option, Parser, integer, one_of
-from utils import user_errors, write_atomically
+from options import Option, Parser, integer, one_of
+from utils import UserError, duration, nearest, plural, user_errors, write_atomically
+
+
+def names(text: str) -> list[str]:
+    """Keys of claims, separated by commas."""
+    known = [claim.key for claim in CLAIMS]
+    for name in text.split(","):
+        if name not in known:
+            raise UserError(f"no claim {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return text.split(",")
+
 
 OPTIONS = (
+    Option("--claim", names, None, "claims to measure, separated by commas (default: all)"),
     Option("--scale", one_of(("quick", "demo", "paper")), "demo", "quick, demo (CPU), paper (GPU)"),
-    Option("--trials", integer(1), 1, "independent repetitions of every line"),
+    Option("--trials", integer(1), None, "repetitions of every line (default: what a rule needs)"),
+    Option("--first_trial", integer(0), FIRST_TRIAL, "number of the first of them"),
     Option("--jobs", integer(1), 1, "lines that run at once"),
     Option("--results", str, None, "folder for table and figures (Experiments/claims_<scale>)"),
+    Option("--list", None, False, "list claims, lines and time left, and run nothing"),
+    Option("--table", None, False, "write the table of what is on record, and run nothing"),
+    IMAGE_FOLDER,
 )
 
 
+def trials_of(claim, options) -> list[int]:
+    count = options.trials or (1 if options.scale == "quick" else claim.trials)
+    first = 0 if options.scale == "quick" else options.first_trial
+    return [*range(first, first + count)]
+
+
 def main(argv: list[str] | None = None) -> None:
-    options = Parser(OPTIONS, prog="claims.py", description=__doc__.split("\n")[0]).parse_args(argv)
+    parser = Parser(OPTIONS, prog="claims", description=__doc__.split("\n")[0])
+    options = parser.parse_args(argv)
     folder = Path(options.results or ROOT / f"claims_{options.scale}")
-    figures.plt.switch_backend("agg")
-    findings = measure_all(options.scale, options.trials, options.jobs)
-    for key, finding in findings.items():
-        figures.save(finding.figure, folder / f"{key}.png")
-    record = {
-        "scale": options.scale,
-        "trials": options.trials,
-        "seed": next(option.default for option in TRAIN if option.key == "seed"),
-        "training_seconds": round(training_seconds(options.scale)),
-        **environment(),
-        "claims": {
-            c.key: {"claim": c.statement, "source": c.source, "holds": bool(findings[c.key].holds),
-                    "measured": findings[c.key].measured, **findings[c.key].numbers}
-            for c in CLAIMS
-        },
+    path = folder / "claims.json"
+    record = json.loads(path.read_text()) if path.exists() else {"claims": {}}
+    if not options.table:
+        asked = options.claim or [claim.key for claim in CLAIMS]
+        todo = {}
+        for claim in CLAIMS:
+            settings = experiments_of(claim, options.scale, options.image_folder)
+            if claim.key in asked and settings is not None:
+                todo[claim] = settings
+        if not todo:
+            raise UserError(f"no such claim has a {options.scale} setting")
+        say_what_is_left(todo, options)
+        if options.list:
+            return
+        figures.plt.switch_backend("agg")
+        for claim, settings in todo.items():
+            record["claims"][claim.key] = on_record(claim, settings, options, folder)
+            record |= {"scale": options.scale, **environment()}
+            text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
+            write_atomically(path, text.encode())
+            write_atomically(folder / "claims.md", table(record["claims"]).encode())
+    write_atomically(folder / "claims.md", table(record["claims"]).encode())
+    print(f"{folder / 'claims.md'}")
+
+
+def say_what_is_left(todo: dict, options) -> None:
+    """A line for each claim, and the total, of what the cost model says of one core."""
+    every = []
+    for claim, settings in todo.items():
+        groups = lines_behind(settings, trials_of(claim, options))
+        every += groups
+        lines = sum(map(len, groups))
+        left = duration(seconds_left(groups))
+        print(f"{claim.key:12} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
+    print(f"in all {duration(seconds_left(every))} of one core left; branches come on top")
+
+
+def on_record(claim, settings, options, folder: Path) -> dict:
+    """Measure one claim and save its figure: what claims.json says of it."""
+    start, trials = time.time(), trials_of(claim, options)
+    finding = measure(claim, settings, trials, options.jobs)
+    if finding.figure is not None:
+        figures.save(finding.figure, folder / f"{claim.key}.png")
+    print(f"\n{claim.source}: {claim.statement}\n    {finding.verdict}: {finding.measured}\n")
+    return {
+        "claim": claim.statement, "rule": claim.rule, "holds": finding.verdict,
+        "measured": finding.measured, "trials": trials, "code": runs.code_version() or "unknown",
+        "seconds": round(time.time() - start), "figure": finding.figure is not None,
+        "numbers": finding.numbers,
     }  # fmt: skip
-    text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
-    write_atomically(folder / "claims.json", text.encode())
-    write_atomically(folder / "claims.md", table(findings).encode())
-    for claim in CLAIMS:
-        finding = findings[claim.key]
-        print(f"\n{claim.source}: {claim.statement}")
-        print(f"    {'holds' if finding.holds else 'does NOT hold'}: {finding.measured}")
-    print(f"\n{folder / 'claims.md'}")
 
 
 if __name__ == "__main__":

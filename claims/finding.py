@@ -16,33 +16,45 @@ class Finding:
     Attributes
     ----------
     measured : in words, with the spread over the trials.
-    holds : by the claim's own rule.
+    holds : by the claim's own rule; None where the runs do not suffice to tell.
     numbers : everything behind it, as JSON can hold it.
-    figure : to be saved with the table.
+    figure : to be saved with the table, if there is one.
     """
 
     measured: str
-    holds: bool
+    holds: bool | None
     numbers: dict
-    figure: Figure = field(repr=False)
+    figure: Figure | None = field(default=None, repr=False)
+
+    @property
+    def verdict(self) -> str:
+        return "not shown" if self.holds is None else "yes" if self.holds else "no"
 
 
 class NotMeasurable(Exception):
-    """The runs do not show enough for a claim: too few jumps, say."""
+    """The runs do not show enough for a claim: too few periods, say."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: where it is made, what it says and by which rule it holds, and who measures it.
+    """One claim: where it is made, what it says, by which rule it holds, and who measures it.
 
-    `experiments` are names of experiments without "demo_"; `measure` gets the runs of each.
+    Attributes
+    ----------
+    key, source, statement, rule : in words; the rule itself is in `claims.rules`.
+    experiments : names of experiments, without "demo_"; `measure` gets the runs of each.
+    trials : independent repetitions that the rule asks for.
+    before : what an earlier rule gave, and why it was replaced.
     """
 
     key: str
     source: str
     statement: str
+    rule: str
     experiments: tuple[str, ...]
     measure: Callable[..., Finding]
+    trials: int = 5
+    before: str = ""
 
 
 def by_line(found: Sequence[Run]) -> dict[str, list[Run]]:
@@ -64,10 +76,10 @@ def spread(values: Sequence[float], form: str = ".3g") -> str:
     return f"{mean} ({min(known):{form}} to {max(known):{form}})"
 
 
+def interval(value: float, limits: tuple[float, float], form: str = ".2f") -> str:
+    """A number with its 95 % interval: '0.98 [0.94, 1.02]'."""
+    return f"{value:{form}} [{limits[0]:{form}}, {limits[1]:{form}}]"
+
+
 def rate_product(run: Run) -> float:
     return run.config["lr_init"] * run.config["wd"]
-
-
-def first_trials(found: Sequence[Run], name: Callable[[Run], str]) -> dict[str, Run]:
-    """One run of every line, under a name for its panel."""
-    return {name(line[0]): line[0] for line in by_line(found).values()}

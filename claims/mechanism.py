@@ -1,117 +1,222 @@
-"""P1: jumps, equilibrium and sharpness: why periods are there."""
+"""P1: why there are periods: the norm, the equilibrium, the steps, the sharpness."""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 import figures
-import test as measuring
-from claims.finding import Finding, NotMeasurable, by_line, rate_product, spread
+from claims import rules
+from claims.branches import branch, destabilises
+from claims.finding import Finding, NotMeasurable, by_line, interval, rate_product, spread
+from claims.periodic import settled
 from runs import Run
-from theory.dynamics import (
-    effective_gradient_norm,
-    effective_step,
-    jump_threshold,
-    moving_equilibrium,
-)
-from theory.jumps import find_phases
+from theory.dynamics import effective_gradient_norm, equilibrium_norm
+from theory.periods import Period
 
-DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
-MOST = 0.9  # of the jumps, in rules about them
-EDGE = 2.0  # η̃ times sharpness at which descent on the sphere loses stability
+POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
+BRANCHED = 3  # periods of a run that are branched
+OTHER_SEED = 7919  # of the branches: they do not repeat their parent's batches
 
 
-def split_jump_runs(found: list[Run]) -> tuple[list[Run], list[Run]]:
-    """The traced lines: that with periods, and that in chaotic equilibrium (the larger ηλ)."""
-    lines = sorted(by_line(found).values(), key=lambda line: rate_product(line[0]))
-    return lines[0], lines[-1]
+def branch_points(run: Run) -> Iterator[tuple[Period, int, int]]:
+    """Epochs within phase B of the first periods after one e-fold, and how long that phase is."""
+    for period in settled(run).cycles[:BRANCHED]:
+        needed = period.turn - period.start
+        for point in POINTS:
+            yield period, round(period.start + point * needed), max(round(needed), 2)
 
 
-def jumps_where_allowed(jumps: list[Run]) -> Finding:
-    periodic, _ = split_jump_runs(jumps)
-    agree, with_step, in_b, in_c, count = [], [], [], [], []
-    for run in periodic:
-        trace, log = run.trace(), run.log()
-        lr, wd = run.config["lr_init"], run.config["wd"]
-        step = effective_step(trace["lr"], trace["si_norm"], trace["gradient_norm"])
-        allowed = step > jump_threshold(DELTA, lr, wd)
-        happened = trace["one_minus_cosine"] > DELTA
-        agree.append(np.mean(allowed == happened))
-        found = figures.periods_of(run).jumps
-        epochs = log["epoch"]
-        phases = find_phases(epochs, log["train_loss"], log["si_norm"], found)
-        phase = phases[np.minimum(trace["epoch"].astype(int), len(phases) - 1)]
-        near = [
-            allowed[(trace["epoch"] >= jump - 2) & (trace["epoch"] < jump + 1)].any()
-            for jump in found
-        ]
-        with_step.append(int(np.sum(near)))
-        count.append(len(found))
-        in_b.append(np.mean(allowed[phase == "B"]))
-        in_c.append(np.mean(allowed[phase == "C"]) if len(found) else np.nan)
+def cause(base: list[Run]) -> Finding:
+    rows = []
+    for run in base:
+        for period, epoch, needed in branch_points(run):
+            free = branch(run, epoch, needed, seed=OTHER_SEED)
+            held = branch(run, epoch, needed, seed=OTHER_SEED, fix_si_pnorm=True)
+            rows.append({
+                "run": run.folder.as_posix(), "turn": period.turn, "from": epoch, "epochs": needed,
+                "free": destabilises(free), "held": destabilises(held),
+            })  # fmt: skip
+    if not rows:
+        raise NotMeasurable("no period to branch from")
+    free, held = (np.isfinite([row[key] for row in rows]) for key in ("free", "held"))
     measured = (
-        f"{sum(with_step)} of {sum(count)} destabilisations hold steps above the threshold of a "
-        f"δ-jump (δ = {DELTA:g}); of the steps in phase C {spread(100 * np.array(in_c))} % are, of "
-        f"those in phase B {spread(100 * np.array(in_b), '.2g')} %. The threshold tells δ-jumps "
-        f"from other steps in {spread(100 * np.array(agree), '.4g')} % of all"
+        f"{free.sum()} of {len(rows)} branches with ρ free destabilise within the time of their "
+        f"phase B, {held.sum()} of {len(rows)} with ρ held from there on"
     )
-    enough = sum(with_step) >= MOST * sum(count) > 0
-    holds = enough and min(agree) > 0.999 and 10 * max(in_b) < np.mean(in_c)
-    numbers = {"delta": DELTA, "jumps": count, "jumps_above_threshold": with_step,
-               "share_of_steps_in_phase_B": in_b, "share_in_phase_C": in_c,
-               "agreement": agree}  # fmt: skip
-    return Finding(measured, holds, numbers, figures.jump_trace(periodic[0], DELTA))
+    holds = rules.the_norm_is_the_cause(free, held)
+    return Finding(measured, holds, {"branches": rows}, figures.branches(base[0], rows))
 
 
-def equilibrium_in_chaos(jumps: list[Run]) -> Finding:
-    _, chaotic = split_jump_runs(jumps)
-    ratios, curves = [], []
-    for run in chaotic:
+def sharpness(base: list[Run]) -> Finding:
+    rows = []
+    for run in base:
+        for period, epoch, needed in branch_points(run):
+            if epoch < period.start + POINTS[-1] * needed - 1:
+                continue  # late in phase B only
+            same = branch(run, epoch, needed, seed=OTHER_SEED)
+            half = branch(run, epoch, needed, seed=OTHER_SEED, lr_init=run.config["lr_init"] / 2)
+            rows.append({
+                "run": run.folder.as_posix(), "turn": period.turn, "from": epoch,
+                "same": destabilises(same), "half": destabilises(half),
+            })  # fmt: skip
+    if not rows:
+        raise NotMeasurable("no period to branch from")
+    same, half = ([row[key] for row in rows] for key in ("same", "half"))
+    later = np.sum(np.asarray(half) > np.asarray(same))
+    measured = f"with η/2 from late in phase B on it comes later in {later} of {len(rows)} branches"
+    return Finding(measured, rules.postponed(same, half), {"branches": rows}, None)
+
+
+def consistent(base: list[Run]) -> Finding:
+    rows, drawn = [], None
+    for run in base:
+        found = settled(run)
+        if len(found) < 4:
+            raise NotMeasurable(
+                f"trial {run.config['trial']}: {len(found)} periods after an e-fold"
+            )
         trace = run.trace()
         gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
         lr, wd = run.config["lr_init"], run.config["wd"]
-        curves.append(moving_equilibrium(gradient, lr, wd))
-        half = len(gradient) // 2
-        ratios.append((trace["si_norm"] / curves[-1])[half:])
-    medians = [np.median(r) for r in ratios]
-    low, high = np.percentile(np.concatenate(ratios), (10, 90))
-    counts = [len(figures.periods_of(run).jumps) for run in chaotic]
+        inside = []
+        for period in found.cycles:
+            steps = (trace["epoch"] >= period.start) & (trace["epoch"] < period.end)
+            low, high = equilibrium_norm([gradient[steps].min(), gradient[steps].max()], lr, wd)
+            inside.append(
+                float(np.mean((low <= trace["si_norm"][steps]) & (trace["si_norm"][steps] <= high)))
+            )
+        columns = (found.lengths, found.each("rho_start"), found.each("rho_turn"))
+        rows.append({
+            "run": run.folder.as_posix(), "lengths": columns[0].tolist(),
+            "rho_high": columns[1].tolist(), "rho_low": columns[2].tolist(), "cv": found.cv,
+            "inside": inside, "trends": [rules.trend(c) for c in columns],
+            "holds": rules.consistent(*columns, found.cv, inside),
+        })  # fmt: skip
+        drawn = drawn or figures.period_explained(run)
+    held = sum(row["holds"] for row in rows)
+    cvs = [row["cv"] for row in rows]
     measured = (
-        f"at ηλ = {rate_product(chaotic[0]):.2g} (jumps: {max(counts)}) the norm over its "
-        f"equilibrium has the median {spread(medians)}, and lies between {low:.2f} and {high:.2f} "
-        "in 80 % of the steps"
+        f"{held} of {len(rows)} runs; CV {min(cvs):.2f} to {max(cvs):.2f}; ρ turns at "
+        f"{spread([np.mean(r['rho_low']) for r in rows])} and "
+        f"{spread([np.mean(r['rho_high']) for r in rows])}; ρ within its two equilibrium norms in "
+        f"{min(min(row['inside']) for row in rows):.0%} of the steps or more"
     )
-    holds = all(abs(m - 1) < 0.1 for m in medians) and low > 0.5 and high < 2
-    numbers = {"median_ratio": medians, "percentile_10": low, "percentile_90": high}
-    trace = chaotic[0].trace()
-    figure = figures.equilibrium(trace["epoch"], trace["si_norm"], curves[0])
-    return Finding(measured, holds, numbers, figure)
+    return Finding(measured, held == len(rows), {"trials": rows}, drawn)
 
 
-def sharpness(full_batch: list[Run]) -> Finding:
-    products, before, drawn = [], [], None
-    for run in full_batch:
-        path = run.folder / "sharpness.npz"
-        words = f"--models_dir {run.folder} --save_path {path} --sharpness --train_mode --update"
-        measuring.main(words.split())
-        found, log = run.metrics("sharpness"), run.log()
-        epochs, values = found["report_epochs"][1:], found["sharpness"][1:]
-        rate = np.interp(epochs, log["epoch"], log["effective_lr"])
-        jumps = figures.periods_of(run).jumps
-        phases = find_phases(log["epoch"], log["train_loss"], log["si_norm"], jumps)
-        in_b = phases[np.searchsorted(log["epoch"], epochs)] == "B"
-        products.append((rate * values)[in_b])
-        for jump in jumps:
-            quiet = np.flatnonzero((epochs < jump) & in_b)  # not in the destabilisation itself
-            before += (rate * values)[quiet[-1:]].tolist()
-        drawn = drawn or figures.sharpness(run, epochs, values)
-    if not before:
-        raise NotMeasurable("no jump after a checkpoint of phase B")
-    low, middle, high = np.percentile(np.concatenate(products), (10, 50, 90))
-    crossed = sum(value > 0.8 * EDGE for value in before)
+def levels_on_sphere(sphere: Sequence[Run]) -> dict[int, np.ndarray]:
+    """Of each trial, by rising rate: ELR, median loss and mean squared effective gradient: (3, n).
+
+    Of the second half of the runs in chaotic equilibrium alone.
+    """
+    found = {}
+    for trial in sorted({run.config["trial"] for run in sphere}):
+        rows = []
+        for run in sorted(sphere, key=lambda r: r.config["elr"]):
+            if run.config["trial"] == trial and figures.regime(run).name == "chaotic equilibrium":
+                rows.append((run.config["elr"], *chaos_levels(run)))
+        found[trial] = np.array(rows).T
+    return found
+
+
+def chaos_levels(run: Run) -> tuple[float, float]:
+    """Median loss and root mean square of the effective gradient, in the second half of a run."""
+    trace = run.trace()
+    late = slice(len(trace["loss"]) // 2, None)
+    gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])[late]
+    return float(np.median(trace["loss"][late])), float(np.sqrt(np.mean(gradient**2)))
+
+
+def forecast_norm(elrs: np.ndarray, gradients: np.ndarray, lr: float, wd: float) -> float:
+    """The norm ρ* at which ρ* is the equilibrium norm of the gradients at the rate η/ρ*².
+
+    Gradients between the rates of the sphere are interpolated in logarithms. NaN where no rate of
+    the sphere brackets it.
+    """
+    rho = np.sqrt(lr / np.geomspace(elrs[0], elrs[-1], 2001))
+    known = np.exp(np.interp(np.log(lr / rho**2), np.log(elrs), np.log(gradients)))
+    gap = np.log(equilibrium_norm(known, lr, wd) / rho)
+    crossing = np.flatnonzero(np.sign(gap[:-1]) != np.sign(gap[1:]))
+    return float(rho[crossing[0]]) if len(crossing) else float("nan")
+
+
+def equilibrium_in_chaos(chaos: list[Run], sphere: list[Run]) -> Finding:
+    levels, rows = levels_on_sphere(sphere), []
+    for run in chaos:
+        trial, lr, wd = (run.config[key] for key in ("trial", "lr_init", "wd"))
+        known = levels.get(trial, np.empty((3, 0)))
+        if known.size == 0 or known.shape[1] < 2:
+            raise NotMeasurable(f"trial {trial}: no two chaotic rates on the sphere")
+        predicted = forecast_norm(known[0], known[2], lr, wd)
+        norm = run.trace()["si_norm"]
+        found = float(np.median(norm[len(norm) // 2 :]))
+        rows.append({"run": run.folder.as_posix(), "rate_times_decay": lr * wd, "norm": found,
+                     "forecast": predicted, "ratio": found / predicted})  # fmt: skip
+    ratios = [row["ratio"] for row in rows]
+    if not np.all(np.isfinite(ratios)):
+        raise NotMeasurable("a chaotic line is outside the rates of the sphere")
+    products = sorted({row["rate_times_decay"] for row in rows})
+    middle = interval(np.median(ratios), rules.median_interval(ratios))
     measured = (
-        f"η̃·sharpness is above {0.8 * EDGE:g} at the last checkpoint of phase B before {crossed} "
-        f"of {len(before)} jumps (median {np.median(before):.2f}); but it is "
-        f"there long before: median {middle:.2f} in phase B, 10 to 90 %: {low:.2f} to {high:.2f}"
+        f"ρ over its forecast: median {middle}, "
+        f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} runs at ηλ = "
+        + ", ".join(f"{p:.2g}" for p in products)
     )
-    holds = crossed >= MOST * len(before)
-    numbers = {"before_jumps": before, "in_phase_B": [low, middle, high]}
-    return Finding(measured, holds, numbers, drawn)
+    holds = len(products) >= 3 and rules.forecast(ratios)
+    return Finding(measured, holds, {"runs": rows}, figures.forecast(rows))
+
+
+def regimes_in_ordinary_training(chaos: list[Run], sphere: list[Run]) -> Finding:
+    levels, rows = levels_on_sphere(sphere), []
+    for run in chaos:
+        known = levels.get(run.config["trial"], np.empty((3, 0)))
+        if known.size == 0 or known.shape[1] < 2:
+            raise NotMeasurable(f"trial {run.config['trial']}: no two chaotic rates on the sphere")
+        trace = run.trace()
+        late = slice(len(trace["loss"]) // 2, None)
+        elr = float(np.median(trace["lr"][late] / trace["si_norm"][late] ** 2))
+        if not known[0][0] <= elr <= known[0][-1]:
+            raise NotMeasurable(f"a chaotic line is at η̃ = {elr:.2g}, outside the sphere's rates")
+        loss, gradient = chaos_levels(run)
+        there = np.exp(
+            np.array([np.interp(np.log(elr), np.log(known[0]), np.log(k)) for k in known[1:]])
+        )
+        rows.append({
+            "run": run.folder.as_posix(), "rate_times_decay": rate_product(run), "elr": elr,
+            "loss": loss / there[0], "gradient": gradient / there[1],
+        })  # fmt: skip
+    loss, gradient = ([row[key] for row in rows] for key in ("loss", "gradient"))
+    measured = (
+        f"ordinary chaos over the sphere at the same η̃ ({len(rows)} runs, η̃ = "
+        f"{spread([row['elr'] for row in rows], '.2g')}): loss {spread(loss, '.2f')}, effective "
+        f"gradient {spread(gradient, '.2f')}"
+    )
+    enough = len({row["rate_times_decay"] for row in rows}) >= 3
+    holds = enough and rules.alike_at_the_same_rate(loss, gradient)
+    return Finding(measured, holds, {"runs": rows}, figures.same_rate(rows))
+
+
+def angular_update(angles: list[Run]) -> Finding:
+    """RMS angle of a step against theory, in the second half of runs with momentum or AdamW."""
+    rows = []
+    for run in angles:
+        trace = run.trace()
+        late = slice(len(trace["loss"]) // 2, None)
+        # 1 - cos is θ²/2 to the order in which theory's formulas hold
+        found = float(np.sqrt(np.mean(2 * trace["one_minus_cosine"][late])))
+        expected = figures.equilibrium_angle(run)
+        periods = settled(run)
+        rows.append({"run": run.folder.as_posix(), "optimizer": run.config["optimizer"],
+                     "angle": found, "theory": expected, "ratio": found / expected,
+                     "periods": len(periods), "periodic": periods.is_periodic})  # fmt: skip
+    words = []
+    for line in by_line(angles).values():
+        of = [row for row in rows if row["run"] in {run.folder.as_posix() for run in line}]
+        kind = "AdamW" if of[0]["optimizer"] == "adamw" else "SGD with momentum"
+        periodic = sum(row["periodic"] for row in of)
+        words.append(
+            f"{kind}: RMS angle over theory's {spread([r['ratio'] for r in of], '.3f')}, "
+            f"{periodic} of {len(of)} runs periodic"
+        )
+    holds = rules.forecast([row["ratio"] for row in rows])
+    return Finding("; ".join(words), holds, {"runs": rows}, figures.angles(angles))

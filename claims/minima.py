@@ -3,87 +3,91 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
 
 import figures
 import runs
+from claims import rules
 from claims.finding import Finding, NotMeasurable, spread
 from measuring import diversity
+from measuring.minima import measure
 from runs import Run
 
-FIRST_PERIODS = 3  # whose minima are to improve
+NEAR = 3  # epochs around a destabilisation
 
 
-def minima_of_periods(run: Run, at: Sequence[int]) -> list[int]:
-    """Of these epochs the one with the lowest training loss of every period that a jump ends."""
-    log = run.log()
-    there = np.isin(log["epoch"], at)
-    return [
-        *map(int, figures.periods_of(run).minima(log["epoch"][there], log["train_loss"][there]))
-    ]
+def minima_of_periods(run: Run) -> list[int]:
+    """The checkpoint with the lowest training loss of every period that has turned.
+
+    By the loss of the checkpoint itself (train-tm): log.csv has the mean during the epoch, and an
+    epoch that begins at a minimum may end after the destabilisation.
+    """
+    found = run.metrics("train-tm")
+    saved = {epoch for epoch, step in runs.checkpoints_in(run.folder) if not step}
+    there = np.isin(found["report_epochs"], list(saved))
+    epochs, loss = found["report_epochs"][there], found["loss"][there]
+    return [*map(int, figures.periods_of(run).minima(epochs, loss))]
 
 
-def different_minima(minima: list[Run]) -> Finding:
-    trials = sorted(minima, key=lambda run: run.config["trial"])
+def gains(found: dict[str, np.ndarray], epochs: Sequence[int]) -> np.ndarray:
+    """What the ensemble with the anchor gains over the mean of its members, in % of the images."""
+    at = np.isin(found["report_epochs"], epochs)
+    return 100 * (found["ensemble_acc"] - (found["acc"] + found["acc"][0]) / 2)[at]
+
+
+def different_minima(base: list[Run]) -> Finding:
     rows, drawn = [], None
-    for run, other in zip(trials, [*trials[1:], trials[0]], strict=True):
-        saved = [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
-        lows = minima_of_periods(run, saved)
+    for run in base:
+        periods, lows = figures.periods_of(run), minima_of_periods(run)
         if len(lows) < 3:
-            continue
-        anchor = lows[0]
-        found = diversity.compare(run.folder, anchor, other.folder)
-        index = {epoch: i for i, epoch in enumerate(found["report_epochs"].tolist())}
-        partners = set(minima_of_periods(other, found["independent_report_epochs"].tolist()))
-        at = [i for i, e in enumerate(found["independent_report_epochs"]) if e in partners]
-        alone = found["acc"][0]
-
-        def gain(acc: np.ndarray, ensemble: np.ndarray, alone: float = alone) -> np.ndarray:
-            """Of the ensemble over the mean of its two members, in % of the images."""
-            return 100 * (ensemble - (acc + alone) / 2)
-
-        later = [index[epoch] for epoch in lows[1:]]
-        gains = gain(found["acc"], found["ensemble_acc"])
-        independent = gain(found["independent_acc"], found["independent_ensemble_acc"])[at]
+            raise NotMeasurable(f"trial {run.config['trial']} has fewer than three periods")
+        second = periods.cycles[1]
+        anchor = round((second.start + second.turn) / 2)  # half way in phase B of the second
+        found = diversity.compare(run.folder, anchor)
+        within = [e for e in found["report_epochs"] if anchor < e <= lows[1]]
+        turned = diversity.turning(run.folder)
+        near = np.zeros(len(turned["angle"]), dtype=bool)
+        for period in periods.cycles:
+            near |= (turned["from"] >= period.turn - NEAR) & (turned["to"] <= period.turn + NEAR)
+        settled = turned["from"] >= periods.cycles[0].turn - NEAR
         rows.append({
-            "anchor": anchor,
-            "cosine": found["cosine"][later].tolist(),
-            "gain": gains[later].tolist(),
-            "independent_cosine": float(found["independent_cosine"].mean()),
-            "independent_gain": float(independent.mean()),
+            "run": run.folder.as_posix(), "anchor": anchor, "minima": lows,
+            "gain_of_periods": float(gains(found, lows[2:]).mean()),
+            "gain_within": float(gains(found, within).mean()),
+            "cosine": found["cosine"][np.isin(found["report_epochs"], lows)].tolist(),
+            "turning": float(turned["angle"][near].sum() / turned["angle"][settled].sum()),
         })  # fmt: skip
-        drawn = drawn or figures.minima(found, figures.periods_of(run).jumps, anchor)
-    if not rows:
-        raise NotMeasurable("no run has three periods")
-    first, last = ([r["cosine"][i] for r in rows] for i in (0, -1))
-    falls = [spearmanr(range(len(r["cosine"])), r["cosine"]).statistic for r in rows]
-    gains, alone = ([np.mean(r["gain"]) for r in rows], [r["independent_gain"] for r in rows])
-    measured = (
-        f"cosine with the first minimum: {spread(first, '.2f')} at the second, "
-        f"{spread(last, '.2f')} at the last; ensembles of two minima gain {spread(gains, '.2g')} "
-        f"points of accuracy over their members, with an independent network "
-        f"{spread(alone, '.2g')}"
+        drawn = drawn or figures.minima(found, periods.turns, anchor)
+    others, same, turning = (
+        [row[key] for row in rows] for key in ("gain_of_periods", "gain_within", "turning")
     )
-    holds = np.nanmean(falls) < 0 and np.mean(last) < 0.9 and np.mean(gains) > 0
+    measured = (
+        f"ensembles with the minima of later periods gain {spread(others, '.2g')} points of "
+        f"accuracy over their members, with later checkpoints of the same period "
+        f"{spread(same, '.2g')}; {spread(100 * np.array(turning), '.2g')} % of the turning is "
+        f"within {NEAR} epochs of destabilisations"
+    )
+    holds = rules.different_functions(others, same, turning)
     return Finding(measured, holds, {"trials": rows}, drawn)
 
 
 def first_minima_improve(minima: list[Run]) -> Finding:
-    errors = []
-    for run in minima:
-        log = run.log()
-        error = dict(zip(log["epoch"].astype(int), 100 * (1 - log["test_acc"]), strict=True))
-        tested = [epoch for epoch, value in error.items() if np.isfinite(value)]
-        errors.append([error[epoch] for epoch in minima_of_periods(run, tested)])
-    periods = max(map(len, errors))
-    if min(map(len, errors)) < 2:
-        raise NotMeasurable("a run has fewer than two periods")
-    table = np.array([e + [np.nan] * (periods - len(e)) for e in errors])
-    gains = table[:, 0] - np.nanmean(table[:, 1:FIRST_PERIODS], axis=1)
-    means = ", ".join(f"{e:.1f}" for e in np.nanmean(table, axis=0))
+    errors = [
+        [
+            100 * measure(run.folder, runs.checkpoint_path(run.folder, epoch))["error"]
+            for epoch in minima_of_periods(run)
+        ]
+        for run in minima
+    ]
+    if min(map(len, errors)) < 3:
+        raise NotMeasurable("a run has fewer than three periods")
+    trends = [rules.trend(seed[:6]) for seed in errors]
+    first, last = ([seed[i] for seed in errors] for i in (0, min(5, min(map(len, errors)) - 1)))
     measured = (
-        f"test error of the minima, mean over the trials: {means} %; from the first to the mean of "
-        f"the next {FIRST_PERIODS - 1} it falls by {spread(gains, '.2g')} points"
+        f"Kendall's τ of the test error over the first 6 minima {spread(trends, '.2f')}; from "
+        f"{spread(first, '.1f')} % to {spread(last, '.1f')} %"
     )
-    holds = np.mean(gains) > 0 and np.mean(gains > 0) > 0.5
-    return Finding(measured, holds, {"errors": errors}, figures.improvement(table))
+    table = np.full((len(errors), max(map(len, errors))), np.nan)
+    for row, seed in zip(table, errors, strict=True):
+        row[: len(seed)] = seed
+    figure = figures.improvement(table)
+    return Finding(measured, rules.improve(errors), {"errors": errors, "trends": trends}, figure)

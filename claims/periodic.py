@@ -1,105 +1,79 @@
-"""P1: where training has periods, and how their frequency depends on the rates."""
+"""P1: where there are periods, how often they come, and how long they are."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 import figures
-from claims.finding import Finding, NotMeasurable, by_line, first_trials, rate_product, spread
+from claims import rules
+from claims.finding import Finding, NotMeasurable, by_line, interval, rate_product
 from runs import Run
-from theory.fits import fit_power_law
-from utils import plural
-
-TOLERANCE = 0.1  # of the exponent of the frequency around 1
 
 
-def periods_in_a_range(vary_lr: list[Run]) -> Finding:
-    lines = sorted(by_line(vary_lr).values(), key=lambda line: rate_product(line[0]))
-    counts = [[len(figures.periods_of(run).jumps) for run in line] for line in lines]
-    products = [rate_product(line[0]) for line in lines]
-    late = [np.median(r.log()["train_loss"][len(r.log()["epoch"]) // 2 :]) for r in lines[-1]]
-    between = [n for line in counts[1:-1] for n in line]
-    holds = not any(counts[0]) and not any(counts[-1]) and min(between) >= 1 and min(late) > 0.1
-    measured = (
-        f"jumps: {max(counts[0])} at ηλ = {products[0]:.2g}, {min(between)} to {max(between)} at "
-        f"{products[1]:.2g} to {products[-2]:.2g}, {max(counts[-1])} at {products[-1]:.2g}, where "
-        f"the loss stays at {spread(late, '.2g')}"
-    )
-    numbers = {"rate_times_decay": products, "jumps": counts, "loss_at_the_largest": late}
-    figure = figures.loss_panels(first_trials(vary_lr, lambda r: f"ηλ = {rate_product(r):.2g}"))
-    return Finding(measured, holds, numbers, figure)
+def settled(run: Run):
+    """The periods after one e-fold of weight decay, when the start is forgotten."""
+    return figures.periods_of(run).after(figures.e_fold(run))
 
 
-def fixed_norm(fixed_norm: list[Run]) -> Finding:
-    fixed = [len(figures.periods_of(r).jumps) for r in fixed_norm if r.config["fix_si_pnorm"]]
-    free = [len(figures.periods_of(r).jumps) for r in fixed_norm if not r.config["fix_si_pnorm"]]
-    values = sorted({r.config["fix_si_pnorm_value"] for r in fixed_norm} - {-1.0})
-
-    def name(run: Run) -> str:
-        held = run.config["fix_si_pnorm"]
-        return f"ρ = {run.config['fix_si_pnorm_value']:g}, held" if held else "ρ free"
-
-    measured = (
-        f"{plural(sum(fixed), 'jump')} in {len(fixed)} runs with ρ held at "
-        f"{', '.join(f'{v:g}' for v in values)}, at most {max(fixed)} in one; "
-        f"{spread(free, '.2g')} a run with ρ free"
-    )
-    numbers = {"held_at": values, "jumps_held": fixed, "jumps_free": free}
-    figure = figures.loss_panels(first_trials(fixed_norm, name))
-    return Finding(measured, max(fixed) < 2 <= min(free), numbers, figure)
+def regularity(found: Sequence[Run]) -> str:
+    """Numbers of periods and their CV over the trials of a line, in words."""
+    periods = [settled(run) for run in found]
+    counts = sorted(map(len, periods))
+    cvs = [p.cv for p in periods if np.isfinite(p.cv)]
+    number = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return f"{number} periods" + (f", CV {min(cvs):.2f} to {max(cvs):.2f}" if cvs else "")
 
 
-def frequency(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
-    sweeps, fits = {}, {}
-    for name, found in (("η varied", vary_lr), ("λ varied", vary_wd)):
-        points = [(rate_product(run), figures.periods_of(run).frequency) for run in found]
-        known = [point for point in points if np.isfinite(point[1])]
-        try:
-            x, y = np.array(known).reshape(-1, 2).T
-            sweeps[name], fits[name] = (x, y), fit_power_law(x, y)
-        except ValueError:
-            raise NotMeasurable(f"{name}: only {len(known)} runs with two jumps") from None
-    words = [
-        f"{name}: exponent {fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}] from "
-        f"{len(sweeps[name][0])} runs at ηλ = {sweeps[name][0].min():.2g} to "
-        f"{sweeps[name][0].max():.2g}"
-        for name, fit in fits.items()
-    ]
-    holds = all(
-        abs(fit.exponent - 1) <= TOLERANCE or fit.low <= 1 <= fit.high for fit in fits.values()
-    )
-    numbers = {
-        name: {
-            "exponent": fit.exponent,
-            "interval_95": [fit.low, fit.high],
-            "rate_times_decay": sweeps[name][0].tolist(),
-            "periods_an_epoch": sweeps[name][1].tolist(),
+def numbers_of(found: Sequence[Run]) -> list[dict]:
+    """What a reader needs to check the verdict on each run: its turning points and their CV."""
+    return [
+        {
+            "run": run.folder.as_posix(),
+            "turns": figures.periods_of(run).turns.tolist(),
+            "e_fold": figures.e_fold(run),
+            "cv": settled(run).cv,
+            "periodic": settled(run).is_periodic,
+            "dead_layer": figures.dead_layer(run),
         }
-        for name, fit in fits.items()
-    }
-    return Finding("; ".join(words), holds, numbers, figures.frequency(sweeps, fits))
+        for run in found
+    ]
 
 
-def has_periods(
-    found: list[Run], name: Callable[[Run], str], counts_only: Sequence[str] = ()
-) -> Finding:
-    """Whether every run of every line has at least two jumps; `counts_only` names exceptions."""
-    counts = {
-        name(line[0]): [len(figures.periods_of(run).jumps) for run in line]
-        for line in by_line(found).values()
-    }
-    words = [f"{key}: {spread(values, '.2g')}" for key, values in counts.items()]
-    figure = figures.loss_panels(first_trials(found, name))
-    asked = [values for key, values in counts.items() if key not in counts_only]
-    holds = all(min(values) >= 2 for values in asked)
-    return Finding("jumps, " + "; ".join(words), holds, {"jumps": counts}, figure)
+def has_periods(found: Sequence[Run], name: Callable[[Run], str]) -> Finding:
+    """Whether every run of every line is periodic."""
+    lines = {name(line[0]): line for line in by_line(found).values()}
+    words = []
+    for key, line in lines.items():
+        dead = [run.config["trial"] for run in line if figures.dead_layer(run)]
+        at = ", ".join(map(str, dead))
+        words.append(
+            f"{key}: {regularity(line)}" + (f" (dead network: trial {at})" if dead else "")
+        )
+    holds = rules.all_periodic(
+        [[settled(run).is_periodic for run in line] for line in lines.values()]
+    )
+    numbers = {key: numbers_of(line) for key, line in lines.items()}
+    figure = figures.loss_panels(panels(lines))
+    return Finding("; ".join(words), holds, numbers, figure)
+
+
+def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
+    """Of every line its first trial, and beside it the worst: the one with the fewest periods."""
+    chosen = {}
+    for name, line in lines.items():
+        worst = min(line, key=lambda run: (len(settled(run)), -settled(run).cv))
+        for run in dict.fromkeys((line[0].folder, worst.folder)):
+            trial = next(r for r in line if r.folder == run)
+            words = f"{name}, trial {trial.config['trial']}"
+            chosen[words + (" (worst)" if run == worst.folder and len(line) > 1 else "")] = trial
+    return chosen
 
 
 def full_batch(full_batch: list[Run]) -> Finding:
     return has_periods(full_batch, lambda run: "full-batch descent")
 
 
-def practical(practical: list[Run]) -> Finding:
+def each_alone(practical: list[Run]) -> Finding:
     def name(run: Run) -> str:
         parts = {
             "momentum": run.config["momentum"] > 0,
@@ -108,7 +82,15 @@ def practical(practical: list[Run]) -> Finding:
         }
         return ", ".join(part for part, there in parts.items() if there)
 
-    return has_periods(practical, name, counts_only=["momentum, augmentation, all weights"])
+    return has_periods(practical, name)
+
+
+def practice(practice: list[Run]) -> Finding:
+    return has_periods(practice, lambda run: "momentum, augmentation, all weights")
+
+
+def resnet(resnet: list[Run]) -> Finding:
+    return has_periods(resnet, lambda run: "ResNet-18, all weights")
 
 
 def adam(adam: list[Run]) -> Finding:
@@ -117,3 +99,94 @@ def adam(adam: list[Run]) -> Finding:
 
 def norms(norms: list[Run]) -> Finding:
     return has_periods(norms, lambda run: f"{run.config['norm']} normalisation")
+
+
+def ends_of(vary_lr: list[Run]) -> tuple[list[Run], list[list[Run]], list[Run]]:
+    """The runs at the smallest rate, the lines between, and the runs at the largest."""
+    lines = sorted(by_line(vary_lr).values(), key=lambda line: rate_product(line[0]))
+    return lines[0], lines[1:-1], lines[-1]
+
+
+def periods_in_a_range(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
+    smallest, between, largest = ends_of(vary_lr)
+    by_wd = sorted(by_line(vary_wd).values(), key=lambda line: rate_product(line[0]))
+    half = [run.log()["train_loss"][run.config["epochs"] // 2 :] for run in largest]
+    wrong = [1 - np.mean(run.log()["train_acc"][run.config["epochs"] // 2 :]) for run in largest]
+    error = [e / (1 - 1 / run.config["num_classes"]) for e, run in zip(wrong, largest, strict=True)]
+    trends = [rules.trend(loss) for loss in half]
+    ends = {
+        "at_smallest": [len(figures.periods_of(run)) for run in smallest],
+        "at_largest": [settled(run).is_periodic for run in largest],
+        "error": error,
+        "trends": trends,
+    }
+    holds, words = True, []
+    for symbol, key, lines in (("η", "lr_init", between), ("λ", "wd", by_wd)):
+        values = [line[0].config[key] for line in lines]
+        periodic = [[settled(run).is_periodic for run in line] for line in lines]
+        holds = holds and rules.wide_range(values, periodic, **ends)
+        every = [run for line in lines for run in line]
+        words.append(
+            f"{symbol} = {min(values):g} to {max(values):g}: {sum(map(sum, periodic))} of "
+            f"{len(every)} runs periodic ({regularity(every)})"
+        )
+    words.append(
+        f"at ηλ = {rate_product(smallest[0]):.2g} {max(ends['at_smallest'])} periods; at "
+        f"{rate_product(largest[0]):.2g} the training error is {min(error):.0%} to "
+        f"{max(error):.0%} of guessing's, |τ| of the loss at most {max(map(abs, trends)):.2f}, "
+        f"{sum(ends['at_largest'])} of {len(largest)} runs periodic"
+    )
+    numbers = {**ends, "runs": numbers_of([*vary_lr, *vary_wd])}
+    figure = figures.loss_panels({f"ηλ = {rate_product(r):.2g}": r for r in vary_lr[::-1]})
+    return Finding("; ".join(words), holds, numbers, figure)
+
+
+def frequency(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
+    _, between, _ = ends_of(vary_lr)
+    sweeps, exponents, holds, words = {}, {}, True, []
+    for name, lines in (("η varied", between), ("λ varied", by_line(vary_wd).values())):
+        points = [
+            (run.config["trial"], rate_product(run), settled(run).frequency)
+            for line in lines
+            for run in line
+        ]
+        trials = sorted({trial for trial, _, _ in points})
+        slopes = []
+        for trial in trials:
+            x, y = np.array([(a, b) for t, a, b in points if t == trial]).T
+            known = np.isfinite(y)
+            if known.sum() < 3:
+                raise NotMeasurable(f"{name}, trial {trial}: fewer than three rates have periods")
+            slopes.append(float(np.polyfit(np.log(x[known]), np.log(y[known]), 1)[0]))
+        limits = rules.mean_interval(slopes)
+        holds = holds and rules.proportional(limits)
+        words.append(f"{name}: exponent {interval(np.mean(slopes), limits)}")
+        sweeps[name] = np.array([(a, b) for _, a, b in points]).T
+        exponents[name] = {"exponents": slopes, "interval_95": limits}
+    figure = figures.frequency(sweeps, {n: np.mean(e["exponents"]) for n, e in exponents.items()})
+    return Finding("; ".join(words), holds, exponents, figure)
+
+
+def length_ratios(run: Run) -> np.ndarray:
+    """Steps of phase B over ln(ρ_high / ρ_low) / (ηλ), of every period after one e-fold."""
+    found = settled(run)
+    steps = (found.each("turn") - found.each("start")) * run.steps_per_epoch
+    shortest = np.log(found.each("rho_start") / found.each("rho_turn")) / rate_product(run)
+    return steps / shortest
+
+
+def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
+    _, between, _ = ends_of(vary_lr)
+    found = [run for line in between for run in line] + vary_wd
+    ratios = {run.folder.as_posix(): length_ratios(run).tolist() for run in found}
+    every = np.concatenate([*ratios.values()])
+    if len(every) == 0:
+        raise NotMeasurable("no periods")
+    inside = np.mean((every >= rules.LENGTH[0]) & (every <= rules.LENGTH[1]))
+    middle = interval(np.median(every), rules.median_interval(every))
+    measured = (
+        f"median {middle}; {inside:.0%} of {len(every)} periods between {rules.LENGTH[0]:g} and "
+        f"{rules.LENGTH[1]:g} (all between {every.min():.2f} and {every.max():.2f})"
+    )
+    holds = rules.as_long_as_decay_takes(every)
+    return Finding(measured, holds, ratios, figures.length_ratios(found, length_ratios))

@@ -14,17 +14,17 @@ import io
 import statistics
 
 from tabulate import tabulate
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 import figures
 import runs
-import train
+from claims.branches import branch
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from experiments.lines import ROOT, lines_of, run_of
 from experiments.local import run_here
 from measuring import Meter, Wanted, parameter_names
-from measuring.rebuild import rebuild
-from options import TRAIN, Option, Parser, command, integer, one_of
+from measuring.rebuild import rebuild, renew_statistics
+from options import Option, Parser, integer, one_of
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
@@ -45,24 +45,7 @@ def end_error(run: runs.Run) -> float:
 
 def drop(run: runs.Run, epoch: int, elr: float) -> runs.Run:
     """Go on from an epoch of a run with another ELR, to the same number of epochs in all."""
-    keys = {option.key for option in TRAIN} - {"overwrite", "keep", "keep_epochs"}
-    values = {key: value for key, value in run.config.items() if key in keys}
-    values |= {"resume_epoch": epoch, "epochs": run.config["epochs"] - epoch, "elr": elr}
-    # On the sphere these have no effect, and giving them would only say so.
-    for key in ("lr_init", "wd", "num_workers"):
-        values.pop(key)
-    train.main(command("train.py", {**values, "resume": True})[1:])
-    found = runs.find_runs(run.folder, branches=True)
-    return next(r for r in found if is_branch(r, run, epoch, elr))
-
-
-def is_branch(found: runs.Run, parent: runs.Run, epoch: int, elr: float) -> bool:
-    config = found.config
-    return (
-        found.folder.parent == parent.folder
-        and config["resume_epoch"] == epoch
-        and config["elr"] == elr
-    )
+    return branch(run, epoch, run.config["epochs"] - epoch, elr=elr)
 
 
 def average(run: runs.Run, epoch: int) -> float:
@@ -74,7 +57,7 @@ def average(run: runs.Run, epoch: int) -> float:
         if number >= epoch and not step:
             checkpoints.load_weights(model, checkpoints.load(path), path)
             averaged.update_parameters(model)
-    update_bn(images.batches(batch_size), averaged, images.images.device)
+    renew_statistics(averaged, images, batch_size)
     meter = Meter(
         averaged.module, test, Wanted(eval_model=True), train_mode=False,
         batch_size=batch_size, scopes={"si": parameter_names(model, True)},
@@ -124,7 +107,7 @@ def measure(experiment: Experiment, trials: int, jobs: int) -> list[dict]:
     ------
     UserError : a line failed.
     """
-    lines = lines_of(experiment.in_trials(trials))
+    lines = lines_of(experiment.in_trials(range(trials)))
     if run_here(experiment, lines, jobs):
         raise UserError("a line of constant rate failed, see above")
     found = [run_of(line) for line in lines]

@@ -1,86 +1,123 @@
-"""P2: the three regimes, on the sphere, in ordinary training and in the toy function."""
+"""P2: the three regimes, on the sphere, and the toy function."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
 import figures
+from claims import rules
+from claims.branches import branch
 from claims.finding import Finding, NotMeasurable, spread
-from claims.mechanism import split_jump_runs
 from runs import Run
 from theory import toy
+from theory.regimes import find_regime
+
+SAME_LOSS = 0.1  # training loss at which rates are compared
+TOY_RATES = (0.01, 0.03, 0.1, 0.2, 0.28, 0.3, 0.4, 0.6, 1, 2, 5, 10, 100, 1000)
+STEPS = 10_000  # of the toy function
+HIGH, LOW = 8e-3, 1e-3  # the schedule, fixed in advance
 
 
-def three_regimes(three_regimes: list[Run]) -> Finding:
-    order = ("convergence", "chaotic equilibrium", "divergence")
-    holds, levels, words = True, {}, []
-    for trial in sorted({run.config["trial"] for run in three_regimes}):
-        line = [run for run in three_regimes if run.config["trial"] == trial]
-        line.sort(key=lambda run: run.config["elr"])
-        found = [figures.regime(run) for run in line]
-        ranks = [order.index(regime.name) for regime in found]
-        chaotic = [regime.level for regime in found if regime.name == order[1]]
-        holds &= set(ranks) == {0, 1, 2} and ranks == sorted(ranks) and chaotic == sorted(chaotic)
-        for run, regime in zip(line, found, strict=True):
-            levels.setdefault(run.config["elr"], []).append((regime.name, regime.level))
-    for name in order:
-        rates = [elr for elr, found in levels.items() if any(n == name for n, _ in found)]
-        level = [v for found in levels.values() for n, v in found if n == name]
-        if rates:
-            words.append(f"{name} at ELR {min(rates):g} to {max(rates):g} (loss "
-                         f"{min(level):.2g} to {max(level):.2g})")  # fmt: skip
-    first = [run for run in three_regimes if run.config["trial"] == 0]
-    numbers = {f"{elr:g}": found for elr, found in levels.items()}
-    return Finding("; ".join(words), holds, numbers, figures.three_regimes(first))
+def seeds(sphere: list[Run]) -> Iterator[list[Run]]:
+    """The runs of each trial, by rising rate."""
+    for trial in sorted({run.config["trial"] for run in sphere}):
+        line = [run for run in sphere if run.config["trial"] == trial]
+        yield sorted(line, key=lambda run: run.config["elr"])
 
 
-def regimes_in_ordinary_training(three_regimes: list[Run], jumps: list[Run]) -> Finding:
-    names = {run.folder: figures.regime(run).name for run in three_regimes}
-    rates = {
-        name: [r.config["elr"] for r in three_regimes if names[r.folder] == name]
-        for name in set(names.values())
-    }
-    periodic, chaotic = split_jump_runs(jumps)
-    before = []
-    for run in periodic:
-        log = run.log()
-        at = np.searchsorted(log["epoch"], figures.periods_of(run).jumps) - 1
-        before += log["effective_lr"][at].tolist()
-    if not before:
-        raise NotMeasurable("no jumps in ordinary training")
-    if len(rates) < 3:
-        raise NotMeasurable("a regime is missing on the sphere")
-    low, high = max(rates["convergence"]), min(rates["divergence"])
-    in_chaos = [np.median(r.log()["effective_lr"][len(r.log()["epoch"]) // 2 :]) for r in chaotic]
-    chaos_starts = min(rates["chaotic equilibrium"])
-    found = [np.median(before), *in_chaos]
-    holds = all(low / 3 < rate < 3 * chaos_starts for rate in found)
-    measured = (
-        f"on the sphere ELRs up to {low:g} converge, and {chaos_starts:g} to {high:g} do not and "
-        f"are not random; in ordinary training the loss jumps at η̃ = {spread(before, '.2g')} "
-        f"(median {np.median(before):.2g}), and the chaotic line stays at "
-        f"{spread(in_chaos, '.2g')}"
+def three_regimes(regimes: list[Run]) -> Finding:
+    found = [[figures.regime(run) for run in line] for line in seeds(regimes)]
+    names = [[regime.name for regime in seed] for seed in found]
+    levels = [[r.level for r in seed if r.name == "chaotic equilibrium"] for seed in found]
+    equilibria = [
+        [
+            rules.is_equilibrium(run.metrics("train-tm")["loss"])
+            for run, regime in zip(line, seed, strict=True)
+            if regime.name == "chaotic equilibrium"
+        ]
+        for line, seed in zip(seeds(regimes), found, strict=True)
+    ]
+    rates = [run.config["elr"] for run in next(seeds(regimes))]
+    words = []
+    for name in ("convergence", "chaotic equilibrium", "divergence"):
+        at = [elr for seed in names for elr, n in zip(rates, seed, strict=True) if n == name]
+        if at:
+            words.append(f"{name} at ELR {min(at):g} to {max(at):g}")
+    steady, chaotic = sum(map(sum, equilibria)), sum(map(len, equilibria))
+    words.append(f"{steady} of {chaotic} chaotic runs without trend and in a factor 5")
+    ranked = sum(list(seed) == sorted(seed) for seed in levels)
+    words.append(f"levels in order in {ranked} of {len(levels)} seeds")
+    numbers = {"elrs": rates, "names": names, "chaotic_levels": levels, "equilibria": equilibria}
+    holds = rules.three_regimes(names, levels, equilibria)
+    return Finding("; ".join(words), holds, numbers, figures.three_regimes(next(seeds(regimes))))
+
+
+def at_loss(run: Run, level: float) -> tuple[float, float]:
+    """Test error in % and effective gradient where the training loss first comes to a level."""
+    found = figures.curves(run)
+    below = np.flatnonzero(found["train loss"] <= level)
+    if not len(below) or below[0] == 0:
+        raise NotMeasurable(f"ELR {run.config['elr']:g} does not come to a loss of {level:g}")
+    at = below[0]
+    x = np.log(found["train loss"][[at, at - 1]])  # rising, as np.interp needs it
+    return tuple(
+        float(np.interp(np.log(level), x, found[name][[at, at - 1]]))
+        for name in ("test error", "effective gradient norm")
     )
-    numbers = {"before_jumps": before, "in_chaos": in_chaos, "converges_up_to": low}
-    first = [run for run in three_regimes if run.config["trial"] == 0]
-    return Finding(measured, holds, numbers, figures.boundary(first, np.array(before)))
 
 
-def better_optima(rows: list[dict]) -> Finding:
-    """From the rows of `second_regime.measure`."""
-    best: dict[str, list[float]] = {}
-    for trial in sorted({row["trial"] for row in rows}):
-        for how in ("constant", "drop", "average"):
-            errors = [r["test error"] for r in rows if (r["trial"], r["how"]) == (trial, how)]
-            best.setdefault(how, []).append(min(errors, default=np.nan))
-    words = [f"{how} {spread(errors, '.3g')} %" for how, errors in best.items()]
-    both = zip(best["drop"], best["constant"], strict=True)
-    holds = all(dropped < constant for dropped, constant in both)
-    measured = "best test error of each trial: " + ", ".join(words)
-    return Finding(measured, holds, {"rows": rows}, figures.second_regime(rows))
+def features(regimes: list[Run]) -> Finding:
+    errors, gradients = [], []
+    for line in seeds(regimes):
+        converging = [run for run in line if figures.regime(run).name == "convergence"]
+        rows = [at_loss(run, SAME_LOSS) for run in converging]
+        if len(rows) < 3:
+            raise NotMeasurable("fewer than three rates converge")
+        errors.append([row[0] for row in rows])
+        gradients.append([row[1] for row in rows])
+    measured = (
+        f"at a training loss of {SAME_LOSS:g} from the lowest to the highest converging rate: "
+        f"test error {spread([e[0] for e in errors])} to {spread([e[-1] for e in errors])} %, "
+        f"effective gradient {spread([g[0] for g in gradients])} to "
+        f"{spread([g[-1] for g in gradients])}"
+    )
+    holds = rules.better_with_the_rate(errors, gradients)
+    return Finding(measured, holds, {"errors": errors, "gradients": gradients})
+
+
+def better_optima(optima: list[Run]) -> Finding:
+    rows = []
+    for line in seeds(optima):
+        held_out = [run.log()["test_acc"][-1] for run in line]  # without --use_test
+        best = line[int(np.argmax(held_out))]
+        high = next(run for run in line if run.config["elr"] == HIGH)
+        epochs = high.config["epochs"]
+        dropped = branch(high, epochs // 2, epochs - epochs // 2, elr=LOW)
+        rows.append({
+            "trial": high.config["trial"], "constant_elr": best.config["elr"],
+            "constant": float(figures.curves(best)["test error"][-1]),
+            "dropped": float(figures.curves(dropped)["test error"][-1]),
+        })  # fmt: skip
+    constant, dropped = ([row[key] for row in rows] for key in ("constant", "dropped"))
+    measured = (
+        f"test error {spread(dropped)} % with ELR {HIGH:g}, then {LOW:g}; {spread(constant)} % at "
+        "the constant rate that is best on held-out images"
+    )
+    return Finding(measured, rules.better_optima(dropped, constant), {"rows": rows})
 
 
 def toy_function() -> Finding:
     found, bound = toy.convergence_boundary(steps=3000), toy.stability_bound((1, 2, 4))
-    rates = (0.01, 0.03, 0.1, 0.2, 0.28, 0.3, 0.4, 0.6, 1, 2, 5, 10, 100, 1000)
-    measured = f"descent converges up to ELR {found:.4f}; derived bound 2/Σα = {bound:.4f}"
-    holds = abs(found / bound - 1) < 0.01
-    return Finding(measured, holds, {"found": found, "bound": bound}, figures.diagram_of_toy(rates))
+    level = toy.random_level((1, 2, 4))
+    losses = {rate: toy.descend(rate, STEPS, runs=256).mean(0) for rate in TOY_RATES}
+    regimes = {rate: find_regime(loss, loss / level) for rate, loss in losses.items()}
+    names = [regime.name for regime in regimes.values()]
+    levels = {rate: float(losses[rate][STEPS // 2 :].mean()) for rate in (1, 1000)}
+    measured = (
+        f"descent converges up to ELR {found:.4f}, derived bound 2/Σα = {bound:.4f}; regimes in "
+        f"order: {', '.join(dict.fromkeys(names))}; mean loss {levels[1]:.3f} at ELR 1 and "
+        f"{levels[1000]:.3f} at 1000"
+    )
+    holds = rules.toy_regimes(found, bound, names, levels)
+    numbers = {"found": found, "bound": bound, "names": names, "levels": levels}
+    return Finding(measured, holds, numbers, figures.diagram_of_toy(TOY_RATES))

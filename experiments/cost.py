@@ -87,7 +87,7 @@ def cost(line: Line) -> Cost:
     trained = (1 + BACKWARD) * forward * images
     operations = line.passes * trained + line.checkpoints * forward * TEST_IMAGES[o.dataset]
     steps = line.passes * math.ceil(images / o.batch_size)
-    moments = 2 if o.optimizer == "adam" else int(o.momentum > 0)
+    moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
     kept = line.checkpoints
     if o.keep is not None:
         saved = [e for e in o.keep_epochs if e <= o.epochs and runs.is_saved(e, o.save_freq)]

@@ -5,31 +5,27 @@ from typing import Any
 
 from experiments.setting import PAPER, TRAINABLE, Experiment
 
-# What training in practice adds to the fully scale-invariant setting, one at a time.
-_EACH = (
-    {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.04},
-    {"lr_init": 0.2, "wd": 0.01},
-    {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.01},
-)
 # The same dynamics in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of the
 # demo's 1 shortens the way to the first period: with v = w / √η a step is
 # v' = (1 - ηλ) v - g(v), so that beside ηλ only the start depends on η.
 DIGITS = {
     **PAPER,
-    "num_channels": 4,
+    "num_channels": 8,
     "use_data_size": 512,
-    "epochs": 250,
+    "epochs": 200,
     "save_freq": 10,
     "metrics": True,
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
+# Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
+_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.03, 0.04, 0.06))
+_CHAOTIC_ELRS = (6e-3, 9e-3, 1.4e-2, 2e-2, 3e-2)
+_EPOCH = 4  # steps of one, for 512 digits
 
 
-def _sweep(
-    key: str, values: Iterable[float], other: float, periods: float = 1.35
-) -> tuple[dict[str, Any], ...]:
-    """Lines at several values of a rate, each for as many periods: epochs ~ 1 / (ηλ)."""
-    return tuple({key: v, "epochs": round(periods / (v * other))} for v in values)
+def _sweep(key: str, values: Iterable[float], other: float) -> tuple[dict[str, Any], ...]:
+    """Lines at several values of a rate, each for the same 7 e-folds of weight decay."""
+    return tuple({key: v, "epochs": round(7 / (_EPOCH * v * other))} for v in values)
 
 
 DEMOS = (
@@ -49,24 +45,18 @@ DEMOS = (
         elrs=(1e-4, 1e-3, 3e-3, 1e-2, 1.5e-2, 2e-2, 1e-1, 1.0),
         quick={"elrs": (1e-3, 3e-3, 2e-2, 1.0), "params": {"epochs": 16}},
     ),
+    # What the claims measure (`python -m claims`)
     Experiment(
         "demo_vary_lr",
-        "frequency of periods by learning rate; no jump at the smallest, chaos at the largest",
+        "frequency of periods by learning rate; none at the smallest, chaos at the largest",
         dataset="Digits",
         params=DIGITS,
         wds=(0.04,),
         variants=(
-            {"lr_init": 0.001},
-            *_sweep("lr_init", (0.025, 0.04, 0.0625, 0.1, 0.16, 0.25), 0.04),
+            {"lr_init": 0.001, "epochs": 250},
+            *_sweep("lr_init", (0.04, 0.07, 0.13, 0.23, 0.4), 0.04),
             {"lr_init": 2.5, "epochs": 100},
         ),
-        quick={
-            "variants": (
-                {"lr_init": 0.001, "epochs": 60},
-                *_sweep("lr_init", (0.1, 0.16, 0.25), 0.04, 0.9),
-                {"lr_init": 2.5, "epochs": 60},
-            )
-        },
     ),
     Experiment(
         "demo_vary_wd",
@@ -74,50 +64,52 @@ DEMOS = (
         dataset="Digits",
         params=DIGITS,
         lrs=(0.1,),
-        variants=_sweep("wd", (0.01, 0.016, 0.025, 0.04, 0.064, 0.1), 0.1),
-        quick={"variants": _sweep("wd", (0.04, 0.064, 0.1), 0.1, 0.9)},
+        variants=_sweep("wd", (0.016, 0.028, 0.052, 0.092, 0.16), 0.1),
     ),
     Experiment(
-        "demo_fixed_norm",
-        "no periods where the norm of the weights is held, at several values",
+        "demo_base",
+        "one line with periods, every step and every epoch of it, to branch off from",
         dataset="Digits",
-        params=DIGITS,
+        params={**DIGITS, "save_freq": 1, "trace": True},
         lrs=(0.1,),
-        wds=(0.04,),
+        wds=(0.1,),
+        quick={"params": {"epochs": 120}},
+    ),
+    Experiment(
+        "demo_chaos",
+        "every step of three lines in chaotic equilibrium",
+        dataset="Digits",
+        params={**DIGITS, "epochs": 100, "trace": True},
+        variants=_CHAOS,
+    ),
+    Experiment(
+        "demo_sphere",
+        "every step on the sphere at the effective rates of that chaos",
+        dataset="Digits",
+        params={**DIGITS, "epochs": 60, "trace": True, "save_freq": 2},
+        fix_elr="fix_elr",
+        elrs=_CHAOTIC_ELRS,
+    ),
+    Experiment(
+        "demo_angles",
+        "every step with momentum, and with AdamW: the angle of a step in equilibrium",
+        dataset="Digits",
+        params={**DIGITS, "trace": True, "epochs": 150},
         variants=(
-            {},
-            *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.0, 3.5, 4.5, 7.0)),
+            {"momentum": 0.9, "lr_init": 0.25, "wd": 0.04},
+            {"momentum": None, "optimizer": "adamw", "lr_init": 0.02, "wd": 0.5},
         ),
-        quick={
-            "variants": (
-                {},
-                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.0, 4.5)),
-            ),
-            "params": {"epochs": 150},
-        },
-    ),
-    Experiment(
-        "demo_jumps",
-        "every step of a line with periods and of one in chaotic equilibrium",
-        dataset="Digits",
-        params={**DIGITS, "use_data_size": None, "epochs": 150, "trace": True},
-        lrs=(0.1,),
-        wds=(0.01,),
-        variants=({}, {"lr_init": 1.0, "wd": 0.03}),
-        quick={"params": {"epochs": 80}},
     ),
     Experiment(
         "demo_minima",
-        "whether the minima of different periods are different functions",
-        dataset="Digits",
-        params={**DIGITS, "save_freq": 2, "epochs": 400},
-        lrs=(0.1,),
-        wds=(0.04,),
-        quick={"params": {"epochs": 200}},
+        "test errors at the minima of successive periods: 2,560 CIFAR-10 images, width 8",
+        params={**SMALL_CIFAR, "epochs": 900, "save_freq": 2},
+        lrs=(0.01,),
+        wds=(0.02,),
     ),
     Experiment(
         "demo_full_batch",
-        "periods and sharpness in full-batch gradient descent on 256 digits",
+        "periods in full-batch gradient descent on 256 digits",
         dataset="Digits",
         params={**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 600},
         lrs=(0.3,),
@@ -126,13 +118,54 @@ DEMOS = (
         quick={"params": {"save_freq": 40}},
     ),
     Experiment(
-        "demo_practical",
-        "periods with momentum, augmentation, all weights trainable, and all three together",
+        "demo_each",
+        "periods with momentum, with augmentation, with all weights trainable",
         dataset="Digits",
-        params={**DIGITS, "use_data_size": None, "epochs": 200},
+        params=DIGITS,
         add_params="--use_test --no_schedule",
-        variants=(*_EACH, {**TRAINABLE, "momentum": 0.9, "lr_init": 0.03, "wd": 0.01}),
-        quick={"variants": _EACH, "params": {"epochs": 110}},
+        variants=(
+            {"momentum": 0.9, "noaug": True, "lr_init": 0.01, "wd": 0.1},
+            {"lr_init": 0.1, "wd": 0.1},
+            {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.1},
+        ),
+    ),
+    Experiment(
+        "demo_practice",
+        "periods as one trains: momentum, augmentation and all weights; 512 CIFAR-10 images",
+        network="ConvNetSIAf",
+        fix_noninvlr=-1,
+        params={
+            **PAPER,
+            "num_channels": 16,
+            "use_data_size": 512,
+            "init_scale": -1,
+            "momentum": 0.9,
+            "epochs": 600,
+            "save_freq": 50,
+            "keep": 2,
+            "metrics": True,
+        },
+        add_params="--use_test --no_schedule",
+        lrs=(0.03,),
+        wds=(0.01,),
+    ),
+    Experiment(
+        "demo_resnet",
+        "P1, Figure 1 on a CPU: ResNet-18 of width 8, all weights, 1,280 CIFAR-10 images",
+        network="ResNet18SIAf",
+        fix_noninvlr=-1,
+        params={
+            **PAPER,
+            "num_channels": 8,
+            "use_data_size": 1280,
+            "init_scale": -1,
+            "epochs": 500,
+            "save_freq": 50,
+            "keep": 2,
+            "metrics": True,
+        },
+        lrs=(0.1,),
+        wds=(0.01,),
     ),
     Experiment(
         "demo_adam",
@@ -141,25 +174,31 @@ DEMOS = (
         params={**DIGITS, "momentum": None, "optimizer": "adam"},
         lrs=(0.02,),
         wds=(0.04,),
+        quick={"params": {"epochs": 120}},
     ),
     Experiment(
         "demo_norms",
         "periods with layer, group, instance and weight normalisation",
         dataset="Digits",
-        params={**DIGITS, "use_data_size": None},
+        params={**DIGITS, "epochs": 450},
         lrs=(0.1,),
-        wds=(0.01,),
-        variants=(
-            {"norm": "layer"},
-            {"norm": "group"},
-            {"norm": "instance"},
-            {"norm": "weight", "lr_init": 0.03, "wd": 0.03},
-        ),
-        quick={
-            "wds": (0.04,),
-            "variants": ({"norm": "group"}, {"norm": "instance"}),
-            "params": {"use_data_size": 512, "epochs": 150},
-        },
+        wds=(0.04,),
+        variants=tuple({"norm": norm} for norm in ("layer", "group", "instance", "weight")),
+    ),
+    Experiment(
+        "demo_sphere_cifar",
+        "the three regimes on the sphere: 2,560 CIFAR-10 images, width 8",
+        params={**SMALL_CIFAR, "epochs": 200, "save_freq": 2, "keep": 2},
+        fix_elr="fix_elr",
+        elrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 0.1, 1.0),
+    ),
+    Experiment(
+        "demo_optima",
+        "constant rates, of which the best on held-out images is compared with a drop of the rate",
+        params={**SMALL_CIFAR, "epochs": 200, "save_freq": 10},
+        add_params="--noaug --no_schedule",
+        fix_elr="fix_elr",
+        elrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
     ),
     Experiment(
         "second_regime",

@@ -1,5 +1,6 @@
 """A setting: one configuration trained at several rates, or in several variants."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -48,9 +49,9 @@ class Experiment:
         )
         return replace(self, dataset="ImageFolder", data_path=folder, variants=variants)
 
-    def in_trials(self, trials: int) -> "Experiment":
-        """The same with every line in several trials, numbered from 0."""
-        several = tuple({**v, "trial": t} for t in range(trials) for v in self.variants)
+    def in_trials(self, trials: Iterable[int]) -> "Experiment":
+        """The same with every line in several trials."""
+        several = tuple({**v, "trial": t} for t in trials for v in self.variants)
         return replace(self, variants=several)
 
     def at_quick(self) -> "Experiment":

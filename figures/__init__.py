@@ -5,18 +5,31 @@ Every function that draws takes runs (`runs.find_runs`) or arrays and returns a 
 
 from figures.optima import improvement, minima, second_regime
 from figures.papers import comparison, figure2, layers, three_regimes
-from figures.periods import equilibrium, frequency, jump_trace, loss_panels, sharpness
-from figures.regimes import boundary, diagram_of_runs, diagram_of_toy, regime_diagram
+from figures.periods import (
+    angles,
+    branches,
+    forecast,
+    frequency,
+    length_ratios,
+    loss_panels,
+    period_explained,
+    same_rate,
+)
+from figures.regimes import diagram_of_runs, diagram_of_toy, regime_diagram
 from figures.report import report
 from figures.style import plt, save
 from figures.summaries import (
     NO_RUNS,
     curves,
+    dead_layer,
+    e_fold,
+    equilibrium_angle,
     label,
     on_sphere,
     periods_of,
     regime,
+    regularity,
     summary_row,
     varies,
 )
-from figures.tables import claim, period_table, regime_table, table
+from figures.tables import claims, period_table, regime_table, table

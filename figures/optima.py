@@ -10,35 +10,28 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, describe
 
 
-def minima(found: Mapping[str, np.ndarray], jumps: np.ndarray, anchor: int) -> Figure:
+def minima(found: Mapping[str, np.ndarray], turns: np.ndarray, anchor: int) -> Figure:
     """Cosine with the anchor's weights, and test errors alone and as an ensemble (P1, claim 5).
 
     Parameters
     ----------
-    found : arrays of `diversity.compare`, the independent run's among them.
-    jumps : epochs of the run's jumps.
+    found : arrays of `diversity.compare`.
+    turns : epochs at which ρ turns.
     anchor : epoch of the anchor checkpoint.
     """
     figure, (cosines, errors) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     epochs = found["report_epochs"]
     later = epochs > anchor
     cosines.plot(epochs, found["cosine"], color=COLOURS[0], label="later checkpoints")
-    independent = np.mean(found["independent_cosine"])
-    style = {"color": "black", "linestyle": ":"}
-    cosines.axhline(independent, **style, label="independent network")
     errors.plot(epochs, 100 - 100 * found["acc"], color=COLOURS[1], label="alone")
     ensemble = 100 - 100 * found["ensemble_acc"]
     errors.plot(epochs[later], ensemble[later], color=COLOURS[2], label="ensemble with the anchor")
-    level = 100 - 100 * np.median(found["independent_ensemble_acc"])
-    words = "anchor with an independent network"
-    errors.axhline(level, **style, label=words)
     for axis in (cosines, errors):
-        for jump in jumps[jumps > anchor]:
-            axis.axvline(jump, color="grey", linestyle="--", linewidth=0.6)
+        for turn in turns[turns > anchor]:
+            axis.axvline(turn, color="grey", linestyle="--", linewidth=0.6)
     title = f"Cosine with the weights of epoch {anchor}"
     describe(cosines, title, "epoch", "cosine of the SI weights")
     describe(errors, "Test error", "epoch", "error, %")
-    errors.set_ylim(0, 3 * level + 5)
     for axis in (cosines, errors):
         axis.legend(fontsize=9)
     return figure

@@ -98,7 +98,7 @@ def layers(run: Run) -> Figure:
 def comparison(runs: Sequence[Run], key: str) -> Figure:
     """Mean period and best test error against one rate, "lr_init" or "wd"; a line for each other.
 
-    Runs with fewer than two jumps have no period and are left out of the first panel.
+    Runs with fewer than two periods are left out of the first panel.
     """
     words = {"lr_init": "learning rate η", "wd": "weight decay λ"}
     other = "wd" if key == "lr_init" else "lr_init"
@@ -114,9 +114,9 @@ def comparison(runs: Sequence[Run], key: str) -> Figure:
         errors.plot(x, [row["best test error"] for row in rows], **style)
         found = found or any(np.isfinite(row["mean period"]) for row in rows)
     if not found:
-        periods.text(0.5, 0.5, "no run has two jumps", ha="center", transform=periods.transAxes)
+        periods.text(0.5, 0.5, "no run has two periods", ha="center", transform=periods.transAxes)
     scale = "log" if found else "linear"
-    describe(periods, "Mean period", words[key], "epochs between jumps", "log", scale)
+    describe(periods, "Mean period", words[key], "epochs from turn to turn", "log", scale)
     describe(errors, "Best test error", words[key], "error, %", "log")
     errors.legend(fontsize=9)
     return figure

@@ -1,20 +1,28 @@
 """What happens in the periods of single runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, describe
+from figures.summaries import equilibrium_angle, label, periods_of, regularity
 from runs import Run
-from theory.dynamics import effective_step, jump_threshold
-from theory.fits import PowerLaw
-from theory.jumps import find_jumps
+from theory.periods import Periods
+
+PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
+
+
+def mark_turns(axis: Axes, found: Periods) -> None:
+    """Dash the times at which ρ turns."""
+    for turn in found.turns:
+        axis.axvline(turn, color="grey", linestyle="--", linewidth=0.7)
 
 
 def loss_panels(named: Mapping[str, Run]) -> Figure:
-    """Training loss and norm ρ by epoch of several runs, a panel each; jumps are dashed."""
+    """Training loss and norm ρ by epoch of several runs, a panel each; turns of ρ are dashed."""
     columns = 2 if len(named) == 4 else min(len(named), 3)
     rows = -(-len(named) // columns)
     size = (5.4 * columns, 3.1 * rows + 0.2)
@@ -23,13 +31,10 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
     for axis in axes.flat[len(named) :]:
         axis.set_visible(False)
     for axis, (title, run) in zip(axes.flat, named.items(), strict=False):
-        log = run.log()
-        jumps = find_jumps(log["epoch"], log["train_loss"])
+        log, found = run.log(), periods_of(run)
         axis.plot(log["epoch"], log["train_loss"], color=COLOURS[0], linewidth=1)
-        for jump in jumps:
-            axis.axvline(jump, color="grey", linestyle="--", linewidth=0.7)
-        count = f"{len(jumps)} jump{'s' if len(jumps) != 1 else ''}"
-        describe(axis, f"{title}: {count}", "epoch", "train loss", yscale="log")
+        mark_turns(axis, found)
+        describe(axis, f"{title}: {regularity(found)}", "epoch", "train loss", yscale="log")
         axis.yaxis.label.set_color(COLOURS[0])
         norm = axis.twinx()
         norm.plot(log["epoch"], log["si_norm"], color=COLOURS[3], linewidth=0.9, alpha=0.8)
@@ -39,84 +44,159 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
     return figure
 
 
+def period_explained(run: Run, number: int = 1) -> Figure:
+    """One period of a traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
+
+    Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
+    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps.
+
+    Parameters
+    ----------
+    number : of the period, counted from 0; the last one if there are fewer.
+    """
+    found, trace = periods_of(run), run.trace()
+    period = found.cycles[min(number, len(found) - 1)]
+    margin = 0.08 * (period.end - period.start)
+    steps = (trace["epoch"] >= period.start - margin) & (trace["epoch"] <= period.end + margin)
+    time, rho, lr, wd = (
+        trace["epoch"][steps],
+        trace["si_norm"][steps],
+        run.base_lr,
+        run.config["wd"],
+    )
+    decay = lr * wd * rho
+    growth = (lr * trace["gradient_norm"][steps]) ** 2 / (2 * rho)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.convolve(values, np.full(4, 1 / 4), mode="same")
+
+    figure, axes = plt.subplots(3, 1, figsize=(9, 8), layout="constrained", sharex=True)
+    axes[0].plot(time, trace["loss"][steps], color=COLOURS[0], linewidth=0.9)
+    axes[1].plot(time, rho, color=COLOURS[3], linewidth=1.5)
+    axes[2].plot(time, mean(decay), color=COLOURS[5], label="ηλρ: weight decay shrinks ρ")
+    axes[2].plot(
+        time, mean(growth), color=COLOURS[3], label="η²‖g̃‖²/(2ρ³): the gradient enlarges ρ"
+    )
+    spans = (
+        ("B", period.start, period.turn),
+        ("C", period.turn, period.high),
+        ("A", period.high, period.end),
+    )
+    for axis in axes:
+        for name, begin, end in spans:
+            axis.axvspan(begin, end, color=PHASES[name], alpha=0.15, linewidth=0)
+    for name, begin, end in spans:
+        at = ((begin + end) / 2, 1.02)
+        axes[0].annotate(name, at, xycoords=("data", "axes fraction"), ha="center", fontsize=12)
+    arrow = {"arrowstyle": "->", "linewidth": 1.5}
+    middle = (period.start + period.turn) / 2
+    high, low = period.rho_start, period.rho_turn
+    axes[1].annotate(
+        "weight decay", (middle, low + 0.2 * (high - low)), (middle, low + 0.8 * (high - low)),
+        ha="center", arrowprops=arrow,
+    )  # fmt: skip
+    right = period.end + 0.6 * margin
+    axes[1].annotate(
+        "gradient", (right, low + 0.7 * (period.rho_end - low)), (right, low),
+        ha="center", arrowprops=arrow,
+    )  # fmt: skip
+    describe(axes[0], "", "", "loss of the batch", yscale="log")
+    describe(axes[1], "", "", "norm ρ")
+    describe(axes[2], "", "epoch", "change of ρ in a step", yscale="log")
+    axes[2].legend(fontsize=9)
+    figure.suptitle("One period: B weight decay dominates, C destabilisation, A gradients dominate")
+    return figure
+
+
 def frequency(
-    sweeps: Mapping[str, tuple[np.ndarray, np.ndarray]], fits: Mapping[str, PowerLaw]
+    sweeps: Mapping[str, tuple[np.ndarray, np.ndarray]], exponents: Mapping[str, float]
 ) -> Figure:
-    """Frequency of periods against ηλ, log-log, with the fitted power laws (P1, claim 3).
+    """Frequency of periods against ηλ, log-log (P1, claim 3).
 
     Parameters
     ----------
     sweeps : what was varied -> (ηλ, periods an epoch), of one run each.
-    fits : the same keys -> the fit.
+    exponents : the same keys -> the mean exponent over the seeds.
     """
     figure, axis = plt.subplots(figsize=(6.5, 4.4), layout="constrained")
-    marks = zip(sweeps.items(), COLOURS, "osD^", strict=False)
-    for (name, (x, y)), colour, marker in marks:
-        fit = fits[name]
-        words = f"{name}: exponent {fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}]"
+    for (name, (x, y)), colour, marker in zip(sweeps.items(), COLOURS, "os", strict=False):
+        words = f"{name}: exponent {exponents[name]:.2f}"
         axis.plot(x, y, marker, color=colour, alpha=0.6, markersize=6, label=words)
+        middle = np.nanmean(np.log(y) - exponents[name] * np.log(x))
         ends = np.array([np.min(x), np.max(x)])
-        axis.plot(ends, fit(ends), color=colour, linewidth=1)
+        axis.plot(ends, np.exp(middle) * ends ** exponents[name], color=colour, linewidth=1)
     describe(axis, "Frequency of periods", "ηλ", "periods an epoch", "log", "log")
     axis.legend(fontsize=9)
     return figure
 
 
-def jump_trace(run: Run, delta: float, around: float = 6.0) -> Figure:
-    """Loss and effective step η̃‖g̃‖ of every step, the δ-jump threshold; a jump enlarged."""
-    trace, log = run.trace(), run.log()
-    jumps = find_jumps(log["epoch"], log["train_loss"])
-    step = effective_step(trace["lr"], trace["si_norm"], trace["gradient_norm"])
-    threshold = jump_threshold(delta, run.config["lr_init"], run.config["wd"])
-    figure, axes = plt.subplots(
-        2, 2, figsize=(12, 6), layout="constrained", width_ratios=(2, 1), sharey="row"
-    )
-    for column in (0, 1):
-        loss_axis, step_axis = axes[:, column]
-        loss_axis.plot(trace["epoch"], trace["loss"], color=COLOURS[0], linewidth=0.6)
-        step_axis.plot(trace["epoch"], step, color=COLOURS[2], linewidth=0.6)
-        words = f"threshold of a δ-jump, δ = {delta:g}"
-        step_axis.axhline(threshold, color=COLOURS[3], linestyle="--", label=words)
-        title = "A destabilisation" if column else "Loss of every step"
-        describe(loss_axis, title, "epoch", "loss of the batch", yscale="log")
-        title = "" if column else "Effective step"
-        describe(step_axis, title, "epoch", "η̃ ‖g̃‖", yscale="log")
-    axes[1, 0].legend(fontsize=9)
-    if len(jumps):
-        middle = jumps[len(jumps) // 2]
-        for axis in axes[:, 1]:
-            axis.set_xlim(middle - around, middle + around / 2)
+def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> Figure:
+    """Length of phase B over the shortest that weight decay allows, of every period, by ηλ."""
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for run in runs:
+        found = ratios(run)
+        x = np.full(len(found), run.config["lr_init"] * run.config["wd"])
+        axis.plot(x, found, "o", color=COLOURS[0], alpha=0.4, markersize=5)
+    axis.axhspan(1, 1.3, color=COLOURS[2], alpha=0.15)
+    axis.axhline(1, color="black", linewidth=0.8)
+    words = "steps of phase B · ηλ / ln(ρ_high / ρ_low)"
+    describe(axis, "Length of phase B without a fit", "ηλ", words, "log")
     return figure
 
 
-def equilibrium(epochs: np.ndarray, si_norm: np.ndarray, predicted: np.ndarray) -> Figure:
-    """The norm of every step beside the equilibrium of the gradients of the time."""
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    axis.plot(epochs, si_norm, color=COLOURS[0], linewidth=0.8, label="norm ρ")
-    axis.plot(epochs, predicted, color=COLOURS[1], linewidth=1.2, label="equilibrium ρ*")
-    describe(axis, "Norm in chaotic equilibrium", "epoch", "norm", yscale="log")
+def branches(run: Run, rows: Sequence[Mapping]) -> Figure:
+    """How many epochs branches take to destabilise, ρ free and held; never is at the top."""
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    longest = max(row["epochs"] for row in rows)
+    for key, words, colour, marker in (
+        ("free", "ρ free", COLOURS[0], "o"), ("held", "ρ held", COLOURS[3], "s"),
+    ):  # fmt: skip
+        took = np.array([row[key] - row["from"] for row in rows])
+        took = np.where(np.isfinite(took), took, 1.1 * longest)
+        axis.plot(np.arange(len(rows)), took, marker, color=colour, alpha=0.7, label=words)
+    axis.axhline(1.05 * longest, color="grey", linewidth=0.8)
+    axis.text(0, 1.07 * longest, "not within the time of phase B", fontsize=8, va="bottom")
+    axis.set_ylim(0, 1.2 * longest)
+    describe(axis, f"Branches in phase B, {label(run, [run])}", "branch", "epochs until C")
     axis.legend(fontsize=9)
     return figure
 
 
-def sharpness(run: Run, epochs: np.ndarray, values: np.ndarray) -> Figure:
-    """Training loss, sharpness on the sphere beside 2/η̃, and their ratio, by epoch."""
-    log = run.log()
-    jumps = find_jumps(log["epoch"], log["train_loss"])
-    rate = np.interp(epochs, log["epoch"], log["effective_lr"])
-    figure, axes = plt.subplots(3, 1, figsize=(9, 8), layout="constrained", sharex=True)
-    axes[0].plot(log["epoch"], log["train_loss"], color=COLOURS[0], linewidth=1)
-    axes[1].plot(log["epoch"], 2 / log["effective_lr"], color=COLOURS[3], label="2 / η̃")
-    axes[1].plot(epochs, values, "o-", color=COLOURS[2], markersize=3, label="sharpness")
-    axes[2].plot(epochs, rate * values, "o-", color=COLOURS[2], markersize=3)
-    axes[2].axhline(2, color=COLOURS[3], label="2")
-    for axis in axes:
-        for jump in jumps:
-            axis.axvline(jump, color="grey", linestyle="--", linewidth=0.7)
-    describe(axes[0], "Train loss", "", "cross-entropy", yscale="log")
-    title = "Leading Hessian eigenvalue on the unit sphere"
-    describe(axes[1], title, "", "sharpness", yscale="log")
-    title = "Effective learning rate times sharpness"
-    describe(axes[2], title, "epoch", "η̃ · sharpness", yscale="log")
-    axes[1].legend(fontsize=9)
+def forecast(rows: Sequence[Mapping]) -> Figure:
+    """The norm in chaotic equilibrium against its forecast from the sphere."""
+    figure, axis = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
+    x, y = ([row[key] for row in rows] for key in ("forecast", "norm"))
+    ends = np.array([min(x + y), max(x + y)])
+    axis.plot(ends, ends, color="black", linewidth=0.8)
+    axis.fill_between(ends, 0.9 * ends, 1.1 * ends, color=COLOURS[2], alpha=0.15)
+    axis.plot(x, y, "o", color=COLOURS[0], alpha=0.7)
+    describe(axis, "Norm in chaos", "forecast ρ* from the sphere", "median norm ρ", "log", "log")
+    return figure
+
+
+def same_rate(rows: Sequence[Mapping]) -> Figure:
+    """Loss and effective gradient of ordinary chaos over those on the sphere at the same η̃."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for key, colour, marker in (("loss", COLOURS[0], "o"), ("gradient", COLOURS[3], "s")):
+        x, y = ([row[name] for row in rows] for name in ("elr", key))
+        axis.plot(x, y, marker, color=colour, alpha=0.7, label=key)
+    axis.axhspan(1 / 1.5, 1.5, color=COLOURS[2], alpha=0.15)
+    describe(axis, "Ordinary chaos over the sphere", "median η̃", "ratio", "log", "log")
+    axis.legend(fontsize=9)
+    return figure
+
+
+def angles(runs: Sequence[Run]) -> Figure:
+    """Angle of every step beside the angle in equilibrium, of several runs, a panel each."""
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(4.5 * len(runs), 3.6), layout="constrained", squeeze=False
+    )
+    for axis, run in zip(axes[0], runs, strict=True):
+        trace = run.trace()
+        angle = np.sqrt(2 * trace["one_minus_cosine"])
+        axis.plot(trace["epoch"], angle, color=COLOURS[0], linewidth=0.5)
+        axis.axhline(equilibrium_angle(run), color=COLOURS[3], label="theory")
+        title = f"{run.config['optimizer']}, {label(run, runs)}"
+        describe(axis, title, "epoch", "angle of a step", yscale="log")
+        axis.legend(fontsize=9)
     return figure

@@ -63,14 +63,3 @@ def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) ->
     losses = [toy.descend(elr, 10_000, alpha, runs=256).mean(0) for elr in elrs]
     regimes = [find_regime(loss, loss / random_level) for loss in losses]
     return regime_diagram(elrs, regimes, random_level, toy.stability_bound(alpha))
-
-
-def boundary(runs: Sequence[Run], rates: np.ndarray) -> Figure:
-    """The regime diagram of runs on the sphere, with effective rates before jumps marked."""
-    figure = diagram_of_runs(runs)
-    axis = figure.axes[0]
-    words = "η̃ before the jumps of ordinary training"
-    height = np.full(len(rates), axis.get_ylim()[0] * 1.3)
-    axis.plot(rates, height, "|", color="black", markersize=14, label=words)
-    axis.legend(fontsize=9, loc="upper left")
-    return figure

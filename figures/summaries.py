@@ -6,13 +6,16 @@ import numpy as np
 
 from runs import Run
 from theory.dynamics import effective_gradient_norm, effective_lr
-from theory.jumps import Periods, find_periods
+from theory.periods import Periods, find_periods
 from theory.regimes import Regime, find_regime
 
 NO_RUNS = (
     "There are no measured runs in {root} yet. `make demo` makes some in a few minutes on a CPU; "
     "`python run_train_and_test.py` trains the setting at the top of that file."
 )
+
+
+BETA1 = 0.9  # of Adam and AdamW
 
 
 def on_sphere(runs: Sequence[Run]) -> bool:
@@ -55,12 +58,63 @@ def curves(run: Run) -> dict[str, np.ndarray]:
 
 
 def periods_of(run: Run) -> Periods:
-    """Jumps of a run's training loss: from its log, where there is one, which has every epoch."""
-    log = run.log()
+    """Periods of a run in epochs: from its log, where there is one, which has every epoch."""
+    log, found = run.log(), curves(run)
     if log:
-        return find_periods(log["epoch"], log["train_loss"])
-    found = curves(run)
-    return find_periods(found.get("epochs", []), found.get("train loss", []))
+        return find_periods(log["epoch"], log["train_loss"], log["si_norm"])
+    if "train loss" not in found or "si norm" not in found:
+        return Periods()
+    return find_periods(found["epochs"], found["train loss"], found["si norm"])
+
+
+def regularity(found: Periods) -> str:
+    """Number of periods and coefficient of variation of their lengths: '6 periods, CV 0.17'."""
+    words = f"{len(found)} period{'' if len(found) == 1 else 's'}"
+    return words + (f", CV {found.cv:.2f}" if np.isfinite(found.cv) else "")
+
+
+def e_fold(run: Run) -> float:
+    """Epochs in which weight decay alone shrinks ρ to 1/e: 1/(ηλ) steps, and with momentum α,
+    which multiplies the rate by 1/(1 - α), (1 - α)/(ηλ). 0 for Adam, whose coupled decay is part
+    of the normalised gradient."""
+    config = run.config
+    if config["optimizer"] == "adam":
+        return 0.0
+    rate = run.base_lr * config["wd"] * run.steps_per_epoch
+    kept = 1 - (config["momentum"] or 0) if config["optimizer"] == "sgd" else 1.0
+    return kept / rate if rate > 0 else float("inf")
+
+
+def dead_layer(run: Run) -> str | None:
+    """A scale-invariant weight that has no gradient: its norm falls as by weight decay alone.
+
+    Judged by the second half of the run, where that is at least one e-fold long; the weight's name,
+    or None.
+    """
+    arrays, span = run.metrics("train-tm-prebn"), e_fold(run)
+    epochs = arrays.get("report_epochs", np.array([]))
+    late = epochs >= run.config["epochs"] / 2
+    if span == 0 or late.sum() < 2 or np.ptp(epochs[late]) < span:
+        return None
+    folds = np.ptp(epochs[late]) / span
+    for name, norms in arrays.items():
+        if name.endswith(".weight_norm"):
+            fall = np.log(norms[late][0] / norms[late][-1])
+            if abs(fall / folds - 1) < 0.01:
+                return name.removesuffix("_norm")
+    return None
+
+
+def equilibrium_angle(run: Run) -> float:
+    """RMS angle of a step of the scale-invariant weights in equilibrium, in radians.
+
+    sqrt(2ηλ/(1 + α)) for SGD with momentum α, and sqrt(2ηλ (1 - β₁)/(1 + β₁)) for AdamW (Kosson,
+    Messmer, Jaggi, Rotational Equilibrium, arXiv 2305.17212, table 1).
+    """
+    product = run.base_lr * run.config["wd"]
+    if run.config["optimizer"] == "adamw":
+        return float(np.sqrt(2 * product * (1 - BETA1) / (1 + BETA1)))
+    return float(np.sqrt(2 * product / (1 + (run.config["momentum"] or 0))))
 
 
 def regime(run: Run) -> Regime:
@@ -71,13 +125,17 @@ def regime(run: Run) -> Regime:
 
 
 def summary_row(run: Run) -> dict[str, float]:
-    """One run in a few numbers: its rates, jumps, mean period (epochs), best test error (%)."""
+    """One run in a few numbers: rates, periods, their mean length (epochs) and its CV, best error.
+
+    The best test error is in %.
+    """
     found, periods = curves(run), periods_of(run)
     errors = found.get("test error", np.array([np.nan]))
     return {
         "lr": run.config["lr_init"],
         "wd": run.config["wd"],
-        "jumps": len(periods.jumps),
+        "periods": len(periods),
         "mean period": periods.mean,
+        "cv": periods.cv,
         "best test error": float(np.nanmin(errors)) if np.isfinite(errors).any() else np.nan,
     }

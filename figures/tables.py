@@ -1,6 +1,5 @@
-"""Runs, their periods and claims as text."""
+"""Runs, their periods and the claims as text."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from tabulate import tabulate
 
 from figures.summaries import curves, on_sphere, periods_of, regime, summary_row
 from runs import Run
-from theory.jumps import Periods
-from utils import plural
 
 
 def regime_table(runs: Sequence[Run]) -> str:
@@ -28,20 +25,23 @@ def regime_table(runs: Sequence[Run]) -> str:
 
 
 def period_table(run: Run) -> str:
-    """Every period of a run as text: the jump that ends it, and its lowest training loss among the
-    measured checkpoints, with the test error and the norm there."""
-    found, jumps = curves(run), periods_of(run).jumps
+    """Every period of a run as text: when ρ turns, and the lowest training loss among the measured
+    checkpoints before, with the test error and the norm there."""
+    found, periods = curves(run), periods_of(run)
     loss, error, norm = (
         dict(zip(found.get(f"{kind}epochs", ()), found.get(name, ()), strict=True))
         for kind, name in (("", "train loss"), ("test ", "test error"), ("si ", "si norm"))
     )
-    rows = []
-    for low in Periods(np.append(jumps, np.inf)).minima([*loss], [*loss.values()]):
-        end = [f"{jump:g}" for jump in jumps if jump > low]
-        at = (loss[low], error.get(low, np.nan), norm.get(low, np.nan))
-        rows.append([(end or ["no jump yet"])[0], low, *at])
-    headers = ("ends with the jump at", "lowest at epoch", "train loss", "test error, %", "ρ")
-    forms = ("", "g", ".2g", ".2f", ".2f")
+    rows, begin = [], -np.inf
+    for period in periods.cycles:
+        inside = [epoch for epoch in loss if begin < epoch <= period.turn]
+        if inside:
+            low = min(inside, key=loss.get)
+            at = (low, loss[low], error.get(low, np.nan), norm.get(low, np.nan))
+            rows.append([f"{period.turn:g}", "jump" if period.is_jump else "smooth", *at])
+        begin = period.high
+    headers = ("turns at", "rise", "lowest at epoch", "train loss", "test error, %", "ρ")
+    forms = ("", "", "g", ".2g", ".2f", ".2f")
     return tabulate(rows, headers, floatfmt=forms, stralign="right")
 
 
@@ -49,7 +49,8 @@ def table(runs: Sequence[Run]) -> str:
     """The summaries of several runs as text."""
     if on_sphere(runs):
         return regime_table(runs)
-    formats = {"lr": "g", "wd": "g", "jumps": "d", "mean period": ".1f", "best test error": ".2f"}
+    formats = {"lr": "g", "wd": "g", "periods": "d", "mean period": ".1f", "cv": ".2f",
+               "best test error": ".2f"}  # fmt: skip
     rows = [
         ["none" if value != value else format(value, formats[key]) for key, value in row.items()]
         for row in map(summary_row, runs)
@@ -57,20 +58,17 @@ def table(runs: Sequence[Run]) -> str:
     headers = (
         "learning rate",
         "weight decay",
-        "jumps",
-        "mean period, epochs",
+        "periods",
+        "mean length, epochs",
+        "CV",
         "best test error, %",
     )
     return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
 
 
-def claim(key: str, folder: str | Path = "results/claims") -> str:
-    """What claims.py found for one claim, from the claims.json in a folder, as text."""
-    path = Path(folder) / "claims.json"
+def claims(folder: str | Path = "results/claims") -> str:
+    """The table of the claims in a folder, as Markdown."""
+    path = Path(folder) / "claims.md"
     if not path.exists():
-        return f"There is no {path} yet: `make claims` measures all claims in a quick setting."
-    record = json.loads(path.read_text())
-    found = record["claims"][key]
-    verdict = "holds" if found["holds"] else "does not hold"
-    trials = plural(record["trials"], "trial")
-    return f"{found['measured']}\n\n{verdict} ({record['scale']} setting, {trials})"
+        return f"There is no {path} yet: `make claims` measures some of them in a quick setting."
+    return path.read_text()

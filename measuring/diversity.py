@@ -19,7 +19,7 @@ import runs
 from data import ImageSet
 from measuring import meter
 from measuring.distance import cosine
-from measuring.rebuild import rebuild
+from measuring.rebuild import rebuild, renew_statistics
 from options import Option, Parser, integer
 from runs import checkpoints
 from utils import UserError, user_errors
@@ -46,6 +46,8 @@ def accuracy(p: torch.Tensor, images: ImageSet) -> float:
 def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[str, np.ndarray]:
     """Compare an anchor checkpoint with the later ones of its run, and an independent run's.
 
+    Statistics of batch normalisation are estimated anew for every checkpoint.
+
     Returns
     -------
     report_epochs : (n,) of the run's whole-epoch checkpoints from the anchor on.
@@ -61,20 +63,23 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
         config = runs.read_config(folder)
     except FileNotFoundError:
         raise UserError(f"{folder} has no {runs.CONFIG}: --models_dir is DIR/trial_<t>") from None
-    model, _, images = rebuild(config)
+    model, train_images, images = rebuild(config)
     names = list(models.si_parameters(model))
+
+    def of(content: dict, path: Path) -> torch.Tensor:
+        checkpoints.load_weights(model, content, path)
+        renew_statistics(model, train_images, config["batch_size"])
+        return probabilities(model, images)
 
     def states(where: Path):
         for (epoch, step), path in runs.checkpoints_in(where).items():
             if not step and epoch >= anchor:
                 content = checkpoints.load(path)
-                checkpoints.load_weights(model, content, path)
-                yield epoch, content["state_dict"], probabilities(model, images)
+                yield epoch, content["state_dict"], of(content, path)
 
     anchor_path = runs.checkpoint_path(folder, anchor)
     anchor_state = checkpoints.load(anchor_path)["state_dict"]
-    checkpoints.load_weights(model, {"state_dict": anchor_state}, anchor_path)
-    anchor_p = probabilities(model, images)
+    anchor_p = of({"state_dict": anchor_state}, anchor_path)
     found = {}
     for prefix, where in (("", folder), ("independent_", independent)):
         if where is None:
@@ -92,6 +97,27 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
             for name, column in zip(columns, zip(*rows, strict=True), strict=True)
         }
     return found
+
+
+def turning(folder: Path) -> dict[str, np.ndarray]:
+    """How far the SI weights turn from each whole-epoch checkpoint of a run to the next.
+
+    Returns
+    -------
+    from, to : (n,) epochs of the two checkpoints.
+    angle : (n,) between their SI weights, in radians.
+    """
+    model, _, _ = rebuild(runs.read_config(folder))
+    names, before, rows = list(models.si_parameters(model)), None, []
+    for (epoch, step), path in runs.checkpoints_in(folder).items():
+        if step:
+            continue
+        state = checkpoints.load(path)["state_dict"]
+        if before is not None:
+            cosine = min(si_cosine(before[1], state, names), 1.0)
+            rows.append((before[0], epoch, np.arccos(cosine)))
+        before = epoch, state
+    return dict(zip(("from", "to", "angle"), np.array(rows).reshape(-1, 3).T, strict=True))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import update_bn
 
 import data
 import models
@@ -36,3 +37,12 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
         norm=config["norm"],
     )
     return model.to(device, memory_format=layout), train_images, test_images
+
+
+def renew_statistics(model: torch.nn.Module, images: data.ImageSet, batch_size: int) -> None:
+    """Estimate the running statistics of batch normalisation anew, on these training images.
+
+    Those that a run leaves are averages over the steps before, in which the weights were others:
+    right after a destabilisation, or at the end of a fast fall, they do not fit the weights.
+    """
+    update_bn(images.batches(batch_size), model, images.images.device)

@@ -23,6 +23,11 @@ class Run:
         """The learning rate before the schedule (on the sphere it follows from the ELR)."""
         return self.config.get("base_lr", self.config["lr_init"])
 
+    @property
+    def steps_per_epoch(self) -> int:
+        config = self.config
+        return 1 if config["fbgd"] else -(-config["train_images"] // config["batch_size"])
+
     def log(self) -> dict[str, np.ndarray]:
         """The columns of log.csv, an array over the epochs each; NaN for what was not measured.
 

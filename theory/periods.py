@@ -22,7 +22,7 @@ SHARP = 0.1  # of phase B: a shorter phase C is a jump
 # What tells a period from the swings of noise, in an orderly one:
 RESOLVED = 5  # records in the fall of ρ
 WAVERING = 0.3  # of the fall of ln ρ, which the rises within it may add up to
-LATE = 1 / 2  # of the time of the fall, after which the loss has its minimum
+LATE = 0.4  # of the time of the fall, after which the loss has its minimum
 ORDERLY = 3 / 4  # of the periods of a periodic run
 ENOUGH = 4  # periods, for a run to be periodic
 LARGEST_CV = 0.5  # of the lengths of periods
@@ -60,8 +60,8 @@ class Period:
     def is_orderly(self) -> bool:
         """Whether weight decay dominates while ρ falls, and the loss falls with it.
 
-        The fall is resolved, it wavers by at most 0.3 of itself, and the loss is lowest in its
-        second half. Swings of noise are seldom so, whatever their size.
+        The fall is resolved, it wavers by at most 0.3 of itself, and the loss is not lowest
+        early in it. Swings of noise are seldom so, whatever their size.
         """
         late = self.low - self.start >= LATE * (self.turn - self.start)
         return late and self.records >= RESOLVED and self.wavering <= WAVERING
@@ -250,9 +250,9 @@ def chance_cv(lengths: int) -> float:
     """What the CV of so many lengths between independent events falls below in 5 % of draws.
 
     1 - 1.38 / √n for a Poisson process (fitted to draws of 3 to 20 lengths, within 0.01), times
-    0.65: ρ has to fall by 10 % before it can turn again, which keeps a distance between events.
+    0.6: ρ has to fall by 10 % before it can turn again, which keeps a distance between events.
     """
-    return 0.65 * (1 - 1.38 / math.sqrt(lengths))
+    return 0.6 * (1 - 1.38 / math.sqrt(lengths))
 
 
 def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike) -> Periods:

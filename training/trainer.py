@@ -23,8 +23,8 @@ class Recipe:
     Attributes
     ----------
     lr, wd : learning rate η before the schedule, and weight decay λ, coupled: it is added to the
-        gradient. On the sphere λ acts on the other weights alone.
-    optimizer, momentum : "sgd" with this momentum, or "adam".
+        gradient (decoupled with "adamw"). On the sphere λ acts on the other weights alone.
+    optimizer, momentum : "sgd" with this momentum, "adam" or "adamw".
     other_lr : constant learning rate of the weights that are not scale invariant (SI); None: as
         the SI weights.
     elr : effective learning rate of training on the sphere (P2); None: ordinary training.
@@ -105,7 +105,7 @@ class Trainer:
         self.step = Captured(step, device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """SGD or Adam with coupled weight decay (added to the gradient), in up to two groups.
+        """SGD or Adam with coupled weight decay, or AdamW with decoupled, in up to two groups.
 
         Alike, all weights are one group. With a rate of their own for the others the first group
         holds the SI weights and follows the schedule, and the second all others. On the sphere
@@ -125,8 +125,10 @@ class Trainer:
                 groups[0]["weight_decay"] = 0.0
         self.scheduled = 1 if own_rate else len(groups)  # groups that follow the schedule
         shared = {"weight_decay": recipe.wd, "fused": True}
-        if recipe.optimizer == "adam":
-            return torch.optim.Adam(groups, capturable=self.device.type == "cuda", **shared)
+        adaptive = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        if recipe.optimizer in adaptive:
+            make = adaptive[recipe.optimizer]
+            return make(groups, capturable=self.device.type == "cuda", **shared)
         return torch.optim.SGD(groups, momentum=recipe.momentum, **shared)
 
     def _rate(self) -> float | torch.Tensor:

@@ -1,0 +1,87 @@
+"""Networks at minima: their loss, test error and norm, measured from the checkpoint.
+
+    python -m measuring.minima results/minima
+
+Measures every checkpoint of a folder, whose run's config.json lies beside it, and compares with the
+numbers in its minima.json, where that is; --write replaces them.
+"""
+
+import json
+from pathlib import Path
+
+import models
+import runs
+from data import ImageSet
+from measuring.diversity import accuracy, probabilities
+from measuring.meter import Meter, Wanted, parameter_names
+from measuring.rebuild import rebuild, renew_statistics
+from options import Option, Parser
+from runs import checkpoints
+from utils import UserError, user_errors, write_atomically
+
+RECORD = "minima.json"
+TOLERANCE = 0.02  # relative: other machines round otherwise
+OPTIONS = (
+    Option("--folder", str, "results/minima", "folders with config.json and checkpoints below it"),
+    Option("--write", None, False, "write the numbers down instead of comparing them"),
+)
+
+
+def measure(folder: Path, path: Path) -> dict[str, float]:
+    """One checkpoint of the run in a folder.
+
+    Returns
+    -------
+    loss : training loss with batch statistics, as in train-tm.npz.
+    error : test error, a fraction, with the statistics of batch normalisation estimated anew.
+    si_norm : norm ρ of the scale-invariant weights.
+    """
+    config = runs.read_config(folder)
+    model, train_images, test_images = rebuild(config)
+    checkpoints.load_weights(model, checkpoints.load(path), path)
+    si_norm = models.norm(models.split_parameters(model)[0]).item()
+    loss = training_loss(model, train_images, config["batch_size"])
+    renew_statistics(model, train_images, config["batch_size"])
+    error = 1 - accuracy(probabilities(model, test_images), test_images)
+    return {"loss": loss, "error": error, "si_norm": si_norm}
+
+
+def training_loss(model, images: ImageSet, batch_size: int) -> float:
+    """Loss on the training images, each batch with its own statistics."""
+    scopes = {"si": parameter_names(model, True)}
+    meter = Meter(model, images, Wanted(eval_model=True), train_mode=True, batch_size=batch_size,
+                  scopes=scopes)  # fmt: skip
+    return float(meter.measure()["si"]["loss"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(OPTIONS, prog="measuring.minima", description=__doc__.split("\n")[0])
+    options = parser.parse_args(argv)
+    root = Path(options.folder)
+    found = {
+        path.relative_to(root).as_posix(): measure(path.parent, path)
+        for path in sorted(root.rglob("checkpoint-*.pt"))
+    }
+    if not found:
+        raise UserError(f"there is no checkpoint below {root}")
+    for name, numbers in found.items():
+        print(name, " ".join(f"{key} {value:.5g}" for key, value in numbers.items()))
+    if options.write:
+        write_atomically(root / RECORD, (json.dumps(found, indent=1) + "\n").encode())
+        return
+    compare(found, json.loads((root / RECORD).read_text()))
+    print(f"as in {root / RECORD}")
+
+
+def compare(found: dict[str, dict[str, float]], written: dict[str, dict[str, float]]) -> None:
+    """Raises UserError where a measured number is not the written one, within 2 %."""
+    for name, numbers in written.items():
+        for key, value in numbers.items():
+            now = found.get(name, {}).get(key, float("nan"))
+            if not abs(now - value) <= TOLERANCE * abs(value):
+                raise UserError(f"{name}: {key} is {now:.5g}, written down is {value:.5g}")
+
+
+if __name__ == "__main__":
+    with user_errors("measuring.minima"):
+        main()
