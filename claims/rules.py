@@ -27,7 +27,7 @@ def trend(values: Sequence[float]) -> float:
 
 def has_no_trend(values: Sequence[float]) -> bool:
     """Whether Kendall's τ is compatible with none, at a level of 5 %."""
-    return bool(kendalltau(np.arange(len(values)), values).pvalue >= SIGNIFICANT)
+    return not kendalltau(np.arange(len(values)), values).pvalue < SIGNIFICANT  # NaN if constant
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def wide_range(
 
 def the_norm_is_the_cause(free: Sequence[bool], held: Sequence[bool]) -> bool:
     """Of branches in phase B: the free ones destabilise in time in >= 90 %, the held in <= 10 %."""
-    return np.mean(free) >= SHARE and np.mean(held) <= 1 - SHARE
+    return np.mean(free) >= SHARE and np.mean(np.logical_not(held)) >= SHARE
 
 
 def proportional(interval: tuple[float, float]) -> bool:

@@ -1,24 +1,121 @@
-"""The claims hold for runs that behave as the papers say, and not for others."""
+"""A rule says yes just inside its bounds and no just outside, and runs are measured as they are."""
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 
-import experiments
 import figures
 import runs
 from claims import __main__ as command
-from claims import finding, mechanism, minima, periodic, sphere, table
+from claims import branches, mechanism, minima, periodic, rules, second_regime, sphere, table
+from claims.finding import Claim, Finding, NotMeasurable
+from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from measuring import diversity
-from theory.dynamics import next_norm, step_cosine
+from theory.dynamics import next_norm
+from utils import UserError
+
+# --- rules: findings just inside and just outside ---
+
+YES = [[True] * 5] * 3
+RANGE = {"values": (1, 3, 10), "periodic": YES, "at_smallest": [0] * 5, "at_largest": [False] * 5,
+         "error": [0.05, 0.8], "trends": [0.19, -0.19]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change, holds",
+    [
+        ({}, True),
+        ({"values": (1, 3, 9.9)}, False),
+        ({"periodic": [[True] * 5, [True] * 4 + [False]]}, False),
+        ({"periodic": [[]]}, False),
+        ({"at_smallest": [0, 1]}, False),
+        ({"at_largest": [False, True]}, False),
+        ({"error": [0.04]}, False),
+        ({"error": [0.81]}, False),
+        ({"trends": [0.21]}, False),
+        ({"trends": [-0.21]}, False),
+    ],
+)
+def test_range(change, holds):
+    assert rules.wide_range(**{**RANGE, **change}) == holds
+
+
+def share(yes, of=100):
+    return [True] * yes + [False] * (of - yes)
+
+
+RATIOS = [1.0] * 45 + [1.3] * 45
+LEVELS = [[1, 2, 3, 4]] * 2
+NAMES = [["convergence", *["chaotic equilibrium"] * 4, "divergence"]] * 2
+STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
+
+
+@pytest.mark.parametrize(
+    "rule, inside, outside",
+    [
+        (rules.the_norm_is_the_cause, (share(90), share(10)), (share(89), share(10))),
+        (rules.the_norm_is_the_cause, (share(100), share(0)), (share(100), share(11))),
+        (rules.proportional, ((0.86, 1.14),), ((0.84, 1.0),)),
+        (rules.proportional, ((0.86, 1.14),), ((1.0, 1.16),)),
+        (rules.proportional, ((0.86, 1.14),), ((math.nan, math.nan),)),
+        (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [1.4] * 11,)),
+        (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [0.99] * 11,)),
+        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.51, [1, 1])),
+        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.49, [1, 0.99])),
+        (rules.consistent, (*STEADY, 0.1, [1]), (np.arange(6), *STEADY[1:], 0.1, [1])),
+        (rules.consistent, (*STEADY, 0.1, [1]), (*STEADY[:2], np.arange(6), 0.1, [1])),
+        (rules.forecast, ([0.91, 1.09],), ([0.91, 1.11],)),
+        (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 2], [1, 2], [0.7])),
+        (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 3], [1, 2], [0.69])),
+        (rules.improve, ([[3, 2, 1]] * 4 + [[1, 2, 3]],), ([[3, 2, 1]] * 3 + [[1, 2, 3]] * 2,)),
+        (rules.postponed, ([1] * 10, [2] * 9 + [1]), ([1] * 10, [2] * 8 + [1] * 2)),
+        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, LEVELS, [[True, False]])),
+        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, [[1, 2, 4, 3]], [[True]])),
+        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, [[1, 2, 3]], [[True]])),
+        (rules.three_regimes, (NAMES, LEVELS, [[True]]), ([NAMES[0][1:]], LEVELS, [[True]])),
+        (rules.three_regimes, (NAMES, LEVELS, [[True]]), ([NAMES[0][::-1]], LEVELS, [[True]])),
+        (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.51], [0.68])),
+        (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.49], [0.66])),
+        (rules.better_with_the_rate, ([[3, 2, 1]], [[3, 2, 1]]), ([[3, 1, 2]], [[3, 2, 1]])),
+        (rules.better_with_the_rate, ([[3, 2, 1]], [[3, 2, 1]]), ([[3, 2, 1]], [[1, 2, 3]])),
+        (rules.better_optima, ([1, 2], [2, 3]), ([1, 3], [2, 3])),
+        (rules.toy_regimes, (2 / 7, 0.285, NAMES[0], {1: 1.27, 1000: 1.75}),
+         (0.28, 0.285, NAMES[0], {1: 1.27, 1000: 1.75})),
+        (rules.toy_regimes, (2 / 7, 2 / 7, NAMES[0], {1: 1.28, 1000: 1.75}),
+         (2 / 7, 2 / 7, NAMES[0], {1: 1.31, 1000: 1.75})),
+    ],
+)  # fmt: skip
+def test_rules(rule, inside, outside):
+    assert rule(*inside) and not rule(*outside)
+
+
+def test_equilibria():
+    rng = np.random.RandomState(0)
+    assert rules.is_equilibrium(np.exp(rng.normal(0, 0.5, 400)))
+    assert not rules.is_equilibrium(np.exp(rng.normal(0, 0.9, 400)))  # wider than a factor 5
+    assert not rules.is_equilibrium(np.exp(rng.normal(0, 0.1, 400) - np.arange(400) / 400))
+
+
+def test_intervals_cover_what_they_should():
+    rng = np.random.RandomState(0)
+    means = [rules.mean_interval(rng.normal(1, 0.3, 5)) for _ in range(400)]
+    assert 370 <= sum(low < 1 < high for low, high in means) <= 390
+    medians = [rules.median_interval(rng.exponential(1, 40)) for _ in range(60)]
+    assert 51 <= sum(low < math.log(2) < high for low, high in medians) <= 60
+    assert rules.median_interval([2.0, 2.0]) == (2, 2) and math.isnan(rules.mean_interval([1])[0])
+
+
+# --- measuring ---
 
 CONFIG = {
-    "lr_init": 0.1, "wd": 0.01, "trial": 0, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
+    "lr_init": 0.1, "wd": 0.04, "trial": 10, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
     "momentum": 0.0, "noaug": True, "noninvlr": 0.0, "num_classes": 10, "fix_elr": False,
-    "resume_epoch": None, "model": "ConvNetSI",
+    "resume_epoch": None, "model": "ConvNetSI", "optimizer": "sgd", "fbgd": False, "elr": None,
+    "train_images": 512, "batch_size": 128, "epochs": 600, "norm": "batch",
 }  # fmt: skip
 
 
@@ -30,216 +127,235 @@ def closed():
 
 @pytest.fixture
 def make(tmp_path):
-    """Write a run with a given training loss by epoch; its other columns follow or are given."""
+    """Write a run with a given training loss and norm by epoch; its other columns follow."""
     number = itertools.count()
 
-    def run(loss, config=None, line=None, **columns):
+    def run(loss, rho, config=None, line=None, **columns):
         count = next(number)
         folder = tmp_path / (line or f"line_{count}") / f"trial_{count}"
         folder.mkdir(parents=True)
-        config = {**CONFIG, **(config or {})}
+        config = {**CONFIG, "epochs": len(loss), **(config or {})}
         runs.write_config(folder, config)
         n = len(loss)
-        table = {"epoch": np.arange(1, n + 1), "train_loss": loss, "test_acc": np.full(n, 0.9),
-                 "si_norm": np.ones(n), "effective_lr": np.full(n, 0.01), **columns}  # fmt: skip
-        rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values())]  # noqa: B905
+        columns = {"epoch": np.arange(1, n + 1), "train_loss": loss, "si_norm": rho,
+                   "train_acc": np.full(n, 0.5), "test_acc": np.full(n, 0.9),
+                   "effective_lr": 0.1 / np.asarray(rho) ** 2, **columns}  # fmt: skip
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
         runs.write_log(folder, rows)
         return runs.Run(folder, runs.read_config(folder))
 
     return run
 
 
-def saw(period, length=300, seed=0):
-    """A loss that glides down and jumps every `period` epochs (never for None)."""
-    noise = np.random.RandomState(seed).normal(0, 0.05, length)
-    since = np.arange(length) if period is None else np.arange(length) % period
-    return 10 ** (-1.5 * since / (period or length) + noise)
+def saw(period, length=600, decay=0.016, slower=1.1):
+    """Loss and norm that fall for a period, by weight decay of so much an epoch, and jump."""
+    since = np.arange(length) % period
+    noise = np.random.RandomState(0).normal(0, 0.05, length)
+    return 10 ** (-1.5 * since / period + noise), 3 * np.exp(-decay / slower * since)
 
 
-def chaos(length=300, level=2.0):
-    return level * np.exp(np.random.RandomState(1).normal(0, 0.4, length))
+def chaos(length=600, level=2.0):
+    rng = np.random.RandomState(1)
+    return level * np.exp(rng.normal(0, 0.2, length)), 3 + rng.normal(0, 0.05, length)
 
 
-def test_range(make):
-    rates = (0.001, 0.1, 0.2, 9.0)
-
-    def found(*losses):
-        return periodic.periods_in_a_range(
-            [make(loss, {"lr_init": lr}) for loss, lr in zip(losses, rates, strict=True)]
-        )
-
-    assert found(saw(None), saw(60), saw(30), chaos()).holds
-    assert not found(saw(50), saw(60), saw(30), chaos()).holds  # the smallest has periods too
-    assert not found(saw(None), saw(None), saw(30), chaos()).holds
-    assert not found(saw(None), saw(60), saw(30), saw(None)).holds  # the largest converges
+def falling(length=600):
+    return 10 ** (-np.arange(length) / length), np.full(length, 3.0)
 
 
-def test_fixed_norm(make):
-    held = {"fix_si_pnorm": True, "fix_si_pnorm_value": 3.0}
-    assert periodic.fixed_norm([make(saw(50)), make(saw(None), held), make(chaos(), held)]).holds
-    assert not periodic.fixed_norm([make(saw(50)), make(saw(70), held)]).holds
-    assert not periodic.fixed_norm([make(saw(None)), make(saw(None), held)]).holds
+def test_has_periods(make):
+    good = [make(*saw(50), line="a"), make(*saw(40), line="a"), make(*saw(70), line="b")]
+    found = periodic.full_batch(good)
+    assert found.holds and "periods, CV 0.0" in found.measured
+    assert not periodic.adam([*good, make(*falling(), line="b")]).holds
+    assert not periodic.adam([*good, make(*saw(170), line="b")]).holds  # three, not four
 
 
-def test_too_few_jumps_are_said_to_be_too_few(make, monkeypatch):
-    for measure, found in ((periodic.frequency, [[make(saw(None))] * 2] * 2),
-                           (minima.different_minima, [[make(saw(None)), make(saw(None))]]),
-                           (minima.first_minima_improve, [[make(saw(None))]])):  # fmt: skip
-        with pytest.raises(finding.NotMeasurable):
-            measure(*found)
+def test_dead_networks_are_named(make):
+    run = make(*falling(), line="dead")
+    epochs = np.arange(0, 601, 10)
+    norms = {"a.weight_norm": np.exp(-0.016 * epochs), "b.weight_norm": np.ones(61)}
+    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
+    assert figures.dead_layer(run) == "a.weight"
+    assert "dead network: trial 10" in periodic.norms([run]).measured
+    norms["a.weight_norm"] = np.exp(-0.015 * epochs)
+    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
+    assert figures.dead_layer(run) is None
 
 
-@pytest.mark.parametrize("exponent, holds", [(1.0, True), (0.5, False), (1.5, False)])
+def test_e_fold(make):
+    assert figures.e_fold(make(*falling())) == pytest.approx(1 / 0.016)
+    assert figures.e_fold(make(*falling(), {"momentum": 0.9})) == pytest.approx(0.1 / 0.016)
+    assert figures.e_fold(make(*falling(), {"fbgd": True})) == pytest.approx(1 / 0.004)
+    assert figures.e_fold(make(*falling(), {"optimizer": "adam"})) == 0
+
+
+def sweep(make, key, exponent, slower=1.1):
+    """Five rates over a decade, in two trials each, with a frequency ~ rate**exponent."""
+    for factor, trial in itertools.product((1, 1.8, 3, 5.6, 10), (10, 11)):
+        period, decay = round(200 * factor**-exponent), 0.016 * factor / 4
+        config = {key: CONFIG[key] * factor / 4, "trial": trial, "epochs": 8 * period}
+        yield make(*saw(period, 8 * period, decay, slower), config, f"{key}_{factor}")
+
+
+def ends(make):
+    return [make(*falling(), {"lr_init": 1e-4}), make(*chaos(), {"lr_init": 9.0})]
+
+
+def test_periods_in_a_range(make):
+    lrs, wds = ([*sweep(make, key, 1.0)] for key in ("lr_init", "wd"))
+    assert periodic.periods_in_a_range([*lrs, *ends(make)], wds).holds
+    assert not periodic.periods_in_a_range([*lrs, *ends(make)], wds[4:]).holds  # no decade
+    low, high = ends(make)
+    assert not periodic.periods_in_a_range([*lrs, low, make(*saw(50), {"lr_init": 9.0})], wds).holds
+    assert not periodic.periods_in_a_range(
+        [*lrs, make(*saw(50), {"lr_init": 1e-4}), high], wds
+    ).holds
+
+
+@pytest.mark.parametrize("exponent, holds", [(1.0, True), (0.7, False)])
 def test_frequency(make, exponent, holds):
-    def sweep(key):
-        values = CONFIG[key] * np.array([1, 1.5, 2, 3, 5])
-        return [
-            make(saw(round(100 * (CONFIG[key] / v) ** exponent), 900), {key: v}) for v in values
-        ]
-
-    found = periodic.frequency(sweep("lr_init"), sweep("wd"))
+    lrs, wds = ([*sweep(make, key, exponent)] for key in ("lr_init", "wd"))
+    found = periodic.frequency([*lrs, *ends(make)], wds)
+    assert found.numbers["η varied"]["exponents"] == pytest.approx([exponent] * 2, abs=0.05)
     assert found.holds == holds
-    assert found.numbers["η varied"]["exponent"] == pytest.approx(exponent, abs=0.05)
+    with pytest.raises(NotMeasurable):
+        periodic.frequency([*lrs[:4], *ends(make)], wds)
 
 
-def traced(run, step, cosine=None):
-    """Give a run a trace of 4 steps an epoch with effective steps η̃‖g̃‖."""
-    lr, wd = run.config["lr_init"], run.config["wd"]
-    turned = 1 - step_cosine(step, lr, wd) if cosine is None else cosine
-    for epoch in range(len(step) // 4):
-        part = slice(4 * epoch, 4 * epoch + 4)
-        columns = {"loss": np.ones(4), "si_norm": np.ones(4), "gradient_norm": step[part] / lr,
-                   "one_minus_cosine": turned[part], "lr": lr}  # fmt: skip
-        runs.write_trace(run.folder, epoch, columns)
+@pytest.mark.parametrize("slower, holds", [(1.1, True), (1.5, False)])
+def test_length(make, slower, holds):
+    lrs, wds = ([*sweep(make, key, 1.0, slower)] for key in ("lr_init", "wd"))
+    found = periodic.length([*lrs, *ends(make)], wds)
+    assert found.holds == holds
+    assert np.median(np.concatenate([*found.numbers.values()])) == pytest.approx(slower, rel=0.03)
+
+
+def trace_of(run, columns, steps=4):
+    for epoch in range(len(columns["loss"]) // steps):
+        part = slice(steps * epoch, steps * (epoch + 1))
+        row = {name: values[part] for name, values in columns.items()}
+        runs.write_trace(run.folder, epoch, {**row, "lr": run.config["lr_init"]})
+
+
+def chaotic(make, rho_factor=1.0, loss=2.0, **config):
+    """A run whose norm is that of the equilibrium of its gradients, times a factor."""
+    config = {"lr_init": 1.0, "wd": 0.03, **config}
+    run = make(*chaos(150), config)
+    rng, rho, rows = np.random.RandomState(0), 3.0, []
+    for _ in range(600):
+        effective = 5 * rng.uniform(0.9, 1.1)
+        rows.append((rho_factor * rho, effective / rho / rho_factor))
+        rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
+    norms, gradients = np.array(rows).T
+    trace_of(run, {"loss": np.full(600, loss), "si_norm": norms, "gradient_norm": gradients,
+                   "one_minus_cosine": np.full(600, 1e-3)})  # fmt: skip
     return run
 
 
-def test_jumps_where_allowed(make):
-    loss = saw(50)
-    large = np.repeat(np.arange(300) % 50 == 0, 4)
-    steps = np.where(large, 0.5, 0.02)
-    other = make(chaos(), {"lr_init": 5.0})
-    assert mechanism.jumps_where_allowed([traced(make(loss), steps), other]).holds
-    quiet = np.full(1200, 0.02)
-    assert not mechanism.jumps_where_allowed([traced(make(loss), quiet), other]).holds
-    everywhere = np.full(1200, 0.5)
-    assert not mechanism.jumps_where_allowed([traced(make(loss), everywhere), other]).holds
-    wrong = traced(make(loss), steps, cosine=np.full(1200, 0.3))
-    assert not mechanism.jumps_where_allowed([wrong, other]).holds
-
-
-@pytest.mark.parametrize("factor, holds", [(1.0, True), (1.5, False)])
-def test_equilibrium(make, factor, holds):
-    config = {"lr_init": 1.0, "wd": 0.03}
-    run, quiet = make(chaos(), config), make(saw(50))
-    rng, rho, rows = np.random.RandomState(0), 3.0, []
-    for _ in range(1200):
-        effective = 5 * rng.uniform(0.5, 1.5)
-        rows.append((factor * rho, effective / rho / factor))
-        rho = float(next_norm(rho, effective, 1.0, 0.03))
-    norms, gradients = np.array(rows).T
-    for epoch in range(300):
-        part = slice(4 * epoch, 4 * epoch + 4)
-        runs.write_trace(run.folder, epoch, {"loss": np.ones(4), "si_norm": norms[part],
-                         "gradient_norm": gradients[part], "one_minus_cosine": np.ones(4),
-                         "lr": 1.0})  # fmt: skip
-    assert mechanism.equilibrium_in_chaos([run, quiet]).holds == holds
-
-
-def test_minima_of_periods_and_their_errors(make):
-    better = np.linspace(0.8, 0.95, 300)
-    run = make(saw(50, seed=3), test_acc=better)
-    lows = minima.minima_of_periods(run, range(301))
-    assert len(lows) == 5 and all(low % 50 >= 44 or low % 50 == 0 for low in lows)
-    assert minima.minima_of_periods(run, at=[0, 30, 80, 299]) == [30, 80]
-    assert minima.first_minima_improve([run]).holds
-    assert not minima.first_minima_improve([make(saw(50), test_acc=better[::-1])]).holds
-
-
-def test_periods_in_every_run(make):
-    lines = [make(saw(50), line="a"), make(saw(40), line="a"), make(saw(90), line="b")]
-    found = periodic.full_batch(lines)
-    assert found.holds and "full-batch" in found.measured
-    assert not periodic.adam([*lines, make(saw(None), line="b")]).holds
-
-
-def test_sharpness(make, monkeypatch):
-    monkeypatch.setattr(mechanism.measuring, "main", lambda argv: None)
-    epochs = np.arange(0, 300, 5)
-
-    def found(values):
-        run = make(saw(50))
-        np.savez(run.folder / "sharpness.npz", report_epochs=epochs, sharpness=values)
-        return mechanism.sharpness([run])
-
-    assert found(np.full(60, 210.0)).holds  # times 0.01: 2.1
-    assert not found(np.full(60, 90.0)).holds
-
-
-def on_sphere(make, elr, loss, error, trial=0):
-    run = make(loss, {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial})
+def on_sphere(make, elr, loss, error, gradient=5.0, trial=10):
+    config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
+    run = make(loss, np.ones(len(loss)), config)
     arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
-    norms = {"report_epochs": arrays["report_epochs"], "params_norm": np.ones(len(loss)),
-             "gnorm_m": loss}  # fmt: skip
     np.savez(run.folder / "train-tm.npz", **arrays)
     np.savez(run.folder / "test-em.npz", **arrays)
-    np.savez(run.folder / "train-tm-prebn.npz", **norms)
+    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
+             params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
+    steps = 4 * len(loss)
+    trace_of(run, {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
+                   "gradient_norm": np.full(steps, gradient),
+                   "one_minus_cosine": np.full(steps, 1e-3)})  # fmt: skip
     return run
 
 
-def on_the_sphere(make, order=(0.001, 0.01, 0.02, 0.5)):
-    small = np.full(300, 0.001)
-    return [on_sphere(make, order[0], saw(None), small),
-            on_sphere(make, order[1], chaos(level=1.0), np.full(300, 0.4)),
-            on_sphere(make, order[2], chaos(level=2.0), np.full(300, 0.6)),
-            on_sphere(make, order[3], chaos(level=9.0), np.full(300, 0.9))]  # fmt: skip
+def sphere_of(make, levels=(1.8, 2.0, 2.2)):
+    rates = (0.01, 0.1, 1.0)
+    half = np.full(150, 0.5)
+    return [on_sphere(make, e, chaos(150, v)[0], half) for e, v in zip(rates, levels, strict=True)]
 
 
-def test_table_of_periods(make, capsys):
-    loss = saw(100)
-    run = on_sphere(make, 0.01, loss, loss / 4)
-    runs.write_config(run.folder, CONFIG)
-    figures.report(run.folder)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:6]]
-    lows = [loss[start : start + 100].argmin() + start for start in (0, 100, 200)]
-    assert [row[-4] for row in rows] == [f"{low}" for low in lows]
-    assert [row[-3] for row in rows] == [f"{loss[low]:.2g}" for low in lows]
-    assert [row[-2] for row in rows] == [f"{25 * loss[low]:.2f}" for low in lows]
-    assert [row[:-4] for row in rows] == [["101"], ["201"], ["no", "jump", "yet"]]
+@pytest.mark.parametrize("factor, holds", [(1.0, True), (1.2, False)])
+def test_equilibrium_is_forecast_from_the_sphere(make, factor, holds):
+    lines = [chaotic(make, factor, wd=wd) for wd in (0.02, 0.03, 0.05)]
+    assert mechanism.equilibrium_in_chaos(lines, sphere_of(make)).holds == holds
+    assert not mechanism.equilibrium_in_chaos(lines[:2], sphere_of(make)).holds  # three ηλ
+    with pytest.raises(NotMeasurable):
+        mechanism.equilibrium_in_chaos(lines, sphere_of(make)[:1])
 
 
-def test_regimes(make):
-    assert sphere.three_regimes(on_the_sphere(make)).holds
-    assert not sphere.three_regimes(on_the_sphere(make, (0.001, 0.02, 0.01, 0.5))).holds
-    assert not sphere.three_regimes(on_the_sphere(make)[:3]).holds
+@pytest.mark.parametrize("loss, holds", [(2.0, True), (3.5, False)])
+def test_ordinary_chaos_is_that_of_the_sphere(make, loss, holds):
+    lines = [chaotic(make, loss=loss, wd=wd) for wd in (0.02, 0.03, 0.05)]
+    assert mechanism.regimes_in_ordinary_training(lines, sphere_of(make)).holds == holds
 
 
-@pytest.mark.parametrize(
-    "rate, chaotic_rate, holds",
-    [(0.006, 0.02, True), (0.2, 0.02, False), (1e-5, 0.02, False), (0.006, 0.2, False)],
-)
-def test_regimes_in_ordinary_training(make, rate, chaotic_rate, holds):
-    periodic = make(saw(50), effective_lr=np.full(300, rate))
-    chaotic = make(chaos(), {"lr_init": 3.0}, effective_lr=np.full(300, chaotic_rate))
-    assert (
-        sphere.regimes_in_ordinary_training(on_the_sphere(make), [periodic, chaotic]).holds == holds
-    )
+def test_consistent_behaviour(make):
+    def found(rho, gradient=(0.1, 50.0)):
+        loss = saw(50)[0]
+        run = make(loss, rho)
+        ends = np.tile(np.repeat(gradient, [190, 10]), 12)  # large only at the jumps
+        trace_of(run, {"loss": np.repeat(loss, 4), "si_norm": np.repeat(rho, 4),
+                       "gradient_norm": ends / np.repeat(rho, 4)})  # fmt: skip
+        return mechanism.consistent([run])
+
+    rho = saw(50)[1]
+    assert found(rho).holds
+    assert not found(rho * np.exp(-np.arange(600) / 2000)).holds  # the extremes fall
+    assert not found(rho, (0.1, 1.0)).holds  # above what the gradients could keep
+    with pytest.raises(NotMeasurable):
+        mechanism.consistent([make(*falling())])
 
 
-def test_better_optima():
-    def rows(drop):
-        errors = {"constant": 5.0, "drop": drop, "average": 4.5}
-        return [{"trial": t, "how": how, "elr": 0.1, "test error": e}
-                for t in (0, 1) for how, e in errors.items()]  # fmt: skip
+def test_branches(make, monkeypatch):
+    base = make(*saw(50))
+    asked = []
 
-    assert sphere.better_optima(rows(4.0)).holds and not sphere.better_optima(rows(6.0)).holds
+    def fake(run, epoch, epochs, **changes):
+        asked.append((epoch, epochs, changes))
+        loss = np.ones(epochs)
+        if not changes.get("fix_si_pnorm"):
+            loss[(3 * epochs // 4 if "lr_init" in changes else epochs // 2) :] = 5
+        return make(loss, np.ones(epochs))
+
+    monkeypatch.setattr(mechanism, "branch", fake)
+    found = mechanism.cause([base])
+    assert found.holds and len(found.numbers["branches"]) == 9
+    assert all("seed" in changes for _, _, changes in asked)  # not the parent's own batches
+    period = periodic.settled(base).cycles[0]
+    assert period.start < asked[0][0] < asked[2][0] < asked[4][0] < period.turn
+    assert mechanism.sharpness([base]).holds
+    with pytest.raises(NotMeasurable):
+        mechanism.cause([make(*falling())])
 
 
-@pytest.mark.parametrize("found, holds", [(0.2857, True), (0.3, False)])
-def test_toy(monkeypatch, found, holds):
-    monkeypatch.setattr(sphere.toy, "convergence_boundary", lambda **_: found)
-    monkeypatch.setattr(figures, "diagram_of_toy", lambda elrs: figures.plt.figure())
-    assert sphere.toy_function().holds == holds
+def test_when_a_branch_destabilises(make):
+    loss = np.array([2, 1, 0.5, 1.9, 2.1, 0.1])
+    assert branches.destabilises(make(loss, np.ones(6))) == 5
+    assert branches.destabilises(make(loss[:4], np.ones(4))) == math.inf
+    assert branches.destabilises(make(np.array([1, math.nan]), np.ones(2))) == 2
+
+
+def test_a_branch_with_the_norm_held(run):
+    """From the same checkpoint with other batches: the one keeps ρ, the other does not."""
+    folder = run("--save_freq 1")
+    parent = runs.Run(folder, runs.read_config(folder))
+    held = branches.branch(parent, 2, 2, seed=5, fix_si_pnorm=True)
+    free = branches.branch(parent, 2, 2, seed=5)
+    assert np.ptp(held.log()["si_norm"]) < 1e-4 < np.ptp(free.log()["si_norm"])
+    assert held.log()["si_norm"][0] == pytest.approx(parent.log()["si_norm"][1], rel=1e-4)
+    assert held.log()["epoch"].tolist() == [3, 4] and held.folder.parent == folder
+
+
+def test_minima_are_those_of_the_checkpoints(make):
+    """The mean loss of an epoch may be low although the epoch ends after the destabilisation."""
+    loss, rho = saw(50)
+    run = make(loss, rho)
+    at_end = np.append(loss[1:], 1.0)  # of the checkpoint after the epoch
+    for epoch in range(1, 601):
+        runs.checkpoint_path(run.folder, epoch).touch()
+    np.savez(run.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=at_end)
+    lows = minima.minima_of_periods(run)
+    assert len(lows) == 11 and all(at_end[low - 1] < 0.05 for low in lows)
 
 
 def test_diversity(run, tmp_path):
@@ -250,40 +366,151 @@ def test_diversity(run, tmp_path):
     assert found["cosine"][0] == pytest.approx(1) and (found["cosine"][1:] < 1 - 1e-6).all()
     assert found["ensemble_acc"][0] == found["acc"][0]
     assert (np.abs(found["independent_cosine"]) < 0.5).all()
+    turned = diversity.turning(folder)
+    assert turned["from"].tolist() == [0, 1, 2] and turned["to"].tolist() == [1, 2, 3]
+    assert math.cos(turned["angle"][1]) == pytest.approx(found["cosine"][1])
     diversity.main(f"--models_dir {folder} --anchor 2 --independent {other}".split())
     with np.load(folder / "diversity-2.npz") as file:
         assert file["report_epochs"].tolist() == [2, 3]
     for words in (f"--models_dir {folder} --anchor 9", f"--models_dir {tmp_path} --anchor 1"):
-        with pytest.raises(diversity.UserError):
+        with pytest.raises(UserError):
             diversity.main(words.split())
 
 
-def test_every_claim_has_its_experiments_at_every_scale():
-    for scale in ("quick", "demo", "paper"):
-        for claim in table.CLAIMS:
-            for name in claim.experiments:
-                lines = lines_of(table.experiment_at(scale, name))
-                assert all(line.options.metrics for line in lines)
-    quick, demo = (table.experiment_at(scale, "vary_lr") for scale in ("quick", "demo"))
-    assert quick.name == "demo_vary_lr_quick" and len(quick.lines()) < len(demo.lines())
+def regimes_of(make, order):
+    small = np.full(300, 0.001)
+    half = np.full(300, 0.5)
+    levels = {"a": (1.0, half), "b": (2.0, half), "c": (3.0, half), "d": (4.0, half),
+              "low": (None, small), "high": (9.0, np.full(300, 0.9))}  # fmt: skip
+    for number, name in enumerate(order):
+        level, error = levels[name]
+        loss = falling(300)[0] if level is None else chaos(300, level)[0]
+        yield on_sphere(make, 0.001 * 2**number, loss, error)
+
+
+@pytest.mark.parametrize(
+    "order, holds",
+    [(("low", *"abcd", "high"), True), (("low", *"abdc", "high"), False),
+     (("low", *"abc", "high"), False), (("low", *"abcd"), False)],
+)  # fmt: skip
+def test_regimes(make, order, holds):
+    assert sphere.three_regimes([*regimes_of(make, order)]).holds == holds
+
+
+def test_features(make):
+    def found(errors, gradients):
+        lines = []
+        for number, (error, gradient) in enumerate(zip(errors, gradients, strict=True)):
+            errors_by_epoch = np.linspace(0.9, error, 300)
+            loss = 10 ** (-3 * np.arange(300) / 300)
+            run = on_sphere(make, 0.001 * 2**number, loss, np.full(300, 0.001), gradient)
+            np.savez(run.folder / "test-em.npz", report_epochs=np.arange(300), loss=loss,
+                     acc=1 - errors_by_epoch)  # fmt: skip
+            lines.append(run)
+        return sphere.features(lines)
+
+    assert found((0.5, 0.4, 0.3), (3.0, 2.0, 1.0)).holds
+    assert not found((0.5, 0.4, 0.45), (3.0, 2.0, 1.0)).holds
+    assert not found((0.5, 0.4, 0.3), (3.0, 1.0, 2.0)).holds
+
+
+def test_optima(make, monkeypatch):
+    def found(dropped):
+        lines = [on_sphere(make, e, falling(300)[0], np.full(300, 0.3)) for e in (1e-3, 8e-3)]
+        better = on_sphere(make, 1e-3, falling(300)[0], np.full(300, dropped))
+        monkeypatch.setattr(sphere, "branch", lambda *args, **changes: better)
+        return sphere.better_optima(lines)
+
+    assert found(0.29).holds and not found(0.31).holds
+
+
+@pytest.mark.parametrize("boundary, holds", [(0.2857, True), (0.3, False)])
+def test_toy(monkeypatch, boundary, holds):
+    monkeypatch.setattr(sphere.toy, "convergence_boundary", lambda **_: boundary)
+    monkeypatch.setattr(sphere, "STEPS", 2000)
+    monkeypatch.setattr(figures, "diagram_of_toy", lambda rates: figures.plt.figure())
+    assert sphere.toy_function().holds == holds
+
+
+@pytest.mark.parametrize("factor, holds", [(1.05, True), (1.15, False)])
+def test_angles(make, factor, holds):
+    rows = []
+    for config in ({"momentum": 0.9}, {"momentum": None, "optimizer": "adamw"}):
+        run = make(*chaos(150), config)
+        angle = factor * figures.equilibrium_angle(run)
+        trace_of(run, {"loss": np.ones(600), "one_minus_cosine": np.full(600, angle**2 / 2)})
+        rows.append(run)
+    assert mechanism.angular_update(rows).holds == holds
+
+
+def test_second_regime_rows(make):
+    line = [on_sphere(make, 1e-3, falling(300)[0], np.full(300, 0.001))]
+    assert second_regime.compare(10, line)[0]["how"] == "constant"
+
+
+# --- the command ---
+
+
+def test_every_claim_has_its_settings():
     assert len({claim.key for claim in table.CLAIMS}) == len(table.CLAIMS)
+    at = {scale: [] for scale in ("quick", "demo", "paper")}
+    for claim, scale in itertools.product(table.CLAIMS, at):
+        found = table.experiments_of(claim, scale, "folder")
+        if found is not None:
+            at[scale].append(claim.key)
+            lines = [line for e in found for line in lines_of(e.in_trials((10, 11)))]
+            assert all(line.options.metrics and line.options.trial in (10, 11) for line in lines)
+            assert all(line.options.dataset in ("Digits", "ImageFolder") for line in lines)
+    assert at["demo"] == [claim.key for claim in table.CLAIMS]
+    assert {"cause", "adam", "toy"} <= set(at["quick"]) < set(at["demo"])
+    assert {"range", "frequency", "regimes"} - {"regimes"} <= set(at["paper"])
 
 
 def test_trials_have_folders_of_their_own():
-    experiment = experiments.EXPERIMENTS["demo"].in_trials(2)
-    lines = lines_of(experiment)
+    lines = lines_of(EXPERIMENTS["demo"].in_trials(range(2)))
     assert len({line.folder for line in lines}) == len({line.name for line in lines}) == 8
     assert {line.options.trial for line in lines} == {0, 1}
 
 
-def test_table_and_record(monkeypatch, tmp_path):
-    found = finding.Finding("it was", True, {"x": np.float64(1)}, figures.plt.figure())
-    monkeypatch.setattr(
-        command, "measure_all", lambda *_: {claim.key: found for claim in table.CLAIMS}
-    )
-    command.main(f"--scale quick --results {tmp_path}/out".split())
-    text = (tmp_path / "out" / "claims.md").read_text()
-    assert text.count("| it was ") == len(table.CLAIMS)
-    record = json.loads((tmp_path / "out" / "claims.json").read_text())
-    assert record["scale"] == "quick" and record["claims"]["toy"]["x"] == 1
+@pytest.fixture
+def one_claim(monkeypatch):
+    finding = Finding("it was so", True, {"x": np.float64(1)}, figures.plt.figure())
+    claim = Claim("toy", "P2", "A claim", "a rule", (), lambda: finding, trials=1)
+    other = Claim("adam", "P1", "Another claim", "a rule", ("adam",), None, before="yes")
+    monkeypatch.setattr(table, "CLAIMS", (claim, other))
+    monkeypatch.setattr(command, "CLAIMS", (claim, other))
+    return claim
+
+
+def test_table_and_record(one_claim, tmp_path, capsys):
+    command.main(f"--claim toy --results {tmp_path}/out".split())
+    assert "left" in capsys.readouterr().out
+    written = (tmp_path / "out" / "claims.md").read_text()
+    assert "| it was so | yes |" in written and "not run yet" in written.splitlines()[-1]
+    record = json.loads((tmp_path / "out" / "claims.json").read_text())["claims"]["toy"]
+    assert record["numbers"]["x"] == 1 and record["trials"] == [10] and record["code"]
     assert (tmp_path / "out" / "toy.png").exists()
+    (tmp_path / "out" / "claims.md").unlink()
+    command.main(f"--table --results {tmp_path}/out".split())
+    assert (tmp_path / "out" / "claims.md").read_text() == written
+
+
+def test_listing_runs_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command.main(["--list"])
+    text = capsys.readouterr().out
+    assert all(claim.key in text for claim in table.CLAIMS) and "in all" in text
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="did you mean adam"):
+        command.main(["--claim", "adm"])
+
+
+def test_too_few_trials_show_nothing(monkeypatch, make):
+    run = make(*saw(50))
+    finding = Finding("words", True, {})
+    claim = Claim("adam", "P1", "A claim", "a rule", ("adam",), lambda found: finding)
+    monkeypatch.setattr(table, "run_here", lambda *args: 0)
+    monkeypatch.setattr(table, "run_of", lambda line: run)
+    settings = [EXPERIMENTS["demo_adam"]]
+    assert table.measure(claim, settings, range(10, 15), 1).verdict == "yes"
+    assert table.measure(claim, settings, range(10, 14), 1).verdict == "not shown"

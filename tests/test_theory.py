@@ -1,4 +1,4 @@
-"""Jumps are found where they are, and nowhere else."""
+"""The papers' formulas, against direct simulations."""
 
 import numpy as np
 import pytest
@@ -14,51 +14,7 @@ from theory.dynamics import (
     step_cosine,
     steps_between,
 )
-from theory.fits import fit_power_law
-from theory.jumps import Periods, find_jumps, find_periods, find_phases
-
-
-def saw(jumps, length=200, seed=0):
-    """A loss that falls a decade in 20 epochs and jumps back to 1 at the given epochs."""
-    noise = np.random.RandomState(seed).normal(0, 0.05, length)
-    starts = np.zeros(length, dtype=int)
-    for jump in jumps:
-        starts[jump:] = jump
-    return 10 ** (-(np.arange(length) - starts) / 20 + noise)
-
-
-@pytest.mark.parametrize("jumps", [[], [50], [40, 90, 130, 170], [60, 198]])
-def test_jumps(jumps):
-    assert find_jumps(np.arange(200), saw(jumps)).tolist() == jumps
-
-
-def test_periods():
-    found = find_periods(np.arange(200), saw([40, 90, 130, 170]))
-    assert found.mean == pytest.approx(130 / 3)
-    assert np.isnan(find_periods(np.arange(200), saw([50])).mean)
-
-
-def test_minima_of_periods():
-    jumps = [40, 90, 130, 170]
-    epochs = np.arange(0, 200, 5)
-    found = Periods(np.array(jumps)).minima(epochs, np.where(epochs == 20, 0, 1 / (1 + epochs)))
-    assert found.tolist() == [20, 85, 125, 165]  # a record at a jump belongs to what it begins
-    few = [60, 65, 180]  # nothing before 40, between 90 and 130, or in a period that goes on
-    assert Periods(np.array(jumps)).minima(few, [3.0, 4.0, 1.0]).tolist() == [60]
-    assert Periods(np.array([])).minima(epochs, epochs).tolist() == []
-
-
-def test_no_jumps_in_chaos_or_in_too_short_a_record():
-    chaos = 0.4 * np.exp(np.random.RandomState(0).normal(0, 0.5, 300))
-    assert len(find_jumps(np.arange(300), chaos)) == 0
-    assert len(find_jumps([], [])) == 0
-    assert len(find_jumps([1, 2], [1.0, 5.0])) == 0
-
-
-def test_infinite_loss_counts_as_high():
-    loss = saw([50, 120])
-    loss[50] = np.inf
-    assert find_jumps(np.arange(200), loss).tolist() == [50, 120]
+from theory.periods import find_periods
 
 
 def test_effective_quantities():
@@ -154,37 +110,20 @@ def model_of_a_period(lr, wd, epochs=4000, boundary=0.02):
 def test_frequency_of_the_model_is_proportional_to_rate_times_decay():
     x, y = [], []
     for lr, wd in [(0.1, 0.01), (0.1, 0.03), (0.1, 0.1), (0.3, 0.01), (0.5, 0.02)]:
-        loss, _ = model_of_a_period(lr, wd)
-        periods = find_periods(np.arange(len(loss)), loss)
-        assert len(periods.lengths) > 1
+        loss, rho = model_of_a_period(lr, wd)
+        found = find_periods(np.arange(len(loss)), loss, rho).after(1 / (lr * wd))
+        assert len(found) > 2 and found.cv < 0.1
         x.append(lr * wd)
-        y.append(periods.frequency)
-    fit = fit_power_law(x, y)
-    assert fit.exponent == pytest.approx(1, abs=0.1) and fit.low < fit.exponent < fit.high
-    assert fit(x) == pytest.approx(y, rel=0.2)
+        y.append(found.frequency)
+    assert np.polyfit(np.log(x), np.log(y), 1)[0] == pytest.approx(1, abs=0.1)
 
 
-def test_power_law():
-    rng = np.random.RandomState(0)
-    covered = 0
-    for _ in range(200):
-        x = np.logspace(-3, -2, 6)
-        fit = fit_power_law(x, 7 * x**0.8 * np.exp(rng.normal(0, 0.1, 6)))
-        covered += fit.low < 0.8 < fit.high
-    assert 180 <= covered <= 198  # of 200 intervals of 95 %
-    with pytest.raises(ValueError, match="three pairs"):
-        fit_power_law([1, 2, 3], [1, np.nan, 2])
-
-
-def test_phases():
+def test_phases_of_the_model():
     loss, rho = model_of_a_period(0.1, 0.1)
     epochs = np.arange(len(loss))
-    jumps = find_jumps(epochs, loss)
-    phases = find_phases(epochs, loss, rho, jumps)
+    found = find_periods(epochs, loss, rho)
+    phases = found.phases(epochs)
     rises = np.diff(rho, append=rho[-1]) > 0  # in the step after the record
-    middle = np.arange(jumps[0], jumps[-1])
-    assert set(phases) == {"A", "B", "C"}
+    middle = np.arange(found.cycles[0].turn, found.cycles[-1].turn).astype(int)
     assert rises[middle][phases[middle] == "A"].mean() > 0.6
-    assert rises[middle][phases[middle] == "B"].mean() < 0.1  # only right before the jump
-    assert all(phases[jump] == "C" for jump in jumps)
-    assert "C" not in find_phases(epochs, loss, rho, [])
+    assert rises[middle][phases[middle] == "B"].mean() < 0.1  # only right at its ends
