@@ -1,6 +1,6 @@
 # make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/figure2.png
 # make demo-regimes   the three regimes of training on the sphere, likewise
-# make claims  the papers' claims measured in a quick setting; claims-full: with three trials
+# make claims  some of the papers' claims in a quick setting; claims-full: all, in new trials
 # make test    ruff and the test suite
 # make setup   only the environment, in .venv (make test adds what the tests need)
 PYTHON ?= python3
@@ -18,9 +18,9 @@ demo-regimes: setup
 claims: setup
 	$(BIN)/python -m claims --scale quick --jobs $(JOBS)
 
-# What results/claims holds: well over an hour on two cores.
+# What results/claims holds: hours. Goes on where it was stopped; IMAGES is an ImageFolder of CIFAR-10.
 claims-full: setup
-	$(BIN)/python -m claims --trials 3 --jobs $(JOBS) --results results/claims
+	$(BIN)/python -m claims --jobs $(JOBS) --results results/claims $(if $(IMAGES),--image_folder $(IMAGES))
 
 test: .venv/dev
 	$(BIN)/ruff check .

@@ -187,6 +187,15 @@ def table(record: dict[str, dict]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
+def short_table(record: dict[str, dict]) -> str:
+    """Which claims hold, as a Markdown table of one line each."""
+    rows = [["paper", "claim", "holds"], ["---"] * 3]
+    for claim in CLAIMS:
+        verdict = record[claim.key]["holds"] if claim.key in record else "not run yet"
+        rows.append([claim.source, claim.statement, verdict])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def short(commit: str) -> str:
     """The first seven letters of a commit, and whether files differed from it."""
     return commit[:7] + (" + changes" if "changes" in commit else "")

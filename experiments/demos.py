@@ -24,8 +24,8 @@ _EPOCH = 4  # steps of one, for 512 digits
 
 
 def _sweep(key: str, values: Iterable[float], other: float) -> tuple[dict[str, Any], ...]:
-    """Lines at several values of a rate, each for the same 7 e-folds of weight decay."""
-    return tuple({key: v, "epochs": round(7 / (_EPOCH * v * other))} for v in values)
+    """Lines at several values of a rate, each for the same 9 e-folds of weight decay."""
+    return tuple({key: v, "epochs": round(9 / (_EPOCH * v * other))} for v in values)
 
 
 DEMOS = (
@@ -71,7 +71,7 @@ DEMOS = (
         "one line with periods, every step and every epoch of it, to branch off from",
         dataset="Digits",
         params={**DIGITS, "save_freq": 1, "trace": True},
-        lrs=(0.1,),
+        lrs=(0.2,),
         wds=(0.1,),
         quick={"params": {"epochs": 120}},
     ),
@@ -188,7 +188,7 @@ DEMOS = (
     Experiment(
         "demo_sphere_cifar",
         "the three regimes on the sphere: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "epochs": 200, "save_freq": 2, "keep": 2},
+        params={**SMALL_CIFAR, "epochs": 120, "save_freq": 2, "keep": 2},
         fix_elr="fix_elr",
         elrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 0.1, 1.0),
     ),
