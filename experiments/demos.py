@@ -18,8 +18,8 @@ DIGITS = {
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
-_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.03, 0.04, 0.06))
-_CHAOTIC_ELRS = (6e-3, 9e-3, 1.4e-2, 2e-2, 3e-2)
+_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.06, 0.1, 0.16))
+_CHAOTIC_ELRS = (1.4e-2, 2e-2, 3e-2, 4.5e-2, 6.5e-2)
 _EPOCH = 4  # steps of one, for 512 digits
 
 
