@@ -114,8 +114,8 @@ def turning(folder: Path) -> dict[str, np.ndarray]:
             continue
         state = checkpoints.load(path)["state_dict"]
         if before is not None:
-            cosine = min(si_cosine(before[1], state, names), 1.0)
-            rows.append((before[0], epoch, np.arccos(cosine)))
+            angle = np.arccos(min(cosine(before[1], state, names), 1.0))
+            rows.append((before[0], epoch, angle))
         before = epoch, state
     return dict(zip(("from", "to", "angle"), np.array(rows).reshape(-1, 3).T, strict=True))
 
