@@ -1,4 +1,4 @@
-# make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/figure2.png
+# make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/periods.png
 # make demo-regimes   the three regimes of training on the sphere, likewise
 # make claims  some of the papers' claims in a quick setting; claims-full: all, in new trials
 # make test    ruff and the test suite

@@ -125,6 +125,8 @@ def train(options: argparse.Namespace) -> None:
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
         training = Training(folder, options, trainer, train_images, recorder, evaluator)
         training.epochs(first, done, last)
+        if recorder is None:
+            print(f"{folder}: trained; the same command with --resume --metrics measures it")
 
 
 def recipe_of(options: argparse.Namespace, images: int, fixed_norm: float | None) -> Recipe:

@@ -141,9 +141,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {lower[close[0]]}?)" if close else ""
 
 
-def plural(count: int, noun: str) -> str:
-    """'1 line', '2 lines'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """'1 line', '2 lines'; `several` where that is not the noun and an s."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def duration(seconds: float) -> str:

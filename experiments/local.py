@@ -80,7 +80,7 @@ def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
     if len(failed) < len(lines):
         import figures  # only now: matplotlib is slow to import
 
-        figures.report(ROOT / experiment.name)
+        figures.report([ROOT / experiment.name])
     for runner in runners:
         if runner.diverged:
             say(f"[{runner.line.name}] diverged: {runner.line.log('train')}")

@@ -1,9 +1,11 @@
 """The figures of the papers and their kin: lines of one experiment side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import colours, describe
@@ -12,13 +14,36 @@ from runs import Run
 from theory.dynamics import effective_lr
 
 
+def _lines(runs: Sequence[Run]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """The curves of each run, and the style in which they are drawn.
+
+    Before them, in grey, the parents of branches up to there, unless they are among the runs.
+    """
+    folders = {run.folder for run in runs}
+    parents = {}
+    for run in runs:
+        parent = run.parent()
+        if parent and parent.folder not in folders:
+            until = max(run.config["resume_epoch"], parents.get(parent.folder, (0, 0))[1])
+            parents[parent.folder] = parent, until
+    for parent, until in parents.values():
+        words = f"{label(parent, [parent])}, up to the branch"
+        yield curves(parent, until), {"color": "grey", "label": words, "linewidth": 1.2}
+    for colour, run in zip(colours(runs), runs, strict=True):
+        yield curves(run), {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+
+
+def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """A line of a phase diagram, its first point marked."""
+    axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+    axis.plot(x[:1], y[:1], "o", color=colour, markeredgecolor="black", markersize=7)
+
+
 def figure2(runs: Sequence[Run]) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run."""
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
-    for colour, run in zip(colours(runs), runs, strict=True):
-        found = curves(run)
-        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+    for found, style in _lines(runs):
         if "train loss" in found:
             loss_axis.plot(found["epochs"], found["train loss"], **style)
         if "test error" in found:
@@ -27,8 +52,7 @@ def figure2(runs: Sequence[Run]) -> Figure:
             norm_axis.plot(found["si epochs"], found["si norm"], **style)
         if "effective gradient norm" in found:
             x, y = found["effective lr"], found["effective gradient norm"]
-            phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
-            phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+            _draw_phases(phase_axis, x, y, style["color"])
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
     describe(error_axis, "Test error", "epoch", "error, %")
@@ -50,15 +74,12 @@ def three_regimes(runs: Sequence[Run]) -> Figure:
     """P2, Figure 1: train loss, test error, gradient norm by epoch; gradient norm by loss."""
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, gradient_axis, phase_axis = axes
-    for colour, run in zip(colours(runs), runs, strict=True):
-        found = curves(run)
-        style = {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+    for found, style in _lines(runs):
         x, y = found["train loss"], found["effective gradient norm"]
         loss_axis.plot(found["epochs"], x, **style)
         error_axis.plot(found["test epochs"], found["test error"], **style)
         gradient_axis.plot(found["si epochs"], y, **style)
-        phase_axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
-        phase_axis.plot(x[0], y[0], "o", color=colour, markeredgecolor="black", markersize=7)
+        _draw_phases(phase_axis, x, y, style["color"])
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     gradient = "mean effective gradient norm ρ‖g‖"
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")

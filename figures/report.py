@@ -1,5 +1,7 @@
-"""The figures and tables of a folder of runs."""
+"""The figures and tables of folders of runs."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from figures.papers import figure2, three_regimes
@@ -7,20 +9,84 @@ from figures.regimes import diagram_of_runs
 from figures.style import save
 from figures.summaries import NO_RUNS, on_sphere
 from figures.tables import period_table, table
-from runs import find_runs
-from utils import UserError
+from runs import Run, all_runs, find_experiments, find_runs
+from utils import UserError, plural
+
+LONGEST_NAME = 100  # characters of a file's name
 
 
-def report(folder: Path) -> None:
-    """Save the figures of the runs below a folder, print their table; of one run its periods."""
-    runs = find_runs(folder)
-    if not runs:
-        raise UserError(NO_RUNS.format(root=folder))
-    figures = {"figure2.png": figure2}
+def report(folders: Sequence[Path], branches: bool = False) -> None:
+    """Save the figures of the runs in some folders, print their table; of one run its periods.
+
+    `periods.png`, or `three_regimes.png` and `regime_diagram.png`, go into the folder; the names
+    of those of several folders say which, and they go where the folders lie.
+    """
+    runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
+    figures = {"periods": figure2}
     if on_sphere(runs):
-        figures = {"three_regimes.png": three_regimes, "regime_diagram.png": diagram_of_runs}
-    for name, draw in figures.items():
-        save(draw(runs), folder / name)
+        figures = {"three_regimes": three_regimes, "regime_diagram": diagram_of_runs}
+    place, which = name_for(folders)
+    if branches:
+        which += "_branches"
+    written = [place / f"{name}{which}.png" for name in figures]
+    for path, draw in zip(written, figures.values(), strict=True):
+        save(draw(runs), path)
     if len(runs) == 1 and not on_sphere(runs):
         print(f"\n{period_table(runs[0])}")
-    print(f"\n{table(runs)}\n\nfigure: " + ", ".join(str(folder / name) for name in figures))
+    print(f"\n{table(runs)}\n\nfigure: " + ", ".join(map(str, written)))
+
+
+def runs_in(folder: Path, branches: bool) -> list[Run]:
+    """The measured runs of one experiment, line or run.
+
+    Raises
+    ------
+    UserError : there are none, or they belong to several experiments.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    found = find_runs(folder, branches)
+    if found:
+        if len({run.folder.parent.parent for run in found if not run.is_branch}) > 1:
+            names = ", ".join(str(folder / name) for name in find_experiments(folder))
+            raise UserError(f"{folder} holds several experiments, name one of {names}")
+        return found
+    unmeasured = all_runs(folder)
+    if unmeasured and not any(run.is_measured() for run in unmeasured):
+        raise UserError(
+            f"{unmeasured[0].folder} is not measured: train.py's command with --resume --metrics "
+            "measures the checkpoints of a run"
+        )
+    if unmeasured:
+        raise UserError(f"{folder} holds measured branches alone: --branches draws them")
+    raise UserError(NO_RUNS.format(root=folder))
+
+
+def listing(root: Path) -> str:
+    """The experiments below a folder, a line each.
+
+    Raises
+    ------
+    UserError : there are none.
+    """
+    experiments = find_experiments(root)
+    if not experiments:
+        raise UserError(NO_RUNS.format(root=root))
+    rows = []
+    for name, runs in experiments.items():
+        branches = sum(len(run.branches()) for run in runs)
+        more = f", {plural(branches, 'branch', 'branches')} (--branches)" if branches else ""
+        rows.append(f"{root / name}: {plural(len(runs), 'run')}{more}")
+    return "\n".join(rows)
+
+
+def name_for(folders: Sequence[Path]) -> tuple[Path, str]:
+    """Where the figures of these folders go, and what their names end with: "" for one folder."""
+    if len(folders) == 1:
+        return folders[0], ""
+    place = Path(os.path.commonpath(folders))
+    parts = ["_".join((f if f != place else f.absolute()).parts[-1:]) for f in folders]
+    if len(set(parts)) < len(parts):  # as in trial_0 of two lines
+        parts = ["_".join(f.relative_to(place).parts) or f.absolute().name for f in folders]
+    name = "_" + "_and_".join(parts)
+    return place, name if len(name) <= LONGEST_NAME else f"_of_{len(folders)}_folders"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runs import Run
+from runs import Run, differing_options
 from theory.dynamics import effective_gradient_norm, effective_lr
 from theory.periods import Periods, find_periods
 from theory.regimes import Regime, find_regime
@@ -16,6 +16,17 @@ NO_RUNS = (
 
 
 BETA1 = 0.9  # of Adam and AdamW
+IN_THE_RATE = ("lr_init", "elr", "fix_elr", "epochs")  # a label begins with the rate
+NAMES = {
+    "wd": "λ",
+    "num_channels": "width",
+    "fix_si_pnorm": "fixed norm",
+    "fix_si_pnorm_value": "ρ",
+    "noninvlr": "η of the other weights",
+    "noaug": "no augmentation",
+    "fbgd": "full batch",
+    "use_data_size": "images",
+}
 
 
 def on_sphere(runs: Sequence[Run]) -> bool:
@@ -29,21 +40,33 @@ def varies(runs: Sequence[Run], key: str) -> bool:
 
 
 def label(run: Run, among: Sequence[Run]) -> str:
-    """What tells this run from the others: its learning rate, weight decay, and so on."""
-    symbols = {"wd": "λ", "model": "", "trial": "trial", "fix_si_pnorm_value": "ρ"}
-    parts = [
-        f"ELR = {run.config['elr']:g}" if on_sphere([run]) else f"η = {run.config['lr_init']:g}"
-    ]
-    for key, symbol in symbols.items():
-        if len({other.config[key] for other in among}) > 1:
-            value = run.config[key]
-            parts.append(f"{symbol} = {value:g}" if symbol else str(value))
+    """What tells this run from the others: its rate, and every option in which they differ."""
+    config = run.config
+    parts = [f"ELR = {config['elr']:g}" if on_sphere([run]) else f"η = {config['lr_init']:g}"]
+    for key in differing_options([other.config for other in among]):
+        value = config.get(key)
+        if key in IN_THE_RATE or value is None or value is False:
+            continue
+        if key == "fix_si_pnorm_value" and value <= 0:
+            continue  # the norm at the start: "fixed norm" says it
+        name = NAMES.get(key, key.replace("_", " "))
+        if value is True:
+            parts.append(name)
+        else:
+            parts.append(str(value) if isinstance(value, str) else f"{name} = {value:g}")
+    if run.is_branch and len(among) > 1:
+        parts.append(f"from epoch {config['resume_epoch']}")
     return ", ".join(parts)
 
 
-def curves(run: Run) -> dict[str, np.ndarray]:
-    """The quantities of Figure 2 for one run, by name; what was not measured is left out."""
-    train, si, test = (run.metrics(name) for name in ("train-tm", "train-tm-prebn", "test-em"))
+def curves(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
+    """The quantities of Figure 2 for one run, by name, up to an epoch.
+
+    What was not measured is left out.
+    """
+    train, si, test = (
+        _up_to(until, run.metrics(name)) for name in ("train-tm", "train-tm-prebn", "test-em")
+    )
     found = {}
     if "loss" in train:
         found["epochs"], found["train loss"] = train["report_epochs"], train["loss"]
@@ -55,6 +78,14 @@ def curves(run: Run) -> dict[str, np.ndarray]:
     if "gnorm_m" in si:
         found["effective gradient norm"] = effective_gradient_norm(si["gnorm_m"], si["params_norm"])
     return found
+
+
+def _up_to(epoch: float, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of a metrics file up to an epoch."""
+    if not arrays or epoch == np.inf:
+        return arrays
+    keep = arrays["report_epochs"] <= epoch
+    return {name: values[keep] for name, values in arrays.items() if name != "missing"}
 
 
 def periods_of(run: Run) -> Periods:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from figures.summaries import curves, on_sphere, periods_of, regime, summary_row
+from figures.summaries import curves, label, on_sphere, periods_of, regime, summary_row
 from runs import Run
 
 
@@ -45,6 +45,15 @@ def period_table(run: Run) -> str:
     return tabulate(rows, headers, floatfmt=forms, stralign="right")
 
 
+def unknown(key: str, periods: int) -> str:
+    """Why a run with so many periods has no such number."""
+    if key == "best test error":
+        return "not measured"
+    if not periods:
+        return "none"
+    return {"mean period": "needs 2 periods", "cv": "needs 3 periods"}[key]
+
+
 def table(runs: Sequence[Run]) -> str:
     """The summaries of several runs as text."""
     if on_sphere(runs):
@@ -52,9 +61,12 @@ def table(runs: Sequence[Run]) -> str:
     formats = {"lr": "g", "wd": "g", "periods": "d", "mean period": ".1f", "cv": ".2f",
                "best test error": ".2f"}  # fmt: skip
     rows = [
-        ["none" if value != value else format(value, formats[key]) for key, value in row.items()]
+        [
+            format(value, formats[key]) if np.isfinite(value) else unknown(key, row["periods"])
+            for key, value in row.items()
+        ]
         for row in map(summary_row, runs)
-    ]  # a value that is not itself is NaN
+    ]
     headers = (
         "learning rate",
         "weight decay",
@@ -63,6 +75,10 @@ def table(runs: Sequence[Run]) -> str:
         "CV",
         "best test error, %",
     )
+    rates = {(run.config["lr_init"], run.config["wd"]) for run in runs}
+    if len(rates) < len(runs):  # then the rates do not tell the runs apart
+        headers = ("line", *headers)
+        rows = [[label(run, runs), *row] for run, row in zip(runs, rows, strict=True)]
     return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
 
 

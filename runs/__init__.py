@@ -11,6 +11,7 @@ from runs.config import (
     check_same_run,
     code_version,
     differences,
+    differing_options,
     read_config,
     write_config,
 )
@@ -30,7 +31,7 @@ from runs.folder import (
     traces,
     trial_folder,
 )
-from runs.found import Run, find_experiments, find_runs
+from runs.found import Run, all_runs, find_experiments, find_runs
 from runs.log import (
     diverged_at,
     read_log,

@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ HOW_TO_RUN = frozenset(
         "eval_freq",
         "save_freq",
         "save_freq_int",
+    ]
+)
+# What train.py records beside the options.
+RECORDED = frozenset(
+    [
+        "base_lr",
+        "num_classes",
+        "train_images",
+        "si_parameters",
+        "other_parameters",
+        "device",
+        "commit",
+        "python",
+        "torch",
     ]
 )
 # Options that configurations of older versions lack, and what those runs did.
@@ -76,6 +91,17 @@ def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple
     """The options that decide what is trained and differ: name -> (saved value, asked value)."""
     keys = (saved.keys() & asked.keys()) - HOW_TO_RUN
     return {key: (saved[key], asked[key]) for key in sorted(keys) if saved[key] != asked[key]}
+
+
+def differing_options(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The options that decide what is trained and are not the same in all these configurations."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [
+        key
+        for key in keys
+        if key not in HOW_TO_RUN | RECORDED
+        and any(config.get(key) != configs[0].get(key) for config in configs)
+    ]
 
 
 def check_same_run(folder: Path, options: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def test_two_lines_at_once_then_nothing_to_do(tmp_path):
         with np.load(folder / "train-tm.npz") as file:
             assert file["report_epochs"].tolist() == [0, 1, 2, 3]
         assert "python train.py" in (folder / "train.log").read_text()
-    assert (experiment / "figure2.png").read_bytes().startswith(b"\x89PNG")
+    assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(r"0\.5 +0\.001 +0 +none", done.stdout)
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}

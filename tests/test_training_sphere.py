@@ -142,7 +142,7 @@ def test_regime_rule():
 def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
     for trial, elr in enumerate((0.001, 30.0)):
         run(f"--trial {trial} --metrics --save_freq 1 --epochs 8 --elr {elr}", base=SPHERE)
-    figures.report(tmp_path / "run")
+    figures.report([tmp_path / "run"])
     out = capsys.readouterr().out
     assert "divergence" in out
     for name in ("three_regimes.png", "regime_diagram.png"):
