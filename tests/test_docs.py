@@ -134,6 +134,9 @@ def test_only_experiments_and_scripts_know_the_command_line():
         assert not [path for path in paths if "options" in imports(path, {"options": path})]
 
 
+CLAIMS_SHOWN = len(list((ROOT / "results" / "claims").glob("*.png")))  # whatever runs there are
+
+
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
     """The notebook, executed on the runs of a folder: its outputs."""
@@ -159,16 +162,17 @@ def test_notebook_draws_small_runs(run, executed):
         )
         test_script.main(f"{shared} --use_test --eval_model".split())
         assert (folder / "test-em.npz").exists()
+    run("--trial 1 --lr_init 0.5 --resume_epoch 2 --epochs 1 --metrics")
     outputs = executed()
     assert not [output for output in outputs if output["output_type"] == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4 + CLAIMS_SHOWN
     assert any("learning rate" in output.get("text", "") for output in outputs)
 
 
 def test_notebook_without_runs_says_what_to_do(executed):
     outputs = executed()
     assert any("make demo" in output.get("text", "") for output in outputs)
-    assert not any("image/png" in output.get("data", {}) for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == CLAIMS_SHOWN
 
 
 def test_committed_notebook_shows_figures():
