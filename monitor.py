@@ -172,7 +172,7 @@ class Monitor:
         self.records: list[Record] = []
         self.steps = 0
         self.detector = Detector()
-        self.history: list[tuple[int, float]] = []  # (step, ρ) since ρ was largest
+        self.history: list[tuple[int, float]] = []  # (step, ρ) since the last period began
         self.rates: list[tuple[int, float]] = []  # (step, η) where η changed
         self._unsaved = 0
         self._old: list[torch.Tensor] = []
@@ -285,8 +285,8 @@ class Monitor:
         rho, lr = values["si_norm"], values["lr"]
         self.detector.add(step, loss, rho)
         periods = self.detector.periods
-        begin = periods[-1].end if periods else 0
-        if self.history and rho >= self.history[0][1]:
+        begin = periods[-1].start if periods else 0
+        if not periods and self.history and rho >= self.history[0][1]:
             self.history.clear()
         self.history = [*(h for h in self.history if h[0] >= begin), (step, rho)]
         if not self.rates or not math.isclose(self.rates[-1][1], lr, rel_tol=1e-9):

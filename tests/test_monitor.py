@@ -257,9 +257,9 @@ def test_forecast_of_periods_like_clockwork_and_of_overdue_ones():
     seen = slice(0, now + 1)
     assert time_to_turn(times[seen], rho[seen], found[:2]) == pytest.approx(expected, abs=1)
     assert time_to_turn(times[seen], rho[seen], found[:0]) is None
-    # At 1.3 times the learning rate the same η̃ is at a larger norm, by a factor √1.3
+    # At 1.3 times the rate the same η̃ is at a norm √1.3 as large, and ρ falls 1.3 times as fast
     sooner = time_to_turn(times[seen], rho[seen], found[:2], lr_ratio=1.3)
-    assert sooner == pytest.approx(expected - math.log(1.3) / 2 / 0.02, abs=1)
+    assert sooner == pytest.approx((expected - math.log(1.3) / 2 / 0.02) / 1.3, abs=1)
     # Past the old level: a quarter of the usual depth is still expected
     deep = np.concatenate([rho[: 2 * 64], np.exp(-0.02 * np.arange(90))])
     times = np.arange(len(deep))

@@ -18,16 +18,17 @@ def time_to_turn(
 ) -> float | None:
     """How much longer ρ will fall, in phase B: the time until the next destabilisation.
 
-    ln ρ falls on at the rate of the later half of this fall, until η̃ = η / ρ² stands where the
-    last period turned. A fall that has come close to that level, or passed it, has a quarter of the
-    usual depth (the median over the last five periods, of ln ρ) before it yet: how much deeper a
-    period goes does not depend on how deep it is already.
+    As long as the last fall took from the present effective rate η̃ = η / ρ² to that at which it
+    turned. Where the last fall does not tell, as it began at a smaller ρ, ln ρ falls on at the rate
+    of the later half of this fall. A fall that has come close to that η̃, or passed it, has a
+    quarter of the usual depth (the median over the last five periods, of ln ρ) before it yet: how
+    much deeper a period goes hardly depends on how deep it is already.
 
     Parameters
     ----------
-    times, rho : (n,) records up to now, at the least those since ρ was largest.
+    times, rho : (n,) records up to now, from the beginning of the last period's fall on.
     periods : those that have turned.
-    lr_ratio : the learning rate now over that at the last turn.
+    lr_ratio : the learning rate now over that of the last fall.
 
     Returns
     -------
@@ -35,19 +36,23 @@ def time_to_turn(
     """
     if not periods:
         return None
+    last = periods[-1]
     times, level = np.asarray(times, dtype=float), np.log(np.asarray(rho, dtype=float))
-    begin = int(np.searchsorted(times, periods[-1].end))
-    if begin == len(times):
+    begin = int(np.searchsorted(times, last.end))
+    if len(times) - begin < 3:
         return None
     begin += int(np.argmax(level[begin:]))
-    late = begin + int((1 - LATE) * (len(times) - begin))
-    late = min(late, len(times) - 3)  # three points at the least
-    if late < begin:
-        return None
+    late = min(begin + int((1 - LATE) * (len(times) - begin)), len(times) - 3)
     rate = -np.polyfit(times[late:], level[late:], 1)[0]
-    if rate <= 0:
+    if late < begin or rate <= 0:
         return None
-    usual = np.median([math.log(p.rho_start / p.rho_turn) for p in periods[-RECENT:]])
-    target = math.log(periods[-1].rho_turn) + math.log(lr_ratio) / 2
-    left = max(level[-1] - target, OVERDUE * usual)
-    return float(left / rate)
+    same = level[-1] - math.log(lr_ratio) / 2  # ln ρ of the last fall with the present η̃
+    left = same - math.log(last.rho_turn)
+    usual = float(np.median([math.log(p.rho_start / p.rho_turn) for p in periods[-RECENT:]]))
+    if left < OVERDUE * usual:
+        return float(OVERDUE * usual / rate)
+    fall = (times >= last.start) & (times <= last.turn)
+    higher = np.flatnonzero(level[fall] >= same)
+    if len(higher) == 0:
+        return float(left / rate)
+    return float((last.turn - times[fall][higher[-1]]) / lr_ratio)
