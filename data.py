@@ -7,6 +7,7 @@ work: a batch is one gather from the tensor, and an epoch's random numbers are d
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import torch
 
 from utils import UserError, write_atomically
 
-SIZE = 32  # every image is SIZE x SIZE
+SIZE = 32  # height and width of CIFAR's images, and of the digits
 PAD = 4  # zero padding for the random crops
 HELD_OUT = 5000  # training images that are evaluated instead of the test set
 CORRUPTION_SEED = 42
@@ -35,7 +36,7 @@ class ImageSet:
 
     Attributes
     ----------
-    images : uint8, (N, 32, 32, 3).
+    images : uint8, (N, height, width, 3), all of one size.
     labels : int64, (N,).
     num_classes : int.
     mean, std : float32, (3,): per colour, of pixel values from 0 to 1.
@@ -54,6 +55,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return tuple(self.images.shape[1:3])
+
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "ImageSet":
         """The same images on a device, with batches in a memory format."""
         tensors = ("images", "labels", "mean", "std", "corrupted")
@@ -70,17 +76,18 @@ class ImageSet:
         )
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, 32, 32, 3) -> float32 (B, 3, 32, 32) with mean 0 and deviation 1 a colour."""
+        """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) with mean 0 and deviation 1 a colour."""
         scale, shift = self._normalisation
         x = torch.addcmul(shift, pixels.reshape(len(pixels), -1).float(), scale)
-        x = x.view(-1, SIZE, SIZE, 3).permute(0, 3, 1, 2)
+        x = x.view(-1, *self.size, 3).permute(0, 3, 1, 2)
         return x.contiguous(memory_format=self.memory_format)
 
     @cached_property
     def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Factor and summand for every value of an image; long rows are faster than 3 colours."""
         scale = 1 / (255 * self.std)
-        return scale.repeat(SIZE * SIZE), (-self.mean / self.std).repeat(SIZE * SIZE)
+        pixels = math.prod(self.size)
+        return scale.repeat(pixels), (-self.mean / self.std).repeat(pixels)
 
     def batches(
         self,
@@ -90,7 +97,7 @@ class ImageSet:
         shuffle: bool = False,
         augment: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of (images, labels): float32 (B, 3, 32, 32) and int64 (B,).
+        """One epoch of (images, labels): float32 (B, 3, H, W) and int64 (B,).
 
         In data-set order, or with `shuffle` in an order drawn from the generator. With `augment`
         every image is padded with black by 4, cropped at random and flipped with probability 1/2.
@@ -116,9 +123,11 @@ class ImageSet:
 
     @cached_property
     def _windows(self) -> torch.Tensor:
-        """Every crop of every padded image, as a view (N, 9, 9, 32, 32, 3) that copies nothing."""
+        """Every crop of every padded image, as a view (N, 9, 9, H, W, 3) that copies nothing."""
         padded = torch.nn.functional.pad(self.images, (0, 0, PAD, PAD, PAD, PAD))
-        return padded.unfold(1, SIZE, 1).unfold(2, SIZE, 1).permute(0, 1, 2, 4, 5, 3)
+        return (
+            padded.unfold(1, self.size[0], 1).unfold(2, self.size[1], 1).permute(0, 1, 2, 4, 5, 3)
+        )
 
 
 def load(
@@ -230,6 +239,9 @@ def _image_folder(path: Path) -> tuple[ImageSet, ImageSet]:
     if train_classes != test_classes:
         odd = sorted(set(train_classes) ^ set(test_classes))
         raise UserError(f"the classes of train/ and test/ in {path} differ: {', '.join(odd)}")
+    if train.size != test.size:
+        sizes = [_size(part.images[0].numpy()) for part in (train, test)]
+        raise UserError(f"the images of train/ in {path} are {sizes[0]}, of test/ {sizes[1]}")
     return train, test
 
 
@@ -257,7 +269,7 @@ def _visible(folder: Path) -> list[os.DirEntry]:
 def _decode_cached(
     folder: Path, names: Sequence[str], stats: Sequence[os.stat_result]
 ) -> np.ndarray:
-    """Decoded files, uint8 (N, 32, 32, 3), from a cache beside the folder if none has changed.
+    """Decoded files, uint8 (N, H, W, 3), from a cache beside the folder if none has changed.
 
     The name of the cache is made from the files' names, sizes and times. It is mapped into
     memory, so that of a large data set only the images in use are read.
@@ -267,12 +279,19 @@ def _decode_cached(
     cache = folder.parent / f".{folder.name}-{fingerprint}.npy"
     try:
         images = np.load(cache, mmap_mode="c")
-        if images.shape == (len(names), SIZE, SIZE, 3):
+        if images.ndim == 4 and len(images) == len(names):
             return images
     except (OSError, ValueError, EOFError):
         pass  # no cache yet, or a damaged one: it is made again
     with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
-        images = np.stack(list(pool.map(_decode, (folder / name for name in names))))
+        decoded = list(pool.map(_decode, (folder / name for name in names)))
+    for name, image in zip(names, decoded, strict=True):
+        if image.shape != decoded[0].shape:
+            raise UserError(
+                f"{folder / name} is {_size(image)}, {folder / names[0]} is {_size(decoded[0])}; "
+                "all images must be of one size"
+            )
+    images = np.stack(decoded)
     try:
         buffer = io.BytesIO()
         np.save(buffer, images)
@@ -289,12 +308,13 @@ def _decode(file: Path) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            if image.size != (SIZE, SIZE):
-                width, height = image.size
-                raise UserError(f"{file} is {width}x{height}; every image must be {SIZE}x{SIZE}")
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError):
         raise UserError(f"{file} is not an image that can be read") from None
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 DATASETS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {

@@ -86,6 +86,11 @@ def one_of(known: Sequence[str]):
     return parse
 
 
+def network(text: str) -> str:
+    """One of the networks of the papers, or the function that makes one of your own."""
+    return text if ":" in text else one_of(MODEL_NAMES)(text)
+
+
 def whole_numbers(text: str) -> list[int]:
     """Whole numbers >= 0, separated by commas."""
     return [integer(0)(part) for part in text.split(",")]
@@ -142,7 +147,13 @@ DATA = (
     Option("--num_workers", integer(0), 4, "accepted, and changes nothing: no workers needed"),
 )  # fmt: skip
 MODEL = (
-    Option("--model", one_of(MODEL_NAMES), "ConvNetSI", ", ".join(MODEL_NAMES)),
+    Option(
+        "--model",
+        network,
+        "ConvNetSI",
+        ", ".join(MODEL_NAMES)
+        + ", or one of your own: path/to/file.py:function, package.module:name",
+    ),
     Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
     Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
     Option("--norm", one_of(NORM_NAMES), "batch", "normalisation: " + ", ".join(NORM_NAMES)),

@@ -62,6 +62,8 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         options.num_channels,
         options.depth,
         norm=options.norm,
+        image_size=images.size,
+        si_names=config.get("si_weights") if options.model == config.get("model") else None,
     )
     model.to(device, memory_format=layout)
 

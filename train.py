@@ -86,6 +86,7 @@ def train(options: argparse.Namespace) -> None:
             options.init_scale,
             options.same_last_layer,
             options.norm,
+            image_size=train_images.size,
         )
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
@@ -350,6 +351,7 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
         "base_lr": trainer.base_lr,
         "num_classes": images.num_classes,
         "train_images": len(images),
+        "si_weights": list(models.si_parameters(trainer.model)),
         "si_parameters": sum(p.numel() for p in trainer.si_weights),
         "other_parameters": sum(p.numel() for p in trainer.others),
         "device": describe(trainer.device),

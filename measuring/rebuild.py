@@ -35,6 +35,8 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
         config["num_channels"],
         config["depth"],
         norm=config["norm"],
+        image_size=train_images.size,
+        si_names=config.get("si_weights"),
     )
     return model.to(device, memory_format=layout), train_images, test_images
 

@@ -4,6 +4,8 @@
 Every other part of the project asks these two.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -13,6 +15,7 @@ from models.groups import ScaleInvariance, scale_invariant_groups
 from models.layers import NORMS, Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm, rescale_to_norm, si_parameters, split_parameters
+from utils import UserError
 
 __all__ = [
     "MODELS",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 LAST_LAYER_SEED = 0
+IMAGE_SIZE = (32, 32)  # that the networks of the papers take
 
 # name -> (architecture, whether its normalisation has trainable scale and shift)
 MODELS = {
@@ -46,12 +50,15 @@ def build(
     init_scale: float = -1.0,
     same_last_layer: bool = False,
     norm: str = "batch",
+    image_size: tuple[int, int] | None = None,
+    si_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Make a freshly initialised network; torch's global generator decides the weights.
 
     Parameters
     ----------
-    name : one of `MODELS`.
+    name : one of `MODELS`, or a function elsewhere that makes a network (`own.FORM`). It is called
+        with num_classes and, if it takes them, num_channels and depth.
     num_classes : number of outputs.
     num_channels : width c of the first stage, >= 1.
     depth : number of 3x3 convolution blocks after the first (ConvNet only), >= 1.
@@ -59,23 +66,55 @@ def build(
     same_last_layer : draw the last layer from a fixed seed of its own, whatever the generator.
     norm : one of `NORMS`, how the convolutions are normalised (official networks: "batch").
 
-    The network maps float images of shape (batch, 3, 32, 32) to logits (batch, num_classes).
+    image_size : (height, width) of the images that the network is for: it is checked that it takes
+        them, and what is scale invariant in a network from elsewhere is found. None: it is not.
+    si_names : the names of the SI weights of a network from elsewhere, where they are known.
+
+    The network maps float images of shape (batch, 3, height, width) to logits (batch, num_classes);
+    those of `MODELS` take 32 x 32.
 
     Raises
     ------
     KeyError : `name` is not one of `MODELS`.
     ValueError : `norm` is not one of `NORMS`.
+    UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
+        there is none of `MODELS` for images of this size.
     """
+    if own.is_own(name):
+        model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
+        _prepare_last_layer(model, name, init_scale, same_last_layer)
+        if image_size is not None:
+            own.check_images(model, name, num_classes, image_size)
+            model.si_names = si_names or own.find_si_weights(model, name, image_size)
+        return model
+    if image_size not in (None, IMAGE_SIZE):
+        raise UserError(
+            f"{name} takes images of 32 x 32, these have {image_size[0]} x {image_size[1]}: "
+            f"--model {own.FORM} gives another network"
+        )
     architecture, affine = MODELS[name]
     if norm not in NORMS:
         raise ValueError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
     model = architecture(num_classes, num_channels, depth, Layers(norm, affine))
+    _prepare_last_layer(model, name, init_scale, same_last_layer)
+    return model
+
+
+def _prepare_last_layer(
+    model: nn.Module, name: str, init_scale: float, same_last_layer: bool
+) -> None:
+    """What --same_last_layer and --init_scale ask for; elsewhere it is the last linear layer."""
+    if not same_last_layer and init_scale <= 0:
+        return
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    last_layer = getattr(model, "last_layer", linear[-1] if linear else None)
+    if last_layer is None:
+        raise UserError(f"{name} has no linear layer for --init_scale or --same_last_layer")
     if same_last_layer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(LAST_LAYER_SEED)
-            model.last_layer.reset_parameters()
+            last_layer.reset_parameters()
     if init_scale > 0:
         with torch.no_grad():
-            weight = model.last_layer.weight
+            weight = last_layer.weight
             weight.mul_(init_scale / weight.norm())
-    return model

@@ -1,5 +1,6 @@
 """Networks that are not part of this project, by the name of the function that makes them."""
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -8,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from utils import UserError
+from models.groups import scale_invariant_groups
+from utils import UserError, plural
 
+BATCH = 8  # random images on which the groups are found
 FORM = "path/to/file.py:function or package.module:name"
 
 
@@ -92,3 +96,55 @@ def make(name: str, **arguments: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise UserError(f"{name} gives a {type(network).__name__}, not a network (torch.nn.Module)")
     return network
+
+
+def check_images(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -> None:
+    """Try a network on a batch of images, without changing it.
+
+    Raises
+    ------
+    UserError : it does not take images of this (height, width), or does not give (batch, classes).
+    """
+    images = torch.zeros(2, 3, *size)
+    shape = " x ".join(map(str, images.shape))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = copy.deepcopy(model).eval()(images)
+    except Exception as error:  # whatever the network raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} does not take images of shape {shape}: {reason}") from None
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"{name} gives {given} for images of shape {shape}, expected (2, {num_classes}): a "
+            f"logit for each of {num_classes} classes"
+        )
+
+
+def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple[str, ...]:
+    """The names of the SI weights of a network that takes images, and say what they are.
+
+    As in the papers' networks with trainable scales and shifts: of the scale-invariant groups, the
+    tensors of two or more dimensions.
+
+    Raises
+    ------
+    UserError : there are none.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = scale_invariant_groups(model, torch.randn(BATCH, 3, *size, generator=generator))
+    in_groups = set().union(*found)
+    weights = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
+    if not weights:
+        raise UserError(
+            f"{name} has no scale-invariant weights, so there is no norm ρ to follow or to fix: "
+            "all that is done here is about networks with normalisation"
+        )
+    total = sum(p.numel() for p in weights.values())
+    print(f"{name}: {total:,} scale-invariant weights in {plural(len(weights), 'tensor')}: "
+          + ", ".join(weights))  # fmt: skip
+    alone = set().union(*(group for group in found if weights.keys() >= set(group)))
+    mixed = [n for n in weights if n not in alone]
+    if mixed:
+        print(f"note: {', '.join(mixed)}: invariant only together with biases or scales")
+    return tuple(weights)

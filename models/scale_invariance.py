@@ -13,7 +13,14 @@ from torch import nn
 
 
 def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The scale-invariant parameters of a network by name: those of its convolutions."""
+    """The scale-invariant parameters of a network by name.
+
+    Those of the convolutions; in a network that is not of this project those that were found when
+    it was made (`models.build`).
+    """
+    names = getattr(model, "si_names", None)
+    if names is not None:
+        return {name: model.get_parameter(name) for name in names}
     return {
         f"{name}.{key}": parameter
         for name, module in model.named_modules()

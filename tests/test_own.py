@@ -1,0 +1,137 @@
+"""Networks and images of one's own, from train.py to test.py and the metrics."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+import runs
+import test as measuring_script
+import train
+from measuring.rebuild import rebuild
+
+NETS = """
+from torch import nn
+
+def small(num_classes, num_channels=4):
+    return nn.Sequential(
+        nn.Conv2d(3, num_channels, 3, stride=4), nn.GroupNorm(2, num_channels), nn.ReLU(),
+        nn.Conv2d(num_channels, num_channels, 3, stride=2, bias=False),
+        nn.BatchNorm2d(num_channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(num_channels, num_classes),
+    )
+
+def plain(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+def vectors(num_classes):
+    return nn.Linear(7, num_classes)
+
+def wide(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes + 1))
+
+def number(num_classes):
+    return num_classes
+
+def needs_more(num_classes, secret):
+    return nn.Linear(2, num_classes)
+"""
+TINY = (
+    "--dataset Digits --use_data_size 100 --batch_size 50 --num_channels 6 --noninvlr 0 --gpu -1 "
+    "--init_scale 10 --lr_init 0.1 --wd 0.01 --momentum 0 --epochs 2 --use_test --noaug "
+    "--no_schedule --save_freq 1"
+)
+
+
+@pytest.fixture
+def nets(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(NETS)
+    return path
+
+
+def start(tmp_path, words):
+    train.main(f"--dir {tmp_path}/run {words}".split())
+    return runs.trial_folder(tmp_path / "run", 0)
+
+
+def test_a_network_of_ones_own_is_trained_and_measured(tmp_path, nets, capsys):
+    folder = start(tmp_path, f"{TINY} --model {nets}:small --fix_si_pnorm --metrics")
+    config = runs.read_config(folder)
+    assert config["si_weights"] == ["0.weight", "3.weight"]
+    assert "scale-invariant weights" in capsys.readouterr().out
+    weights = [torch.load(p)["state_dict"] for p in runs.checkpoints_in(folder).values()]
+    norms = [models.norm(w[n] for n in config["si_weights"]).item() for w in weights]
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-5)  # by --fix_si_pnorm
+    assert torch.equal(weights[0]["1.weight"], weights[-1]["1.weight"])  # by --noninvlr 0
+    assert weights[0]["8.weight"].norm() == pytest.approx(10)  # by --init_scale
+    assert weights[0]["0.weight"].shape[0] == 6
+    with np.load(folder / "train-tm-prebn.npz") as measured:
+        assert measured["params_norm"] == pytest.approx(norms, rel=1e-5)
+    # test.py and the notebook's functions know it from the run
+    measuring_script.main(
+        f"--models_dir {folder} --train_mode --prebn_only --save_path {tmp_path}/again".split()
+    )
+    with np.load(tmp_path / "again.npz") as again:
+        assert again["params_norm"] == pytest.approx(norms, rel=1e-5)
+    model, _, _ = rebuild(config)
+    assert list(models.si_parameters(model)) == config["si_weights"]
+    json.dumps(config)
+
+
+def test_a_package_is_as_good_as_a_file(tmp_path):
+    model = models.build("torchvision.models:squeezenet1_1", 10)
+    assert model.num_classes == 10
+
+
+def images(folder, size, count=6):
+    random = np.random.RandomState(0)
+    for split in ("train", "test"):
+        for label in "ab":
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.randint(256, size=(*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
+
+
+def test_images_of_any_one_size(tmp_path, nets):
+    images(tmp_path / "data", (20, 28))
+    words = TINY.replace("Digits --use_data_size 100", f"ImageFolder --data_path {tmp_path}/data")
+    words = words.replace("--noaug", "")
+    folder = start(tmp_path, f"{words} --model {nets}:small")
+    assert len(runs.read_log(folder)) == 2
+
+
+def error(tmp_path, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        start(tmp_path, words)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("plain", "has no scale-invariant weights"),
+        ("vectors", "does not take images of shape 2 x 3 x 32 x 32"),
+        ("wide", r"gives (2, 11) for images"),
+        ("number", "gives a int, not a network"),
+        ("needs_more", "fails when called with num_classes=10"),
+        ("nothing", "no function nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_network_is_said_in_a_line(tmp_path, nets, capsys, function, message):
+    assert message in error(tmp_path, f"{TINY} --model {nets}:{function}", capsys)
+
+
+def test_what_is_wrong_with_images_is_said_in_a_line(tmp_path, capsys):
+    images(tmp_path / "data", (20, 28))
+    words = TINY.replace("Digits --use_data_size 100", f"ImageFolder --data_path {tmp_path}/data")
+    shown = error(tmp_path, f"{words} --model ConvNetSI", capsys)
+    assert "takes images of 32 x 32, these have 20 x 28" in shown
+    Image.new("RGB", (30, 28)).save(tmp_path / "data" / "train" / "a" / "odd.png")
+    assert "all images must be of one size" in error(tmp_path, words, capsys)
