@@ -43,4 +43,8 @@ def to_do(lines: Sequence[Line]) -> list[Line]:
 
 
 def say_cost(lines: Sequence[Line]) -> None:
-    say(f"{plural(len(lines), 'line')}, from the first epoch on about {cost.total(lines)}")
+    try:
+        about = f", from the first epoch on about {cost.total(lines)}"
+    except RuntimeError:  # of a network of one's own that takes other images than of 32 x 32
+        about = ", of a network whose work is not known"
+    say(plural(len(lines), "line") + about)
