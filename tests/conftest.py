@@ -1,8 +1,10 @@
 """Tiny settings that every test can afford."""
 
 import os
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start: all is tiny
@@ -36,4 +38,23 @@ def run(tmp_path):
         return folder
 
     start.folder = folder
+    return start
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch, capsys):
+    """Run a driver in this process, in a folder of its own: returns its status and its output."""
+
+    def start(*words, script: Path = ROOT / "run_train_and_test.py"):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(script), *words])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
+
     return start

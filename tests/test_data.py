@@ -153,3 +153,138 @@ def test_cifar_comes_through_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "CIFAR100", Fake)
     train, test = data.load("CIFAR100", tmp_path, use_test=True)
     assert (len(train), len(test), train.num_classes) == (60, 20, 100)
+
+
+def marked(count=60):
+    """Images that show their label: its square in the middle, which no crop can cut."""
+    labels = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
+    images = torch.zeros(count, 32, 32, 3, dtype=torch.uint8)
+    images[:, 8:24, 8:24] = (20 * labels + 7)[:, None, None, None].to(torch.uint8)
+    return data._image_set(images, labels, 10, (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("augment", [True, False])
+def test_pairs_stay_pairs(shuffle, augment):
+    images, generator = marked(), torch.Generator().manual_seed(3)
+    batches = [*images.batches(16, generator, shuffle=shuffle, augment=augment)]
+    shown = torch.cat([(255 * x[:, 0, 14:18, 14:18].mean((1, 2)) - 7) / 20 for x, _ in batches])
+    labels = torch.cat([y for _, y in batches])
+    assert torch.equal(shown.round().long(), labels)
+    assert torch.equal(labels.sort().values, images.labels.sort().values)
+    assert torch.equal(labels, images.labels) == (not shuffle)
+
+
+def test_an_order_is_a_function_of_its_seed():
+    def order(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat([y for _, y in marked().batches(16, generator, shuffle=True)])
+
+    assert torch.equal(order(1), order(1)) and not torch.equal(order(1), order(2))
+
+
+def test_subsets_keep_everything_of_an_image(digits):
+    images = data.load("Digits", "", use_test=True, corrupt_train=0.5)[0]
+    index = torch.tensor([5, 1400, 3])
+    part = images.subset(index)
+    for name in ("images", "labels", "corrupted"):
+        assert torch.equal(getattr(part, name), getattr(images, name)[index])
+    assert torch.equal(images.subset(slice(1, 3)).corrupted, images.corrupted[1:3])
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    """Grey from 0 to 16 to 0 to 255; in a magnified image the mean stays."""
+    from sklearn.datasets import load_digits
+
+    raw, (train, test) = load_digits(), digits
+    assert torch.equal(torch.cat([train.labels, test.labels]), torch.tensor(raw.target))
+    images = torch.cat([train.images, test.images]).double() / 255 * 16
+    assert (images[..., 0] == images[..., 2]).all()
+    error = images.mean((1, 2, 3)) - torch.tensor(raw.images).mean((1, 2))
+    assert error.abs().max() < 0.05
+    blocks = images[..., 0].unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4))
+    upright = (blocks - torch.tensor(raw.images)).abs().mean()
+    others = [blocks.flip(1), blocks.flip(2), blocks.transpose(1, 2)]
+    assert all(2 * upright < (o - torch.tensor(raw.images)).abs().mean() for o in others)
+
+
+class OfFullSize:
+    """A stand-in for torchvision's CIFAR-10: 50,000 and 10,000 black images."""
+
+    base_folder = "cifar-10-batches-py"
+
+    def __init__(self, root, train, download):
+        count = 50_000 if train else 10_000
+        self.data = np.zeros((count, 32, 32, 3), np.uint8)
+        self.targets, self.classes = [i % 10 for i in range(count)], list(range(10))
+        self.targets[-5000:] = [9] * 5000
+
+
+@pytest.mark.parametrize("use_test, size, sizes", [
+    (True, None, (50_000, 10_000)), (True, 50_000, (50_000, 10_000)),
+    (False, None, (45_000, 5_000)), (False, 20_000, (20_000, 5_000)),
+])  # fmt: skip
+def test_five_thousand_of_cifar_are_held_out(tmp_path, monkeypatch, use_test, size, sizes):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "CIFAR10", OfFullSize)
+    train, held_out = data.load("CIFAR10", tmp_path, use_test=use_test, use_data_size=size)
+    assert (len(train), len(held_out)) == sizes
+    if not use_test:
+        assert (held_out.labels == 9).all() and train.labels[:20].tolist() == [*range(10)] * 2
+    black = torch.tensor([-0.4914 / 0.2023, -0.4822 / 0.1994, -0.4465 / 0.2010])
+    x, _ = next(train.batches(2))
+    assert torch.allclose(x, black.view(1, 3, 1, 1).expand_as(x), atol=1e-6)
+
+
+def test_cifar_is_looked_for_where_the_official_code_kept_it(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    asked = []
+
+    class Noted(OfFullSize):
+        def __init__(self, root, train, download):
+            asked.append(root)
+            super().__init__(root, train, download)
+
+    monkeypatch.setattr(datasets, "CIFAR10", Noted)
+    for folder in ("", "CIFAR10", "cifar10"):
+        place = tmp_path / f"in-{folder}"
+        (place / folder / Noted.base_folder).mkdir(parents=True)
+        data.load("CIFAR10", place, use_test=True)
+        assert asked == [str(place / folder)] * 2
+        asked.clear()
+    data.load("CIFAR10", tmp_path / "nowhere", use_test=True)  # there it is downloaded to
+    assert asked == [str(tmp_path / "nowhere")] * 2
+
+
+def test_image_folder_ignores_hidden_files_and_stray_ones(folder):
+    (folder / "train" / ".DS_Store").touch()
+    (folder / "train" / "red" / ".DS_Store").touch()
+    (folder / "train" / "notes.txt").touch()
+    train, _ = data.load("ImageFolder", folder, use_test=True)
+    assert (len(train), train.num_classes) == (20, 2)
+
+
+def test_damaged_cache_is_made_again(folder):
+    before = data.load("ImageFolder", folder, use_test=True)[0]
+    caches = [*folder.glob(".*.npy")]
+    assert len(caches) == 2
+    for cache in caches:
+        cache.write_bytes(b"damaged")
+    after = data.load("ImageFolder", folder, use_test=True)[0]
+    assert torch.equal(before.images, after.images) and torch.equal(before.labels, after.labels)
+    Image.new("RGB", (32, 32)).save(folder / "test" / "red" / "new.png")
+    data.load("ImageFolder", folder, use_test=True)
+    assert len([*folder.glob(".*.npy")]) == 2  # the old one is gone
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / split / "a" / "1.png")
+    with pytest.raises(UserError, match="no training images are left"):
+        data.load("ImageFolder", tmp_path)
+    (tmp_path / "train" / "a" / "1.png").unlink()
+    with pytest.raises(UserError, match="no images in"):
+        data.load("ImageFolder", tmp_path)

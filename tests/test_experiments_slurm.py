@@ -124,23 +124,17 @@ def test_what_slurm_refuses_is_passed_on(slurm, tmp_path, monkeypatch):
 # --- without SLURM ---
 
 
-def drive(folder, *words, **environment):
-    return subprocess.run(
-        [sys.executable, ROOT / "run_train_and_test.py", *words],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-    )  # fmt: skip
-
-
-def test_mistakes_of_the_launcher(tmp_path):
+def test_mistakes_of_the_launcher(drive, monkeypatch):
     for words, message in {
         "--launcher slrum": "did you mean slurm?",
         "--partition main": "--partition belongs to --launcher slurm",
         "--launcher slurm --sbatch account": "is not name=value",
         "--launcher slurm --time 0": "whole number >= 1",
     }.items():
-        done = drive(tmp_path, *words.split())
+        done = drive(*words.split())
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    done = drive(tmp_path, "--launcher", "slurm", PATH=str(Path(sys.executable).parent))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    done = drive("--launcher", "slurm")
     assert done.returncode == 2 and "needs a SLURM cluster" in done.stderr
 
 
@@ -162,7 +156,7 @@ def test_status_of_local_lines(tmp_path, monkeypatch):
     assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "2.00", "2", "min"]
 
 
-def test_the_driver_tells_the_status(tmp_path):
-    done = drive(tmp_path, "--experiment", "demo", "--status")
+def test_the_driver_tells_the_status(drive, tmp_path):
+    done = drive("--experiment", "demo", "--status")
     assert done.returncode == 0 and "4 not started" in done.stdout
     assert not (tmp_path / "Experiments").exists()

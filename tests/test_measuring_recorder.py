@@ -1,5 +1,7 @@
 """Metrics measured while training are those of test.py; --keep bounds the disk."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import TINY
@@ -7,8 +9,10 @@ from conftest import TINY
 import options
 import runs
 import test as test_script
+import train
 from experiments import Experiment
 from experiments.lines import lines_of
+from measuring import recorder
 
 
 def arrays(folder):
@@ -33,8 +37,8 @@ def measure_with_test_script(folder):
 
 
 @pytest.mark.parametrize("extra", [
-    "", "--save_freq_int 2", "--model ResNet18SIAf --noninvlr -1", "--corrupt_train 0.5",
-    "--num_channels 8", "--momentum 0.9 --fbgd",
+    "--save_freq_int 2 --corrupt_train 0.5", "--model ResNet18SIAf --noninvlr -1",
+    "--num_channels 8 --fbgd",
 ])  # fmt: skip
 def test_same_numbers_as_test_script(run, extra):
     folder = run(f"{extra} --save_freq 1 --epochs 2")
@@ -83,3 +87,39 @@ def test_driver_leaves_measuring_to_train(tmp_path):
     assert list(lines[0].commands) == ["train"]
     args = options.train_options(lines[0].commands["train"][1:])
     assert args.metrics and args.keep == 3
+
+
+@pytest.mark.parametrize("extra", ["", "--save_freq_int 2 --keep 3"])
+def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, extra):
+    """So that a run killed at any moment can measure what it had not written."""
+    removed, unlink = [], Path.unlink
+
+    def watched(path, missing_ok=False):
+        if path.name.startswith("checkpoint-"):
+            epoch, _, step = path.stem.removeprefix("checkpoint-").partition("-")
+            time = int(epoch) + int(step or 0) / 4  # 4 steps an epoch
+            for name in runs.METRICS:
+                assert time in runs.Metrics.read(path.parent / f"{name}.npz").rows
+            removed.append(time)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    monkeypatch.setattr(recorder, "WRITE_EVERY", 0)  # whenever there is something to write
+    folder = run(f"--save_freq 1 --epochs 4 --metrics --keep 1 --keep_epochs 2 {extra}")
+    left = [(2, 0), (3, 2), (4, 0)] if extra else [(2, 0), (4, 0)]
+    assert [key for key in runs.checkpoints_in(folder) if key != (3, 0)] == left
+    assert len(removed) + len(runs.checkpoints_in(folder)) == (9 if extra else 5)
+
+
+def test_metrics_are_written_while_the_run_goes_on(run, monkeypatch):
+    seen, real = [], train.Training.epoch
+
+    def epoch(self, number, progress):
+        if (self.folder / "train-tm.npz").exists():
+            seen.append(max(runs.Metrics.read(self.folder / "train-tm.npz").rows))
+        return real(self, number, progress)
+
+    monkeypatch.setattr(train.Training, "epoch", epoch)
+    monkeypatch.setattr(recorder, "WRITE_EVERY", 0)
+    run("--save_freq 1 --epochs 4 --metrics")
+    assert seen == [0, 1, 2, 3]

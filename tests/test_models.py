@@ -1,6 +1,7 @@
 """Scale invariance as the property it is, and the parameter names that checkpoints rely on."""
 
 import pytest
+import reference
 import torch
 from torch.nn import functional as F
 
@@ -154,3 +155,59 @@ def test_rescaling_keeps_the_direction():
     after = torch.cat([t.flatten() for t in tensors])
     assert models.norm(tensors).item() == pytest.approx(3.0, rel=1e-6)
     assert F.cosine_similarity(before, after, dim=0) > 1 - 1e-6
+
+
+# --- against networks written as functions of a state dict ---
+
+
+def scrambled(name, width, depth, norm):
+    """A network in which no two normalisations are alike, as after some training."""
+    model = make(name, width, depth, norm)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) / 4)
+    return model
+
+
+@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
+@pytest.mark.parametrize("train", [True, False])
+def test_forward_pass_is_the_plain_one(name, width, depth, norm, train):
+    model, (x, _) = scrambled(name, width, depth, norm).train(train), batch(32)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        expected = reference.Network(state, train, norm)(x)
+        found = model(x)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+    for key, tensor in model.state_dict().items():  # running statistics too
+        assert torch.allclose(tensor, state[key], rtol=1e-4, atol=1e-5), key
+
+
+def test_running_statistics_are_those_of_the_official_code():
+    norms = [m for m in make("ResNet18SIAf", 2).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 20 and {m.momentum for m in norms} == {0.1}
+
+
+@pytest.mark.parametrize("same_last_layer", [True, False])
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_the_last_layer_has_the_norm_asked_for_and_keeps_its_direction(name, same_last_layer):
+    def last(init_scale):
+        torch.manual_seed(0)
+        model = models.build(name, 10, 2, init_scale=init_scale, same_last_layer=same_last_layer)
+        return model.last_layer
+
+    plain, scaled = last(-1.0), last(10.0)
+    assert scaled.weight.norm().item() == pytest.approx(10, rel=1e-6)
+    assert torch.allclose(scaled.weight / 10, plain.weight / plain.weight.norm())
+    assert scaled.bias is None or torch.equal(scaled.bias, plain.bias)
+
+
+def test_norm_is_that_of_one_long_vector():
+    """Of millions of weights too, where a float32 sum of squares would be off."""
+    tensors = [torch.full((3, 5), 2.0), torch.full((2,), 1.0)]
+    assert models.norm(tensors).item() == pytest.approx(62**0.5, rel=1e-12)
+    many = [torch.full((1000, 1000), 0.1), torch.full((10,), 1e-4)]
+    expected = sum(t.double().square().sum() for t in many).sqrt().item()
+    assert models.norm(many).item() == pytest.approx(expected, rel=1e-9)

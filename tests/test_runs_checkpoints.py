@@ -122,3 +122,52 @@ def test_branching_off_an_official_checkpoint(tmp_path, extra, capsys):
         assert torch.equal(buffer, state["momentum_buffer"])
     assert (branch / "checkpoint-8.pt").exists()
     assert "at zero" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved, into, key", [
+    ("ConvNetSIAf", "ConvNetSI", "has conv_layers.1.weight"),
+    ("ConvNetSI", "ConvNetSIAf", "lacks conv_layers.1.weight"),
+    ("ResNet18SI", "ConvNetSI", "lacks conv_layers.0.weight"),
+    ("ResNet18SIAf", "ResNet18SI", "has layer1.0.bn1.weight"),
+])  # fmt: skip
+def test_a_checkpoint_of_another_network_is_refused(saved, into, key):
+    content, model = (
+        {"state_dict": models.build(saved, 10, 2).state_dict()},
+        models.build(into, 10, 2),
+    )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=f"x.pt belongs to another network: it {key}"):
+        checkpoints.load_weights(model, content, "x.pt")
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("width, classes", [(3, 10), (2, 5)])
+def test_a_checkpoint_of_other_sizes_is_refused(width, classes):
+    content = {"state_dict": models.build("ConvNetSI", classes, width).state_dict()}
+    with pytest.raises(UserError, match=r"weight is \(.*\), expected \("):
+        checkpoints.load_weights(models.build("ConvNetSI", 10, 2), content, "x.pt")
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_all_of_a_checkpoint_is_loaded_and_old_ones_without_batch_counts_too(name):
+    torch.manual_seed(0)
+    saved = {
+        k: torch.rand_like(v.float()).to(v.dtype) for k, v in official(name)["state_dict"].items()
+    }
+    model = models.build(name, 10, 2)
+    old = {k: v for k, v in saved.items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(saved)
+    checkpoints.load_weights(model, {"state_dict": old}, "x.pt")
+    found = model.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in old.items())
+
+
+def test_a_checkpoint_holds_what_the_official_ones_do(run):
+    folder = run("--epochs 2 --momentum 0.9 --save_freq 1")
+    content = checkpoints.load(folder / "checkpoint-1.pt")
+    assert {"epoch", "state_dict", "optimizer", "train_res", "test_res"} <= content.keys()
+    assert content["epoch"] == 1
+    for key in ("train_res", "test_res"):
+        assert content[key].keys() == {"loss", "accuracy"}
+    assert content["optimizer"]["param_groups"][0]["momentum"] == 0.9
+    assert isinstance(content["optimizer"]["param_groups"][0]["lr"], float)

@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 from conftest import TINY
-from torch.nn import functional as F
 
 import data
 import figures
 import models
 import runs
-import train
 from claims import second_regime
 from runs import checkpoints
 from theory import toy
@@ -23,44 +22,17 @@ def states(folder):
     return {k: checkpoints.load(p)["state_dict"] for k, p in runs.checkpoints_in(folder).items()}
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
-def test_update_is_projected_sgd(run, name):
-    folder = run(f"--model {name} --epochs 1 --save_freq_int 1 --batch_size 150", base=SPHERE)
-    saved = states(folder)
-    model = models.build(name, 10, 2)
-    checkpoints.load_weights(model, {"state_dict": saved[0, 0]}, "")
-    images, _ = data.load("Digits", "", use_test=True, use_data_size=200)
-    generator = torch.Generator().manual_seed(train.mix(1, 0, 0))
-    x, y = next(images.batches(150, generator, shuffle=True))
-    si = models.si_parameters(model.train())
-    gradient = torch.autograd.grad(F.cross_entropy(model(x), y), list(si.values()))
-    norm = models.norm(si.values())
-    with torch.no_grad():  # on the unit sphere: u' = u - ELR g(u), and g(u) = norm g(w)
-        u = [w / norm - 0.01 * norm * g for w, g in zip(si.values(), gradient, strict=True)]
-    length = models.norm(u)
-    for key, expected in zip(si, u, strict=True):
-        w = saved[0, 1][key]
-        assert torch.allclose(w.double(), expected.double() * norm / length, rtol=1e-4, atol=1e-6)
-        assert not torch.equal(w, saved[0, 0][key])
-
-
-@pytest.mark.parametrize("name", list(models.MODELS))
-@pytest.mark.parametrize("extra", ["", "--momentum 0.9 --noninvlr -1 --wd 0.01"])
+@pytest.mark.parametrize(
+    "name, extra",
+    [("ConvNetSI", ""), ("ResNet18SIAf", "--momentum 0.9 --noninvlr -1 --wd 0.01")],
+)
 def test_norm_is_held_over_a_whole_run(run, name, extra):
-    folder = run(f"--model {name} --epochs 5 --save_freq_int 1 {extra}", base=SPHERE)
+    folder = run(f"--model {name} --epochs 2 --save_freq_int 1 {extra}", base=SPHERE)
     si = models.si_parameters(models.build(name, 10, 2))
     norms = np.array([models.norm(s[k] for k in si).item() for s in states(folder).values()])
-    assert len(norms) == 21 and np.abs(norms / norms[0] - 1).max() < 1e-6
+    assert len(norms) == 9 and np.abs(norms / norms[0] - 1).max() < 1e-6
     rows = runs.read_log(folder)
     assert all(row["effective_lr"] == pytest.approx(0.01, rel=1e-6) for row in rows)
-
-
-def test_weight_decay_acts_on_the_other_weights_alone(run):
-    base = SPHERE.replace("--noninvlr 0", "--noninvlr 1e-9")
-    plain = states(run("--wd 0 --epochs 1", base=base))[1, 0]
-    decayed = states(run("--wd 0.1 --epochs 1 --overwrite", base=base))[1, 0]
-    key = "conv_layers.3.weight"
-    assert torch.equal(plain[key], decayed[key])
 
 
 def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
@@ -141,7 +113,7 @@ def test_regime_rule():
 
 def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
     for trial, elr in enumerate((0.001, 30.0)):
-        run(f"--trial {trial} --metrics --save_freq 1 --epochs 8 --elr {elr}", base=SPHERE)
+        run(f"--trial {trial} --metrics --save_freq 1 --epochs 6 --elr {elr}", base=SPHERE)
     figures.report([tmp_path / "run"])
     out = capsys.readouterr().out
     assert "divergence" in out
@@ -151,11 +123,28 @@ def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
 
 
 def test_drop_and_average(run, tmp_path):
-    folder = run("--metrics --save_freq 1 --epochs 6", base=SPHERE)
+    folder = run("--metrics --save_freq 1 --epochs 4", base=SPHERE)
     (found,) = runs.find_runs(tmp_path)
-    dropped = second_regime.drop(found, 4, 0.001)
-    assert dropped.metrics("test-em")["report_epochs"].tolist() == [4, 5, 6]
+    dropped = second_regime.drop(found, 3, 0.001)
+    assert dropped.metrics("test-em")["report_epochs"].tolist() == [3, 4]
     assert dropped.config["elr"] == 0.001 and dropped.folder.parent == folder
-    whole = second_regime.average(found, 6)  # the mean of one: only its statistics are new
-    assert whole == pytest.approx(second_regime.end_error(dropped), abs=60)
-    assert 0 <= second_regime.average(found, 4) <= 100
+    errors = 100 * (1 - found.metrics("test-em")["acc"])
+    assert second_regime.end_error(found) == pytest.approx(errors.mean())
+    for epoch in (2, 4):
+        expected = error_of_averages(folder, range(epoch, 5))
+        assert second_regime.average(found, epoch) == pytest.approx(expected, abs=0.4)  # an image
+
+
+def error_of_averages(folder, epochs):
+    """Test error in % of the mean weights, with the mean statistics of the training batches."""
+    saved = [states(folder)[epoch, 0] for epoch in epochs]
+    state = {k: sum(s[k] for s in saved) / len(saved) for k in saved[0]}
+    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    statistics = {k: 0 for k in state if "running" in k}
+    for x, _ in train_images.batches(64):
+        fresh = {**state, **{k: torch.zeros_like(state[k]) for k in statistics}}
+        reference.Network(fresh, True)(x)  # moves them by a tenth of the batch's own
+        statistics = {k: statistics[k] + 10 * fresh[k] / 4 for k in statistics}
+    ((x, y),) = test_images.batches(297)
+    wrong = reference.Network({**state, **statistics}, False)(x).argmax(1) != y
+    return 100 * wrong.double().mean().item()

@@ -1,0 +1,200 @@
+"""train.py and test.py against the plain computation of `reference`, option by option."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+import torch
+from PIL import Image
+
+import runs
+import test as test_script
+
+# 100 images in batches of 30: 4 steps an epoch, the last of them on ten images.
+BASE = (
+    "--dataset ImageFolder --batch_size 30 --model ConvNetSI --num_channels 2 --noninvlr 0 "
+    "--init_scale 2 --lr_init 0.003 --wd 1 --momentum 0 --epochs 3 --use_test --noaug "
+    "--no_schedule --save_freq 1 --eval_freq 2 --gpu -1"
+)
+ALL = "--model ConvNetSIAf --noninvlr -1"
+RESNET = "--use_data_size 60 --model ResNet18SI"
+# Options to add to the base, and those of the base to leave out.
+GRID = {
+    "the base": ("", ()),
+    "momentum": ("--momentum 0.9 --lr_init 0.001", ()),
+    "all weights, momentum": (f"{ALL} --momentum 0.9", ()),
+    "others at a rate of their own": ("--noninvlr 0.05 --model ConvNetSIAf", ()),
+    "full batch": ("--fbgd", ()),
+    "full batch, momentum, held": ("--fbgd --momentum 0.9 --fix_si_pnorm --noninvlr 0.1", ()),
+    "held at the first norm": (f"--fix_si_pnorm {ALL}", ()),
+    "held at 3": ("--fix_si_pnorm --fix_si_pnorm_value 3 --momentum 0.5", ()),
+    "sphere": ("--fix_elr --elr 0.0005", ("--lr_init 0.003 --wd 1",)),
+    "sphere, all weights": (f"--fix_elr --elr 0.0005 {ALL} --momentum 0.9", ()),
+    "sphere, others on their own": ("--fix_elr --elr 0.0005 --noninvlr 0.1", ()),
+    "Adam": ("--optimizer adam --lr_init 0.001", ("--momentum 0",)),
+    "Adam, all weights": (f"--optimizer adam --lr_init 0.001 {ALL}", ("--momentum 0",)),
+    "augmentation": ("--epochs 2", ("--noaug",)),
+    "default schedule": ("--epochs 10 --noninvlr 0.01", ("--no_schedule",)),
+    "divided": ("--d_schedule 3 --epochs 8", ("--no_schedule",)),
+    "falling": (f"--c_schedule 3 --epochs 5 {ALL}", ("--no_schedule",)),
+    "cosine": ("--cosan_schedule --epochs 4 --fix_elr --elr 0.0005", ("--no_schedule",)),
+    "corrupted": ("--corrupt_train 0.4", ()),
+    "held-out images": ("--seed 3 --trial 2", ("--use_test",)),
+    "first images, one batch": ("--batch_size 700 --use_data_size 50", ()),
+    "channels last": ("--num_channels 8 --use_data_size 40 --momentum 0.9", ()),
+    "shallow": ("--depth 1", ()),
+    "depth 2": (f"--depth 2 {ALL}", ()),
+    "deep": ("--depth 5", ()),
+    "layer": ("--norm layer --model ConvNetSIAf", ()),
+    "group": ("--norm group --num_channels 3", ()),
+    "instance": ("--norm instance", ()),
+    "weight": (f"--norm weight {ALL} --lr_init 0.001", ()),
+    "ResNet": (RESNET, ()),
+    "ResNet, all weights": (f"{RESNET}Af --noninvlr -1 --momentum 0.9", ()),
+    "ResNet, weight": (f"{RESNET}Af --norm weight", ()),
+}  # fmt: skip
+
+
+def start(run, noise, name):
+    """The folder of the run, its options as the configuration holds them."""
+    extra, left_out = GRID[name]
+    base = BASE
+    for words in left_out:
+        assert words in base
+        base = base.replace(words, "")
+    folder = run(f"{extra} --data_path {noise}", base=base)
+    if "--trial 2" in extra:
+        folder = folder.with_name("trial_2")
+    return folder, SimpleNamespace(**runs.read_config(folder))
+
+
+def state_of(folder, epoch):
+    path = folder / f"checkpoint-{epoch}.pt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory):
+    """A folder of 100 and 40 images of noise in 5 classes.
+
+    In noise no two patches are alike. In digits many are, and the rounding of one step decides
+    which of them a maximum is taken from in the next.
+    """
+    folder, random = tmp_path_factory.mktemp("noise"), np.random.RandomState(0)
+    for part, count in (("train", 100), ("test", 40)):
+        for i in range(count):
+            path = folder / part / "abcde"[random.randint(5)] / f"{i:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.randint(256, size=(32, 32, 3)).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_a_run_is_the_plain_one(run, noise, name):
+    folder, options = start(run, noise, name)
+    assert_plain(folder, options)
+
+
+@pytest.mark.parametrize("extra", [
+    "--epochs 4 --lr_init 0.002 --d_schedule 2", "--epochs 3 --cosan_schedule --fix_si_pnorm",
+    "--epochs 2 --no_schedule --fix_elr --elr 0.0003", "--epochs 3 --c_schedule 4 --fbgd",
+])  # fmt: skip
+def test_a_branch_is_the_plain_run_from_its_checkpoint(run, noise, extra):
+    """Its schedule and its fixed norm begin there, its epochs count on."""
+    folder, _ = start(run, noise, "the base")
+    words = f"{extra} --data_path {noise} --resume_epoch 2"
+    run(words, base=BASE.replace("--no_schedule", ""))
+    (branch,) = folder.glob("branch-2*")
+    assert_plain(branch, SimpleNamespace(**runs.read_config(branch)), 2)
+
+
+def assert_plain(folder, options, first=0):
+    """What the folder holds from checkpoint `first` on is what the reference gets from there."""
+    start, rows = state_of(folder, first), runs.read_log(folder)
+    assert len(rows) == options.epochs
+    plain = reference.train(dict(start), options, first)
+    for row, (expected, weights) in zip(rows, plain, strict=True):
+        tested = {k for k, value in row.items() if value is not None}
+        assert tested - {"seconds"} == expected.keys()
+        for key, value in expected.items():
+            assert row[key] == pytest.approx(value, rel=5e-4, abs=1e-6), key
+        found = state_of(folder, expected["epoch"])
+        assert found.keys() == weights.keys()
+        moved = reference.length(weights[k] - start[k] for k in reference.trainable(start))
+        for key, value in weights.items():  # up to rounding, beside what training has changed
+            change = reference.length([value - start[key]])
+            error = reference.length([found[key] - value])
+            assert error <= 1e-2 * change + 1e-5 * moved, key
+
+
+@pytest.mark.parametrize("extra", ["", "--trial 3 --seed 7", "--same_last_layer"])
+def test_a_run_begins_with_pytorchs_own_initialisation(run, noise, extra):
+    """In the order of the layers, from the documented seed."""
+    folder = run(f"{extra} --epochs 1 --data_path {noise}", base=BASE)
+    seed, trial = (7, 3) if "seed" in extra else (1, 0)
+    first = state_of(folder.with_name(f"trial_{trial}"), 0)
+    torch.manual_seed(reference.seed_of(seed, trial))
+    for number, (inputs, outputs) in zip((0, 3, 7, 11), ((3, 2), (2, 4), (4, 8), (8, 16)),
+                                         strict=True):  # fmt: skip
+        layer = torch.nn.Conv2d(inputs, outputs, 3, bias=False)
+        assert torch.equal(first[f"conv_layers.{number}.weight"], layer.weight)
+    if "same" in extra:
+        torch.manual_seed(0)
+    last = torch.nn.Linear(16, 5)
+    assert torch.equal(first["linear_layers.2.bias"], last.bias)
+    expected = 2 * last.weight / last.weight.norm()  # --init_scale 2
+    assert torch.allclose(first["linear_layers.2.weight"], expected)
+
+
+# Which image and checkpoint the arrays are about, and how they are asked for.
+MEASURED = {
+    "train-tm": ("--train_mode", "corrupted"),
+    "train-em": ("", "corrupted"),
+    "test-em": ("--use_test", "corrupted"),
+    "trained on": ("--train_mode", "held-out images"),
+    "all weights": ("--train_mode", "all weights, momentum"),
+    "SI weights": ("--train_mode --prebn_only", "all weights, momentum"),
+    "ResNet": ("--train_mode --prebn_only", "ResNet, all weights"),
+    "weight": ("--train_mode", "weight"),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_metrics_are_the_plain_ones(run, noise, name, tmp_path):
+    flags, trained = MEASURED[name]
+    folder, o = start(run, noise, trained)
+    test_script.main(
+        f"--models_dir {folder} --save_path {tmp_path}/x.npz --eval_model --calc_grad_norms "
+        f"--calc_grads --all_pnorm --gpu -1 {flags}".split()
+    )
+    train, _ = reference.split(noise, o.use_test, o.use_data_size, o.corrupt_train or 0.0)
+    pixels, labels = reference.split(noise)[1] if "--use_test" in flags else train[:2]
+    with np.load(tmp_path / "x.npz") as found:
+        assert found["report_epochs"].tolist() == [0, 1, 2, 3]
+        for epoch in range(4):
+            state = state_of(folder, epoch)
+            names = (reference.invariant if "prebn" in flags else reference.trainable)(state)
+            expected, _ = reference.measure(
+                state, pixels, labels, names, o.batch_size, "train_mode" in flags, o.norm
+            )
+            assert set(found) == {"report_epochs", *expected}
+            for key, value in expected.items():
+                assert found[key][epoch] == pytest.approx(value, rel=1e-4), (epoch, key)
+
+
+def test_loss_of_the_corrupted_images_and_of_the_others(run, noise, tmp_path):
+    folder, o = start(run, noise, "corrupted")
+    test_script.main(
+        f"--models_dir {folder} --save_path {tmp_path}/x.npz --eval_on_train_subsets --train_mode "
+        "--gpu -1".split()
+    )
+    (pixels, labels, corrupted), _ = reference.split(noise, corrupt_train=o.corrupt_train)
+    state = state_of(folder, 3)
+    _, (losses, right) = reference.measure(
+        state, pixels, labels, reference.trainable(state), o.batch_size
+    )
+    with np.load(tmp_path / "x.npz") as found:
+        for name, which in (("corrupt", corrupted), ("normal", ~corrupted)):
+            assert found[f"loss_{name}"][3] == pytest.approx(losses[which].mean().item(), rel=1e-5)
+            assert found[f"acc_{name}"][3] == pytest.approx(right[which].mean().item())

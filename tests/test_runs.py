@@ -1,0 +1,183 @@
+"""What lies in a run's folder is read back as it was, and no two runs are taken for one."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import options
+import runs
+from utils import UserError
+
+# Options that may differ between the commands of one run; every other one makes another run.
+MAY_DIFFER = {
+    "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "keep_going",
+    "metrics", "trace", "keep", "keep_epochs", "compile", "deterministic", "eval_freq", "save_freq",
+    "save_freq_int",
+}  # fmt: skip
+
+
+def other(value):
+    """Another value of an option than this one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    return [1] if isinstance(value, list) else 3 if value is None else f"{value}x"
+
+
+@pytest.mark.parametrize("key", [option.key for option in options.TRAIN])
+def test_every_other_option_makes_another_run(tmp_path, key):
+    asked = vars(options.train_options([]))
+    runs.write_config(tmp_path, asked)
+    runs.check_same_run(tmp_path, asked)
+    changed = {**asked, key: other(asked[key])}
+    found = runs.branch_folder(tmp_path, 3, changed).name
+    if key in MAY_DIFFER:
+        runs.check_same_run(tmp_path, changed)
+        assert found == "branch-3"
+    else:
+        with pytest.raises(UserError, match=rf"different: {key} \(saved "):
+            runs.check_same_run(tmp_path, changed)
+        # A branch may have another length under the same name.
+        assert found == ("branch-3" if key == "epochs" else f"branch-3_{key}={changed[key]}")
+
+
+def test_a_constant_rate_can_go_on_for_longer(tmp_path):
+    asked = vars(options.train_options(["--no_schedule", "--epochs", "5"]))
+    runs.write_config(tmp_path, asked)
+    runs.check_same_run(tmp_path, {**asked, "epochs": 9})
+    with pytest.raises(UserError, match="wd"):
+        runs.check_same_run(tmp_path, {**asked, "epochs": 9, "wd": 9.0})
+
+
+def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
+    asked = vars(options.train_options([]))
+    old = {key: value for key, value in asked.items() if key not in ("norm", "optimizer")}
+    runs.write_config(tmp_path, old)
+    runs.check_same_run(tmp_path, asked)
+    for key, value in {"norm": "layer", "optimizer": "adam"}.items():
+        with pytest.raises(UserError, match=key):
+            runs.check_same_run(tmp_path, {**asked, key: value})
+
+
+def test_damaged_configuration_is_named(tmp_path):
+    (tmp_path / runs.CONFIG).write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        runs.read_config(tmp_path)
+
+
+# --- files ---
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_checkpoints_are_in_the_order_of_training(tmp_path):
+    touch(tmp_path, "checkpoint-10.pt", "checkpoint-9.pt", "checkpoint-9-12.pt",
+          "checkpoint-9-3.pt", "latest.pt", "checkpoint-x.pt", "checkpoint-9.pt.tmp")  # fmt: skip
+    found = runs.checkpoints_in(tmp_path)
+    assert list(found) == [(9, 0), (9, 3), (9, 12), (10, 0)]
+    assert all(runs.checkpoint_path(tmp_path, *key) == path for key, path in found.items())
+
+
+@pytest.mark.parametrize("keep, asked, left", [
+    (1, [], [(3, 0)]),
+    (2, [], [(2, 2), (3, 0)]),
+    (1, [1], [(1, 0), (3, 0)]),  # the whole epoch, none of its steps
+    (3, [0, 2, 7], [(0, 0), (2, 0), (2, 2), (3, 0)]),
+])  # fmt: skip
+def test_pruning_keeps_the_newest_and_the_epochs_asked_for(tmp_path, keep, asked, left):
+    for key in ((0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)):
+        runs.checkpoint_path(tmp_path, *key).touch()
+    runs.prune(tmp_path, keep, asked)
+    assert list(runs.checkpoints_in(tmp_path)) == left
+
+
+def test_removing_a_run_leaves_its_branches_and_foreign_files(tmp_path):
+    own = ["config.json", "log.csv", "latest.pt", "checkpoint-3.pt", "checkpoint-3-1.pt",
+           "train-tm.npz", "train-tm-prebn.npz", "test-em.npz", "trace/epoch-0.npz"]  # fmt: skip
+    others = ["branch-3/config.json", "notes.txt", "train.log"]
+    touch(tmp_path, *own, *others)
+    runs.remove_run(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == {*others}
+
+
+@pytest.mark.parametrize("losses, epoch", [
+    ([1, 2, 3], None), ([1, math.nan, 3], 2), ([1, 2, math.inf], 3), ([-math.inf, 2, 3], 1),
+])  # fmt: skip
+def test_a_loss_that_is_not_finite_is_divergence(tmp_path, losses, epoch):
+    assert runs.diverged_at(tmp_path) is None
+    rows = [{"epoch": i, "train_loss": loss} for i, loss in enumerate(losses, 1)]
+    runs.write_log(tmp_path, rows)
+    assert runs.diverged_at(tmp_path) == epoch
+
+
+def test_traces_come_in_the_order_of_the_epochs(tmp_path):
+    for epoch in (10, 9, 2):
+        runs.write_trace(tmp_path, epoch, {"loss": [epoch, epoch + 0.5], "lr": 0.1})
+    found = runs.read_trace(tmp_path)
+    assert found["loss"].tolist() == found["epoch"].tolist() == [2, 2.5, 9, 9.5, 10, 10.5]
+    assert found["lr"].tolist() == [0.1] * 6
+    assert runs.read_trace(tmp_path / "nothing") == {}
+
+
+def test_metrics_tell_not_measured_from_nan(tmp_path):
+    table = runs.Metrics()
+    table.add(2, {"loss": math.nan, "evals": np.arange(3.0)})
+    table.add(0.5, {"loss": 1.0})
+    table.add(0.5, {"acc": 0.25})
+    table.write(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["report_epochs"].tolist() == [0.5, 2]
+        assert file["missing"].tolist() == ["0.5 evals", "2.0 acc"]
+        assert np.isnan(file["evals"][0]).all() and file["evals"][1].tolist() == [0, 1, 2]
+    back = runs.Metrics.read(tmp_path / "x.npz")
+    assert back.rows[0.5].keys() == {"loss", "acc"} and back.rows[2].keys() == {"loss", "evals"}
+    assert not back.lacks(2, ["loss", "evals"])  # NaN is a result
+    assert back.lacks(2, ["loss", "acc"]) and not back.lacks(3, []) and back.lacks(3, ["loss"])
+
+
+# --- runs found ---
+
+
+def written(folder, **config):
+    runs.write_config(folder, {"lr_init": 0.1, "wd": 0.01, "resume_epoch": None, **config})
+    (folder / "test-em.npz").touch()
+    return folder
+
+
+def test_runs_are_found_in_order_and_branches_only_when_asked(tmp_path):
+    slow = written(tmp_path / "a/x/trial_0", lr_init=0.01)
+    decayed = written(tmp_path / "a/y/trial_0", wd=0.1)
+    second = written(tmp_path / "b/x/trial_1")
+    sphere = written(tmp_path / "b/x/trial_0", lr_init=9.0, base_lr=0.001, wd=0.5)
+    branch = written(second / "branch-0", resume_epoch=0)
+    runs.write_config(tmp_path / "b/unmeasured/trial_0", {})
+    assert [run.folder for run in runs.find_runs(tmp_path)] == [sphere, slow, second, decayed]
+    assert {run.folder for run in runs.find_runs(tmp_path, branches=True)} == {
+        sphere, slow, second, decayed, branch,
+    }  # fmt: skip
+    found = runs.find_experiments(tmp_path)
+    assert {name: [run.folder for run in some] for name, some in found.items()} == {
+        "a": [slow, decayed], "b": [sphere, second],
+    }  # fmt: skip
+
+
+def test_a_run_is_read_back(tmp_path):
+    run = runs.Run(written(tmp_path), runs.read_config(tmp_path))
+    assert run.log() == {} == run.metrics("train-tm")
+    runs.write_log(tmp_path, [{"epoch": 1, "test_acc": None}, {"epoch": 2, "test_acc": 0.5}])
+    np.testing.assert_array_equal(run.log()["test_acc"], [math.nan, 0.5])
+    runs.write_arrays(tmp_path / "train-tm.npz", {"loss": [1.0, 2.0]})
+    assert run.metrics("train-tm")["loss"].tolist() == [1, 2]
+
+
+def test_folders_of_trials(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runs.trial_folder("~/x", 3) == tmp_path / "x" / "trial_3"
+    assert runs.trial_folder(Path("y"), 0) == Path("y/trial_0")

@@ -1,0 +1,131 @@
+"""Files are replaced whole, locks exclude, errors are one line with the right status."""
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import utils
+from utils import Interrupted, UserError, locked, user_errors, write_atomically
+
+# --- files ---
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), Interrupted(2), MemoryError()])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_write_that_is_cut_leaves_the_old_file_alone(tmp_path, monkeypatch, error, where):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[where], fail)
+    with pytest.raises(type(error)):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_replaces_a_file_is_on_the_disk_already(tmp_path, monkeypatch):
+    path, events = tmp_path / "folder" / "file", []
+    sync, replace = os.fsync, Path.replace
+
+    def written(handle):
+        events.append(os.fstat(handle).st_size)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", written)
+    monkeypatch.setattr(Path, "replace", lambda a, b: events.append("renamed") or replace(a, b))
+    write_atomically(path, b"content")
+    assert events == [7, "renamed"] and path.read_bytes() == b"content"
+
+
+# --- locks ---
+
+
+def test_a_lock_excludes_names_its_owner_and_goes(tmp_path):
+    path = tmp_path / "folder" / ".lock"
+    with locked(path, "the run"):
+        assert path.read_text() == f"process {os.getpid()} on {utils.socket.gethostname()}"
+        with pytest.raises(UserError, match=f"the run is in use by process {os.getpid()} "):
+            locked(path, "the run").__enter__()
+    assert not path.exists()
+    with pytest.raises(ZeroDivisionError), locked(path, "the run"):
+        raise ZeroDivisionError
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(tmp_path, monkeypatch, again):
+    """Between opening and locking its owner removes the file; another process may make a new one,
+    and would hold the lock on that."""
+    path, real = tmp_path / ".lock", fcntl.flock
+
+    def late(file, how):
+        path.unlink()
+        if again:
+            path.write_text("process 1 on elsewhere")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(UserError, match="in use"):
+        locked(path, "the run").__enter__()
+    assert path.exists() == again
+
+
+# --- errors and signals ---
+
+
+@pytest.mark.parametrize("error, status, message", [
+    (UserError("no such thing"), 2, "x.py: error: no such thing\n"),
+    (OSError(28, "No space left", "a/file"), 1, "x.py: error: No space left: a/file\n"),
+    (OSError("odd"), 1, "x.py: error: odd\n"),
+    (Interrupted(signal.SIGTERM), 143, "x.py: stopped by SIGTERM\n"),
+])  # fmt: skip
+def test_errors_are_one_line_and_a_status(capsys, error, status, message):
+    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+        raise error
+    assert stop.value.code == status and capsys.readouterr().err == message
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors("x.py"):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_cut_the_tidying_up(number):
+    before, tidied = signal.getsignal(number), []
+    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+            tidied.append(True)
+    assert tidied and stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize("seconds, words", [
+    (0.26, "0.3 s"), (8, "8.0 s"), (45, "45 s"), (89, "89 s"), (120, "2 min"), (5000, "83 min"),
+    (12_600, "3.5 h"), (90_000, "25 h"), (181_440, "2.1 days"),
+])  # fmt: skip
+def test_durations(seconds, words):
+    assert utils.duration(seconds) == words
+
+
+def test_plural():
+    assert [utils.plural(n, "line") for n in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
+
+
+@pytest.mark.parametrize("word, found", [
+    ("convnetsi", "ConvNetSI"), ("Res", "ResNet18"), ("ConvNetS1", "ConvNetSI"), ("Adam", None),
+])  # fmt: skip
+def test_the_nearest_name_is_suggested(word, found):
+    words = f" (did you mean {found}?)" if found else ""
+    assert utils.nearest(word, ["ConvNetSI", "ResNet18"]) == words
