@@ -245,11 +245,29 @@ TEST = (
     Option("--train_mode", None, False, "normalise with each batch's own statistics"),
     Option("--eval_model", None, False, "loss, acc"),
     Option("--all_pnorm", None, False, "<parameter>_norm and <parameter>_numel of every parameter"),
-    Option("--calc_grad_norms", None, False, "gnorm_m: mean over batches of the gradient's norm"),
+    Option(
+        "--calc_grad_norms --calc_grad_norms_small_memory", None, False,
+        "gnorm_m: mean over batches of the gradient's norm",
+    ),
+    Option("--calc_grad_norms_all", None, False, "gnorm_all: the gradient's norm of every batch"),
+    Option(
+        "--calc_grad_norms_param_groups", None, False,
+        "gnorm_m_param_groups: as gnorm_m, of every filter of every SI weight",
+    ),
     Option(
         "--calc_grads", None, False,
         "gm_norm, gs_norm: norms of mean and standard deviation of the batch gradients",
     ),
+    Option(
+        "--calc_batch_outliers", None, False,
+        "outliers_list: wrongly classified images of every batch, by true class",
+    ),
+    Option(
+        "--calc_probs_stats", None, False,
+        "p_stats: mean, std, min, max, median of every batch's probabilities, by true class",
+    ),
+    Option("--calc_cos_init", None, False, "cos_init: cosine of the SI weights with checkpoint 0"),
+    Option("--calc_l2_init", None, False, "l2_init: distance of all weights from checkpoint 0"),
     Option("--prebn_only", None, False, "norms, gradients and curvature of the SI weights only"),
     Option("--fisher_trace", None, False, "fisher_trace: trace / number of parameters"),
     Option("--fisher_evals", None, False, "fisher_evals: 10 leading eigenvalues"),
@@ -262,11 +280,17 @@ TEST = (
     Option("--update", None, False, "add to the .npz: compute only what it lacks"),
     Option(
         "--eval_on_train_subsets", None, False,
-        "loss and acc also of the training images with true and with corrupted labels alone",
+        "loss, acc and traces also of the images with true and with corrupted labels: ..._normal, "
+        "..._corrupt",
     ),
     Option(
         "--eval_on_random_subset", integer(1), None,
-        "measure on N random images of the set (fixed by --seed; 5000 if N is left out)", 5000,
+        "measure on N random images of the set, fixed by --seed (N left out: 5000, or all of a "
+        "smaller set)", 0,
+    ),
+    Option(
+        "--save_freq_int", integer(0), 0,
+        "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
     ),
     Option("--use_aug", None, False, "measure on randomly cropped and flipped images"),
     *DATA,
@@ -363,7 +387,8 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
     if args.models_dir is None:
         raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
     if args.eval_on_train_subsets and args.use_test:
-        raise UserError("--eval_on_train_subsets is about the training set: leave out --use_test")
+        print("note: --eval_on_train_subsets changes nothing with --use_test: true labels alone")
+        args.eval_on_train_subsets = False
     if args.prebn_save_path and args.prebn_save_path == args.save_path:
         raise UserError("--save_path and --prebn_save_path are the same file")
     if args.prebn_only and args.prebn_save_path:

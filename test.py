@@ -3,8 +3,8 @@
     python test.py --models_dir Experiments/first/trial_0 --train_mode --eval_model --all_pnorm \\
         --calc_grad_norms
 
-Data and network are those of the run's config.json unless the command line says otherwise; for
-checkpoints without one (of the official code) the command line gives them.
+Data and network are those of the run's config.json unless the command line says otherwise.
+Checkpoints without one are taken as the official code's: the command line gives data and network.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from runs import checkpoints
 from training.device import describe, memory_format, mix, select_device
 from utils import UserError, remove_litter, user_errors
 
-WRITE_EVERY = 2  # seconds between two writings of what is measured so far
+# Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
+WRITE_EVERY, WRITING_SHARE = 2, 10
+RANDOM_SUBSET = 5000  # images of --eval_on_random_subset without a number
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,12 +39,15 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     """All checkpoints of one run. `words` are the options that the command line itself gave."""
     folder = Path(options.models_dir).expanduser()
     found = runs.checkpoints_in(folder)
+    parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
     if not found:
         raise UserError(f"no checkpoint-<epoch>.pt in {folder}: --models_dir is DIR/trial_<t>")
     try:
         config = runs.read_config(folder)
     except FileNotFoundError:
         config = {}
+        print(f"note: {folder} has no {runs.CONFIG}: measured as the official code's checkpoints")
+    official = not config
     for key in FROM_RUN:
         if key in config and key not in words:
             setattr(options, key, config[key])
@@ -74,6 +79,8 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         for scope, path in files.items()
     }
 
+    initial = initial_weights(model, folder) if wanted.needs_initial else None
+
     @functools.cache
     def meter_of(part: Wanted) -> Meter:
         return Meter(
@@ -83,6 +90,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             train_mode=options.train_mode,
             batch_size=options.batch_size,
             scopes=scopes,
+            initial=initial,
             augment_seed=mix(options.seed) if options.use_aug else None,
             vector_seed=mix(options.seed),
         )
@@ -97,10 +105,13 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         return None if nothing and not flags else Wanted.from_flags(flags)
 
     print(f"{folder}: {len(found)} checkpoints on {describe(device)}", flush=True)
-    written, passed_over = time.monotonic(), 0
+    written, pause, passed_over = time.monotonic(), WRITE_EVERY, 0
     try:
-        for (epoch, step), path in tqdm(found.items(), disable=None):
-            if not step and missing(epoch) is None:
+        for (epoch, part), path in tqdm(found.items(), disable=None):
+            # An own checkpoint within an epoch says itself when it is; official ones are spaced
+            # evenly.
+            now = epoch + part / parts if official or not part else None
+            if now is not None and missing(now) is None:
                 continue
             try:
                 content = checkpoints.load(path)
@@ -108,16 +119,18 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
                 tqdm.write(f"note: passed over: {error}")
                 passed_over += 1
                 continue
-            now = content["epoch"] if step else epoch
-            part = missing(now)
-            if part is None:
+            now = content["epoch"] if now is None else now
+            lacking = missing(now)
+            if lacking is None:
                 continue
             checkpoints.load_weights(model, content, path)
-            for scope, row in meter_of(part).measure().items():
+            for scope, row in meter_of(lacking).measure().items():
                 tables[scope].add(now, row)
-            if time.monotonic() - written > WRITE_EVERY:
+            if time.monotonic() - written > pause:
+                began = time.monotonic()
                 write_tables(tables, files)
                 written = time.monotonic()
+                pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
     finally:
         if any(table.rows for table in tables.values()):
             write_tables(tables, files)
@@ -139,6 +152,7 @@ def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet
     count = options.eval_on_random_subset
     if count is None:
         return images
+    count = count or min(RANDOM_SUBSET, len(images))
     if count > len(images):
         raise UserError(f"--eval_on_random_subset {count} is more than the {len(images)} images")
     return random_subset(images, count, options.seed)
@@ -147,6 +161,15 @@ def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet
 def random_subset(images: data.ImageSet, count: int, seed: int) -> data.ImageSet:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed)))
     return images.subset(order[:count])
+
+
+def initial_weights(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of checkpoint 0, which for a branch is that of the run that it comes from."""
+    while folder.name.startswith("branch-"):
+        folder = folder.parent
+    path = runs.checkpoint_path(folder, 0)
+    checkpoints.load_weights(model, checkpoints.load(path), path)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 def npz(name: str) -> Path:

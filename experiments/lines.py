@@ -75,7 +75,11 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
     if not options.metrics:  # else train.py measures by itself
         train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
         shared = {"models_dir": folder, "update": True, "gpu": experiment.params.get("gpu")}
-        on_train = {"save_path": train_tm, "prebn_save_path": prebn}
+        on_train = {
+            "save_path": train_tm,
+            "prebn_save_path": prebn,
+            "eval_on_train_subsets": bool(options.corrupt_train),
+        }
         commands["train-tm"] = command(
             "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
         )

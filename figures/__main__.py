@@ -4,17 +4,32 @@ python -m figures                                 # what there is to draw
 python -m figures Experiments/demo                # periods.png in that folder, and a table
 python -m figures Experiments/demo --branches     # with the branches off its runs
 python -m figures RUN RUN/branch-100              # side by side
+python -m figures RUN --epochs 100:200            # a part of training
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 from figures import plt, report
-from figures.report import listing
+from figures.report import WHOLE, listing
 from options import Option, Parser
 from utils import user_errors
 
-OPTIONS = (Option("--branches", None, False, "draw the branches too that are below the folders"),)
+
+def window(text: str) -> tuple[float, float]:
+    """A:B, the first and the last epoch; either may be left out."""
+    first, separator, last = text.partition(":")
+    found = float(first or 0), float(last or "inf")
+    if not separator or not 0 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"{text} is not A:B with epochs 0 <= A <= B")
+    return found
+
+
+OPTIONS = (
+    Option("--branches", None, False, "draw the branches too that are below the folders"),
+    Option("--epochs", window, WHOLE, "draw only the epochs A to B, as A:B, A: or :B"),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.folders:
         plt.switch_backend("agg")
-        report(options.folders, options.branches)
+        report(options.folders, options.branches, options.epochs)
     else:
         print(listing(Path("Experiments")))
         print("\npython -m figures FOLDER draws one of them, or several folders side by side")

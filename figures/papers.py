@@ -40,7 +40,13 @@ def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
 
 
 def figure2(runs: Sequence[Run]) -> Figure:
-    """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run."""
+    """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run.
+
+    The diagram shows the norm of the full gradient times ρ, as the published one does, and that of
+    the SI weights' gradient where the full one was not measured.
+    """
+    full = all("full gradient norm" in curves(run) for run in runs)
+    gradient = "full gradient norm" if full else "effective gradient norm"
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
     for found, style in _lines(runs):
@@ -50,8 +56,8 @@ def figure2(runs: Sequence[Run]) -> Figure:
             error_axis.plot(found["test epochs"], found["test error"], **style)
         if "si norm" in found:
             norm_axis.plot(found["si epochs"], found["si norm"], **style)
-        if "effective gradient norm" in found:
-            x, y = found["effective lr"], found["effective gradient norm"]
+        if gradient in found:
+            x, y = found["effective lr"], found[gradient]
             _draw_phases(phase_axis, x, y, style["color"])
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
@@ -61,7 +67,7 @@ def figure2(runs: Sequence[Run]) -> Figure:
         phase_axis,
         "Phase diagram",
         "effective learning rate η̃ = η / ρ²",
-        "mean effective gradient norm ρ‖g‖",
+        "mean full gradient norm × ρ" if full else "mean effective gradient norm ρ‖g‖",
         xscale="log",
         yscale="log",
     )
@@ -71,21 +77,24 @@ def figure2(runs: Sequence[Run]) -> Figure:
 
 
 def three_regimes(runs: Sequence[Run]) -> Figure:
-    """P2, Figure 1: train loss, test error, gradient norm by epoch; gradient norm by loss."""
-    figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
-    loss_axis, error_axis, gradient_axis, phase_axis = axes
+    """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss."""
+    figure, axes = plt.subplots(1, 5, figsize=(22, 4.2), layout="constrained")
+    loss_axis, error_axis, gradient_axis, phase_axis, optima_axis = axes
     for found, style in _lines(runs):
         x, y = found["train loss"], found["effective gradient norm"]
         loss_axis.plot(found["epochs"], x, **style)
         error_axis.plot(found["test epochs"], found["test error"], **style)
         gradient_axis.plot(found["si epochs"], y, **style)
         _draw_phases(phase_axis, x, y, style["color"])
+        _, at, test_at = np.intersect1d(found["epochs"], found["test epochs"], return_indices=True)
+        _draw_phases(optima_axis, x[at], found["test error"][test_at], style["color"])
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     gradient = "mean effective gradient norm ρ‖g‖"
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(gradient_axis, "Effective gradient norm", "epoch", gradient, yscale="log")
     describe(phase_axis, "Gradient norm by loss", "train loss", gradient, "log", "log")
+    describe(optima_axis, "Test error by loss", "train loss", "error, %", "log")
     phase_axis.legend(fontsize=9)
     handles, names = loss_axis.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
@@ -101,7 +110,7 @@ def layers(run: Run) -> Figure:
     for shade, name in zip(shades, names, strict=False):
         norm = arrays[f"{name}_norm"]
         norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
-        rate = effective_lr(run.base_lr, norm)
+        rate = effective_lr(run.lr_at(arrays["report_epochs"]), norm)
         rates.plot(arrays["report_epochs"], rate, color=shade, linewidth=1.2)
     title = label(run, [run])
     describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")

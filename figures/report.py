@@ -2,8 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from figures.metrics import effective_steps, metrics
 from figures.papers import figure2, three_regimes
 from figures.regimes import diagram_of_runs
 from figures.style import save
@@ -12,14 +16,19 @@ from figures.tables import period_table, table
 from runs import Run, all_runs, find_experiments, find_runs
 from utils import UserError, plural
 
+WHOLE = (0, np.inf)
 LONGEST_NAME = 100  # characters of a file's name
 
 
-def report(folders: Sequence[Path], branches: bool = False) -> None:
+def report(
+    folders: Sequence[Path], branches: bool = False, window: tuple[float, float] = WHOLE
+) -> None:
     """Save the figures of the runs in some folders, print their table; of one run its periods.
 
-    `periods.png`, or `three_regimes.png` and `regime_diagram.png`, go into the folder; the names
-    of those of several folders say which, and they go where the folders lie.
+    `periods.png`, or `three_regimes.png` and `regime_diagram.png`, go into the folder with
+    `effective_step.png` and, where more was measured, `metrics.png`; the names of those of several
+    folders say which, and they go where the folders lie. Of every run only the epochs in the window
+    count.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
     figures = {"periods": figure2}
@@ -28,9 +37,18 @@ def report(folders: Sequence[Path], branches: bool = False) -> None:
     place, which = name_for(folders)
     if branches:
         which += "_branches"
-    written = [place / f"{name}{which}.png" for name in figures]
-    for path, draw in zip(written, figures.values(), strict=True):
-        save(draw(runs), path)
+    if window != WHOLE:
+        which += "_epochs_{:g}_{:g}".format(*window)
+        runs = [replace(run, window=window) for run in runs]
+        runs = [run for run in runs if len(run.metrics("train-tm").get("report_epochs", ()))]
+        if not runs:
+            raise UserError("nothing was measured in the epochs {:g}:{:g}".format(*window))
+    written = []
+    for name, draw in {**figures, "effective_step": effective_steps, "metrics": metrics}.items():
+        figure = draw(runs)
+        if figure is not None:
+            written.append(place / f"{name}{which}.png")
+            save(figure, written[-1])
     if len(runs) == 1 and not on_sphere(runs):
         print(f"\n{period_table(runs[0])}")
     print(f"\n{table(runs)}\n\nfigure: " + ", ".join(map(str, written)))
@@ -47,7 +65,7 @@ def runs_in(folder: Path, branches: bool) -> list[Run]:
         raise UserError(f"there is no folder {folder}")
     found = find_runs(folder, branches)
     if found:
-        if len({run.folder.parent.parent for run in found if not run.is_branch}) > 1:
+        if len({run.experiment for run in found if not run.is_branch}) > 1:
             names = ", ".join(str(folder / name) for name in find_experiments(folder))
             raise UserError(f"{folder} holds several experiments, name one of {names}")
         return found

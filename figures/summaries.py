@@ -42,6 +42,8 @@ def varies(runs: Sequence[Run], key: str) -> bool:
 def label(run: Run, among: Sequence[Run]) -> str:
     """What tells this run from the others: its rate, and every option in which they differ."""
     config = run.config
+    if "name" in config:  # of the official code
+        return config["name"]
     parts = [f"ELR = {config['elr']:g}" if on_sphere([run]) else f"η = {config['lr_init']:g}"]
     for key in differing_options([other.config for other in among]):
         value = config.get(key)
@@ -74,9 +76,14 @@ def curves(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
         found["test epochs"], found["test error"] = test["report_epochs"], 100 * (1 - test["acc"])
     if "params_norm" in si:
         found["si epochs"], found["si norm"] = si["report_epochs"], si["params_norm"]
-        found["effective lr"] = effective_lr(run.base_lr, si["params_norm"])
+        found["effective lr"] = effective_lr(run.lr_at(si["report_epochs"]), si["params_norm"])
     if "gnorm_m" in si:
         found["effective gradient norm"] = effective_gradient_norm(si["gnorm_m"], si["params_norm"])
+    if "gnorm_m" in train and np.array_equal(train["report_epochs"], found.get("si epochs")):
+        found["full gradient norm"] = effective_gradient_norm(train["gnorm_m"], si["params_norm"])
+        if np.array_equal(train.get("report_epochs"), si["report_epochs"]) and "gnorm_m" in train:
+            full = effective_gradient_norm(train["gnorm_m"], si["params_norm"])
+            found["full gradient norm"] = full
     return found
 
 

@@ -56,10 +56,11 @@ class Recorder:
                 scopes=scopes,
             )
 
+        subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()
         self.meters = [
             meter(
                 train_images,
-                runs.TRAIN_FLAGS,
+                (*runs.TRAIN_FLAGS, *subsets),
                 {"train-tm": everything, "train-tm-prebn": invariant},
             ),
             meter(test_images, runs.TEST_FLAGS, {"test-em": everything}),

@@ -70,6 +70,10 @@ class Metrics:
                 if name not in self.rows[epoch]:
                     missing.append(f"{shown} {name}")
                 values.append(self.rows[epoch].get(name, np.asarray(like) * np.nan))
+            if len({np.shape(value) for value in values}) > 1:
+                raise UserError(
+                    f"{path} has {name} of other batches or classes: write to another file"
+                )
             arrays[name] = np.array(values)
         if missing:
             arrays["missing"] = np.array(missing)

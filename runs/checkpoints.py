@@ -19,6 +19,7 @@ _NUMPY_SCALARS = [
     *{type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")},
     (str.encode, "_codecs.encode"),  # how a scalar's bytes travel
 ]
+_PARALLEL = "module."  # before every name in the weights of torch.nn.DataParallel
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -49,6 +50,9 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint: it has no state_dict")
+    if all(key.startswith(_PARALLEL) for key in content["state_dict"]):
+        weights = content["state_dict"].items()
+        content["state_dict"] = {key.removeprefix(_PARALLEL): value for key, value in weights}
     return content
 
 
@@ -65,6 +69,12 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
     shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
     foreign = [k for k in saved if k not in own]
     hint = "check --model, --num_channels, --depth and --dataset"
+    if _affine(own) != _affine(saved):
+        has, ending = ("has", "SIAf") if _affine(saved) else ("has no", "SI")
+        raise UserError(
+            f"{path} belongs to another network: its normalisation {has} trainable scale and "
+            f"shift (--model ConvNet{ending} or ResNet18{ending})"
+        )
     if missing or foreign:
         what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}"
         raise UserError(f"{path} belongs to another network: it {what}; {hint}")
@@ -75,3 +85,9 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
             f"expected {tuple(own[key].shape)}; {hint}"
         )
     model.load_state_dict(saved, strict=False)
+
+
+def _affine(state: dict[str, torch.Tensor]) -> bool:
+    """Whether the batch normalisation of these weights has trainable scale and shift."""
+    tracked = (key.removesuffix(".running_mean") for key in state if key.endswith(".running_mean"))
+    return any(f"{layer}.weight" in state for layer in tracked)

@@ -1,5 +1,6 @@
 """Runs read back from their folders, for figures, tables and one's own scripts."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,21 @@ import numpy as np
 from runs.config import read_config
 from runs.folder import CONFIG, METRICS
 from runs.log import read_log, read_trace
+from runs.official import find_unconfigured
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back from its folder, for plots and tables."""
+    """A run read back from its folder, for plots and tables.
+
+    `metrics_folder` holds its metrics where they are not in its folder (official code), and of all
+    that was recorded by epoch only the `window`, first to last epoch, is given.
+    """
 
     folder: Path
     config: dict[str, Any]
+    metrics_folder: Path | None = None
+    window: tuple[float, float] = (0, np.inf)
 
     @property
     def base_lr(self) -> float:
@@ -37,14 +45,49 @@ class Run:
         folder = self.folder.parent
         if not self.is_branch or not (folder / CONFIG).exists():
             return None
-        return Run(folder, read_config(folder))
+        return Run(folder, read_config(folder), window=self.window)
 
     def branches(self) -> "list[Run]":
         """The measured branches off this run."""
         return [run for run in find_runs(self.folder, branches=True) if run.is_branch]
 
     def is_measured(self) -> bool:
-        return any((self.folder / f"{name}.npz").exists() for name in METRICS)
+        return any(self._npz(name).exists() for name in METRICS)
+
+    @property
+    def experiment(self) -> Path:
+        """The folder of its experiment, which holds the lines' folders."""
+        if self.metrics_folder in (None, self.folder):
+            return self.folder.parent.parent
+        return Path(os.path.commonpath([self.folder, self.metrics_folder]))
+
+    def _npz(self, name: str) -> Path:
+        return (self.metrics_folder or self.folder) / f"{name}.npz"
+
+    def lr_at(self, epochs: np.ndarray) -> np.ndarray:
+        """The learning rate of the epoch that ended at (or was at) each of these times.
+
+        From log.csv, which follows a schedule; without one the base rate or, of official results,
+        that of the checkpoints.
+        """
+        rows = read_log(self.folder)
+        known = [(row["epoch"], row["lr"]) for row in rows]
+        if not known:
+            constant = ([0], [self.base_lr])
+            known = list(zip(*self.config.get("lr_by_epoch", constant), strict=True))
+        times, rates = np.array(known, dtype=float).T
+        return rates[np.searchsorted(times, epochs).clip(max=len(times) - 1)]
+
+    def _in_window(self, arrays: dict[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
+        """The part of arrays over the epochs `key` that lies in the window."""
+        first, last = self.window
+        if key not in arrays or (first <= 0 and last == np.inf):
+            return arrays
+        keep = (arrays[key] >= first) & (arrays[key] <= last)
+        return {
+            name: array[keep] if array.shape[:1] == keep.shape else array
+            for name, array in arrays.items()
+        }
 
     def log(self) -> dict[str, np.ndarray]:
         """The columns of log.csv, an array over the epochs each; NaN for what was not measured.
@@ -53,30 +96,44 @@ class Run:
         """
         rows = read_log(self.folder)
         keys = rows[0] if rows else ()
-        return {key: np.array([row[key] for row in rows], dtype=float) for key in keys}
+        columns = {key: np.array([row[key] for row in rows], dtype=float) for key in keys}
+        return self._in_window(columns, "epoch")
 
     def trace(self) -> dict[str, np.ndarray]:
         """Every traced step, see `read_trace`."""
-        return read_trace(self.folder)
+        return self._in_window(read_trace(self.folder), "epoch")
 
     def metrics(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one metrics file, by name; empty when there is no such file."""
-        path = self.folder / f"{name}.npz"
-        if not path.exists():
+        if not self._npz(name).exists():
             return {}
-        with np.load(path) as file:
-            return dict(file)
+        with np.load(self._npz(name)) as file:
+            return self._in_window(dict(file), "report_epochs")
+
+    def files(self) -> list[str]:
+        """The names of its metrics files, the usual ones first; others as test.py was told."""
+        found = sorted(path.stem for path in self._npz("*").parent.glob("*.npz"))
+        others = [n for n in found if n not in METRICS and "report_epochs" in self.metrics(n)]
+        return [name for name in METRICS if name in found] + others
 
 
 def find_runs(root: str | Path, branches: bool = False) -> list[Run]:
     """Every measured run in and below a folder, by learning rate, weight decay and folder.
 
-    Branches are left out unless they are asked for, or `root` is the folder of one.
+    Branches are left out unless they are asked for, or `root` is the folder of one. Results of
+    the official code, which have no configuration, are found too.
     """
     found = [run for run in all_runs(root) if run.is_measured()]
     if not branches:
         found = [run for run in found if not run.is_branch or run.folder == Path(root)]
-    return sorted(found, key=lambda r: (r.base_lr, r.config["wd"], str(r.folder)))
+    found += [Run(*places) for places in find_unconfigured(Path(root))]
+    return sorted(found, key=_order)
+
+
+def _order(run: Run) -> tuple[float, float, str]:
+    """By learning rate, weight decay and folder; unknown rates last."""
+    rates = (np.inf if np.isnan(rate) else rate for rate in (run.base_lr, run.config["wd"]))
+    return (*rates, str(run.folder))
 
 
 def all_runs(root: str | Path) -> list[Run]:
@@ -92,7 +149,7 @@ def find_experiments(root: str | Path) -> dict[str, list[Run]]:
     experiments: dict[str, list[Run]] = {}
     for run in find_runs(root):
         line = run.folder.parent
-        folder = line if line.parent == Path(root) else line.parent
-        name = folder.relative_to(root).as_posix()
+        folder = line if line.parent == Path(root) else run.experiment
+        name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
         experiments.setdefault(name, []).append(run)
     return dict(sorted(experiments.items()))

@@ -1,0 +1,97 @@
+"""Results without a configuration: those of the official code.
+
+It keeps metrics in `<experiment>/info/<name>/` and checkpoints in
+`<experiment>/checkpoints/<name>/trial_<t>/`. What a name says of a run is not read out of it: it is
+shown as it is. The rates are those of the checkpoints' optimizers, where these are still there.
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runs.arrays import Metrics
+from runs.config import read_config
+from runs.folder import CONFIG, METRICS, checkpoints_in, trial_folder
+from utils import UserError
+
+INFO, CHECKPOINTS = "info", "checkpoints"
+HELD = 1e-3  # the norm of a run on the sphere changes relatively less than this
+
+
+def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
+    """The measured runs below a folder whose metrics do not lie beside a configuration.
+
+    Returns
+    -------
+    For each the folder of its checkpoints (which may be gone), its configuration as far as it is
+    known, and the folder of its metrics.
+    """
+    measured = {path.parent for name in METRICS for path in root.rglob(f"{name}.npz")}
+    found = []
+    for metrics in sorted(folder for folder in measured if not (folder / CONFIG).exists()):
+        folder, name = _run_of(metrics)
+        try:
+            config = read_config(folder)  # of train.py, which was given the official folders
+        except FileNotFoundError:
+            config = {"name": name, **_known(folder, metrics)}
+        found.append((folder, config, metrics))
+    return found
+
+
+def _run_of(metrics: Path) -> tuple[Path, str]:
+    """The folder of a run's checkpoints, and its name."""
+    info = next((parent for parent in metrics.parents if parent.name == INFO), None)
+    if info is None:
+        return metrics, "/".join(metrics.absolute().parts[-2:])
+    name = metrics.relative_to(info)
+    line = info.parent / CHECKPOINTS / name
+    is_trial = re.fullmatch(r"trial_\d+", name.name)
+    return line if is_trial else trial_folder(line, 0), str(name)
+
+
+def _known(folder: Path, metrics: Path) -> dict[str, Any]:
+    """What checkpoints and metrics say of a run: rates, whether it is on the sphere, classes."""
+    whole = {epoch: path for (epoch, part), path in checkpoints_in(folder).items() if not part}
+    read = functools.cache(lambda epoch: _settings(whole[epoch]))
+    config = {"lr_init": np.nan, "wd": np.nan, "momentum": None, "optimizer": "sgd", "trial": 0}
+    # The initialisation may not have been trained at its rate yet (P2's runs on the sphere).
+    first = [read(epoch) for epoch in [*whole][:2] if read(epoch)]
+    if first:
+        config |= max(first, key=lambda found: found["lr_init"])
+        last = read([*whole][-1])
+        if last and not np.isclose(last["lr_init"], config["lr_init"], rtol=1e-6):
+            times = [epoch for epoch in whole if read(epoch)]
+            config["lr_by_epoch"] = (times, [read(epoch)["lr_init"] for epoch in times])
+    norms = _array(metrics / "train-tm-prebn.npz", "params_norm")
+    if len(norms) > 1 and np.ptp(norms) < HELD * norms[0] and "num_classes" in config:
+        config |= {"fix_elr": True, "elr": config["lr_init"] / norms[0] ** 2}
+    return config
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    rows = Metrics.read_if_there(path).rows
+    return np.array([rows[epoch].get(name, np.nan) for epoch in sorted(rows)])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Rates and number of classes by a checkpoint; empty where it cannot be read.
+
+    Of several groups of weights the one with the largest rate counts: the others are frozen.
+    """
+    from runs.checkpoints import load  # only here: it needs torch
+
+    try:
+        content = load(path)
+        group = max(content["optimizer"]["param_groups"], key=lambda group: float(group["lr"]))
+    except (UserError, KeyError, TypeError):
+        return {}
+    last = [weight for weight in content["state_dict"].values() if weight.ndim == 2]
+    return {
+        "lr_init": float(group["lr"]),
+        "wd": float(group.get("weight_decay", np.nan)),
+        "momentum": float(group.get("momentum", 0)),
+        **({"num_classes": len(last[-1])} if last else {}),
+    }

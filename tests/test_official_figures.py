@@ -1,0 +1,185 @@
+"""Results of the official code are found and drawn; figures of what only some runs measure."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+import figures
+import models
+import runs
+from figures import metrics as drawn
+from theory.dynamics import effective_lr
+from utils import UserError
+
+EPOCHS = np.arange(6)
+
+
+def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, checkpoints=True):
+    """An official experiment: info/<name> and checkpoints/<name>/trial_0."""
+    norms = np.linspace(3, 1, 6) if norms is None else norms
+    info = root / "info" / name
+    info.mkdir(parents=True)
+    shared = {"report_epochs": EPOCHS, "params_norm": norms}
+    loss = {"loss": np.geomspace(2, 0.01, 6), "acc": np.linspace(0.1, 0.9, 6)}
+    np.savez(info / "train-tm.npz", **shared, **loss, gnorm_m=2 * np.ones(6))
+    np.savez(info / "train-tm-prebn.npz", **shared, gnorm_m=np.ones(6))
+    np.savez(info / "test-em.npz", **shared, **loss)
+    if checkpoints:
+        folder = root / "checkpoints" / name / "trial_0"
+        folder.mkdir(parents=True)
+        network = models.build("ConvNetSI", 7, 1)
+        for epoch, rate in zip(EPOCHS, rates, strict=True):
+            groups = [{"params": [p], "lr": lr} for p, lr in zip(network.parameters(), (rate, 0),
+                                                                 strict=False)]  # fmt: skip
+            optimizer = torch.optim.SGD(groups, lr=0.01, weight_decay=0.001, momentum=0.9)
+            optimizer.param_groups[0]["lr"] = np.float64(rate)
+            state = {"state_dict": network.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({"epoch": int(epoch), **state}, folder / f"checkpoint-{epoch}.pt")
+    return info
+
+
+def test_an_official_tree_is_found(tmp_path):
+    info = write_tree(tmp_path / "exp")
+    for root in (tmp_path, tmp_path / "exp", info.parent):
+        (run,) = runs.find_runs(root)
+        assert (run.config["lr_init"], run.config["wd"]) == (0.01, 0.001)
+        assert figures.label(run, [run]) == "lr_0.01_wd_0.001"
+        assert list(run.metrics("test-em")["report_epochs"]) == list(EPOCHS)
+        found = figures.curves(run)
+        np.testing.assert_allclose(found["effective lr"], 0.01 / found["si norm"] ** 2)
+    assert list(runs.find_experiments(tmp_path)) == ["exp"]
+
+
+def test_rates_of_a_schedule_are_those_of_the_checkpoints(tmp_path):
+    rates = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.01])
+    write_tree(tmp_path, rates=rates)
+    (run,) = runs.find_runs(tmp_path)
+    np.testing.assert_array_equal(run.lr_at(EPOCHS), rates)
+
+
+def test_a_held_norm_is_the_sphere(tmp_path):
+    write_tree(tmp_path, norms=np.full(6, 2.0), rates=(0.0, *(4e-3,) * 5))
+    found = runs.find_runs(tmp_path)
+    assert figures.on_sphere(found)
+    assert found[0].config["elr"] == pytest.approx(1e-3) and found[0].config["num_classes"] == 7
+    figures.three_regimes(found)
+    assert "0.001" in figures.table(found)
+
+
+def test_without_checkpoints_the_curves_are_drawn_all_the_same(tmp_path):
+    write_tree(tmp_path, "one", checkpoints=False)
+    write_tree(tmp_path, "two")
+    found = runs.find_runs(tmp_path)
+    assert [run.config["name"] for run in found] == ["two", "one"]  # the unknown rate last
+    figure = figures.figure2(found)
+    assert len(figure.axes[0].lines) >= 2
+    figures.table(found)
+
+
+def test_metrics_beside_official_checkpoints(tmp_path):
+    info = write_tree(tmp_path)
+    folder = tmp_path / "checkpoints" / "lr_0.01_wd_0.001" / "trial_0"
+    for path in info.glob("*.npz"):
+        path.rename(folder / path.name)
+    (run,) = runs.find_runs(tmp_path)
+    assert run.config["name"] == "lr_0.01_wd_0.001/trial_0" and run.config["lr_init"] == 0.01
+
+
+def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run, tmp_path):
+    import test as test_script
+
+    folder = run("--epochs 1").rename(tmp_path / "trial_0")
+    place = tmp_path / "checkpoints" / "name"
+    place.mkdir(parents=True)
+    folder = folder.rename(place / "trial_0")
+    out = tmp_path / "info" / "name" / "test-em"
+    test_script.main(f"--models_dir {folder} --save_path {out} --use_test --eval_model".split())
+    (found,) = runs.find_runs(tmp_path)
+    assert found.config["model"] == "ConvNetSI" and "acc" in found.metrics("test-em")
+    assert len(found.log()["epoch"]) == 1
+
+
+def test_effective_rate_follows_the_schedule(run):
+    folder = run("--cosan_schedule --metrics", base=TINY.replace("--no_schedule", ""))
+    (found,) = runs.find_runs(folder)
+    log, measured = found.log(), figures.curves(found)
+    assert len(set(log["lr"])) == 3
+    np.testing.assert_allclose(measured["effective lr"][1:], log["effective_lr"], rtol=1e-5)
+    first = effective_lr(log["lr"][0], measured["si norm"][0])
+    assert measured["effective lr"][0] == pytest.approx(float(first))
+
+
+def test_a_window_of_epochs(run):
+    folder = run("--metrics --trace")
+    (whole,) = runs.find_runs(folder)
+    part = runs.Run(whole.folder, whole.config, window=(1, 2))
+    assert part.metrics("train-tm")["report_epochs"].tolist() == [1, 2]
+    assert part.log()["epoch"].tolist() == [1, 2]
+    trace = part.trace()["epoch"]
+    assert trace[0] == 1 and trace[-1] == 2 and len(trace) == 5
+    assert figures.curves(part)["epochs"].tolist() == [1, 2]
+
+
+def test_panels_of_what_was_measured(tmp_path):
+    info = write_tree(tmp_path)
+    found = runs.find_runs(tmp_path)
+    assert drawn.metrics(found) is None
+    evals = np.arange(60.0).reshape(6, 10)  # ascending, as the official ones
+    corrupt = {"acc_corrupt": np.zeros(6), "acc_normal": np.ones(6)}
+    np.savez(info / "curvature.npz", report_epochs=EPOCHS, hess_evals=evals, **corrupt)
+    figure = drawn.metrics(found)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert titles == [
+        "Leading Hessian eigenvalue\n(curvature)",
+        "Error of the subsets\n(train-tm, curvature)",
+    ]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), evals[:, -1])
+    solid, normal, corrupt = (line.get_ydata() for line in figure.axes[1].lines[:3])
+    assert normal.tolist() == [0] * 6 and corrupt.tolist() == [100] * 6
+    np.testing.assert_allclose(solid, 100 - 100 * np.linspace(0.1, 0.9, 6))
+
+
+def test_effective_steps(tmp_path):
+    write_tree(tmp_path)
+    found = runs.find_runs(tmp_path)
+    by_rate, by_epoch = drawn.effective_steps(found).axes
+    norms = np.linspace(3, 1, 6)
+    np.testing.assert_allclose(by_rate.lines[0].get_xdata(), 0.01 / norms**2)
+    np.testing.assert_allclose(by_rate.lines[0].get_ydata(), 0.01 / norms)  # the gradients are 1
+    np.testing.assert_allclose(by_epoch.lines[0].get_ydata(), 0.01 / norms)
+
+
+def test_phase_diagrams(tmp_path):
+    write_tree(tmp_path)
+    (run,) = runs.find_runs(tmp_path)
+    axis = figures.figure2([run]).axes[3]
+    norms = np.linspace(3, 1, 6)
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), 2 * norms)  # of all weights: 2
+    assert "full gradient" in axis.get_ylabel()
+    (tmp_path / "info" / run.config["name"] / "train-tm.npz").unlink()
+    axis = figures.figure2([run]).axes[3]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), norms)
+    assert "effective gradient" in axis.get_ylabel()
+
+
+def test_error_by_loss_on_the_sphere(tmp_path):
+    write_tree(tmp_path, norms=np.full(6, 2.0))
+    found = runs.find_runs(tmp_path)
+    line = figures.three_regimes(found).axes[4].lines[0]
+    np.testing.assert_allclose(line.get_xdata(), np.geomspace(2, 0.01, 6))
+    np.testing.assert_allclose(line.get_ydata(), 100 - 100 * np.linspace(0.1, 0.9, 6))
+
+
+def test_the_command_draws_a_window(tmp_path, capsys):
+    from figures.__main__ import main
+
+    write_tree(tmp_path / "exp")
+    main([str(tmp_path / "exp"), "--epochs", "2:4"])
+    assert (tmp_path / "exp" / "periods_epochs_2_4.png").exists()
+    assert (tmp_path / "exp" / "effective_step_epochs_2_4.png").exists()
+    with pytest.raises(UserError, match="nothing was measured in the epochs 7:inf"):
+        main([str(tmp_path / "exp"), "--epochs", "7:"])
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "exp"), "--epochs", "4:2"])
+    assert "is not A:B" in capsys.readouterr().err
