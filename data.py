@@ -23,7 +23,9 @@ from utils import UserError, write_atomically
 SIZE = 32  # height and width of CIFAR's images, and of the digits
 PAD = 4  # zero padding for the random crops
 HELD_OUT = 5000  # training images that are evaluated instead of the test set
-CORRUPTION_SEED = 42
+CORRUPTION_SEED = 228  # the official code's
+# The halves of ten classes (of CIFAR-10: vehicles and birds; animals) of --split_classes.
+SPLIT_CLASSES = ((0, 1, 2, 8, 9), (3, 4, 5, 6, 7))
 ORDER_SEED = 0
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 # Mean and standard deviation over the 1,500 training digits, resized.
@@ -137,6 +139,7 @@ def load(
     use_test: bool = False,
     use_data_size: int | None = None,
     corrupt_train: float | None = None,
+    split_classes: int | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """The training images, and the images to evaluate on, both on the CPU.
 
@@ -146,39 +149,60 @@ def load(
     data_path : folder of the data; CIFAR is downloaded into it when it is not there.
     use_test : evaluate on the test set; else the last 5,000 training images (the last tenth of
         a training set smaller than 50,000) are held out and evaluated.
-    use_data_size : keep the first N training images.
+    use_data_size : keep the first N training images. The size of the whole training set stands for
+        all that are left beside those held out.
     corrupt_train : fraction of the training images that get uniformly random labels.
+    split_classes : keep one of `SPLIT_CLASSES`, numbered anew, in both parts.
 
     Raises
     ------
     UserError : the data is missing or malformed, or has fewer images than asked for.
     """
     train, test = DATASETS[name](Path(data_path).expanduser())
+    whole = len(train)
     if not use_test:
         held_out = min(HELD_OUT, max(len(train) // 10, 1))
         test = train.subset(slice(len(train) - held_out, None))
         train = train.subset(slice(0, len(train) - held_out))
     if not len(train):
         raise UserError(f"no training images are left of {name} beside the {len(test)} held out")
-    if use_data_size is not None:
+    if use_data_size == whole > len(train):
+        print(f"note: --use_data_size {whole}: all {len(train)} that are not held out are used")
+    elif use_data_size is not None:
         if use_data_size > len(train):
             raise UserError(
                 f"--use_data_size {use_data_size} is more than the {len(train)} training images "
                 f"of {name}" + ("" if use_test else f" ({len(test)} are held out: --use_test)")
             )
         train = train.subset(slice(0, use_data_size))
+    if split_classes is not None:
+        if train.num_classes != 10:
+            raise UserError(f"--split_classes halves ten classes; {name} has {train.num_classes}")
+        train, test = (half_of_classes(part, split_classes) for part in (train, test))
     if corrupt_train:
         train = corrupt(train, corrupt_train)
     return train, test
 
 
+def half_of_classes(images: ImageSet, half: int) -> ImageSet:
+    """The images of one of `SPLIT_CLASSES`, its classes numbered from 0."""
+    classes = torch.tensor(SPLIT_CLASSES[half])
+    kept = images.subset(torch.isin(images.labels, classes))
+    labels = torch.searchsorted(classes, kept.labels)
+    return replace(kept, labels=labels, num_classes=len(classes))
+
+
 def corrupt(images: ImageSet, fraction: float) -> ImageSet:
-    """Replace the labels of a fraction of the images, the same ones each time, by random ones."""
+    """Give every image with this probability a uniformly random label: those of the official code.
+
+    Always the same ones, so old checkpoints are measured on the labels that they were trained on.
+    """
     random = np.random.RandomState(CORRUPTION_SEED)
-    chosen = random.permutation(len(images))[: round(fraction * len(images))]
-    labels, corrupted = images.labels.clone(), images.corrupted.clone()
-    labels[chosen] = torch.from_numpy(random.randint(images.num_classes, size=len(chosen)))
-    corrupted[chosen] = True
+    corrupted = random.rand(len(images)) <= fraction
+    labels = images.labels.clone()
+    drawn = random.choice(images.num_classes, corrupted.sum())
+    corrupted = torch.from_numpy(corrupted)
+    labels[corrupted] = torch.from_numpy(drawn).to(labels.dtype)
     return replace(images, labels=labels, corrupted=corrupted)
 
 
@@ -196,23 +220,31 @@ def _image_set(images, labels, num_classes, mean=CIFAR_MEAN, std=CIFAR_STD) -> I
     )
 
 
-def _cifar(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
+def _torchvision(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
     def read(path: Path) -> tuple[ImageSet, ImageSet]:
-        from torchvision import datasets  # slow to import, and only CIFAR needs it
+        from torchvision import datasets  # slow to import, and only these need it
 
         dataset = getattr(datasets, name)
+        svhn = name == "SVHN"
+        file = dataset.split_list["train"][1] if svhn else dataset.base_folder
         # The official code kept each data set in a folder of its own below data_path.
         folders = [path, path / name, path / name.lower()]
-        root = next((f for f in folders if (f / dataset.base_folder).is_dir()), path)
+        root = next((f for f in folders if (f / file).exists()), path)
+        parts = ({"split": s} for s in ("train", "test")) if svhn else (
+            {"train": t} for t in (True, False))  # fmt: skip
         try:
-            parts = [dataset(str(root), train=train, download=True) for train in (True, False)]
+            train, test = (dataset(str(root), download=True, **part) for part in parts)
         except (OSError, RuntimeError) as error:
+            archive = f"{file} and the test file" if svhn else f"the archive {dataset.filename}"
             raise UserError(
                 f"{name} is not in {path} and could not be downloaded ({error}). Without a "
-                f"network: unpack the archive {dataset.filename} there by hand, or take "
+                f"network: put {archive} there by hand, or take "
                 "--dataset Digits (needs no files) or --dataset ImageFolder (your own images)"
             ) from None
-        return tuple(_image_set(p.data, p.targets, len(parts[0].classes)) for p in parts)
+        if svhn:
+            return tuple(_image_set(p.data.transpose(0, 2, 3, 1), p.labels, 10)
+                         for p in (train, test))  # fmt: skip
+        return tuple(_image_set(p.data, p.targets, len(train.classes)) for p in (train, test))
 
     return read
 
@@ -318,8 +350,7 @@ def _size(image: np.ndarray) -> str:
 
 
 DATASETS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
-    "CIFAR10": _cifar("CIFAR10"),
-    "CIFAR100": _cifar("CIFAR100"),
+    **{name: _torchvision(name) for name in ("CIFAR10", "CIFAR100", "SVHN")},
     "Digits": _digits,
     "ImageFolder": _image_folder,
 }

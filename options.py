@@ -17,10 +17,11 @@ from utils import UserError, nearest
 # Names only: models/ and data.py implement them, and a test compares. Importing those modules here
 # would load torch before a mistyped option is reported.
 MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
-DATASET_NAMES = ("CIFAR10", "CIFAR100", "Digits", "ImageFolder")
+DATASET_NAMES = ("CIFAR10", "CIFAR100", "SVHN", "Digits", "ImageFolder")
 NORM_NAMES = ("batch", "layer", "group", "instance", "weight")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("fp32", "tf32", "bf16")
+NORM_EPS = 1e-12
 
 
 # --- types of values: each raises ValueError or ArgumentTypeError with what would be right ---
@@ -91,6 +92,28 @@ def network(text: str) -> str:
     return text if ":" in text else one_of(MODEL_NAMES)(text)
 
 
+def zero_or(parse: Callable[[str], float]):
+    """As `parse`, or 0, of which the official code says elsewhere that it does not count."""
+
+    def parse_or_zero(text: str) -> float:
+        return 0.0 if float(text) == 0 else parse(text)
+
+    parse_or_zero.__name__ = parse.__name__
+    return parse_or_zero
+
+
+def one_of_numbers(*known: int):
+    """One of a few whole numbers."""
+
+    def parse(text: str) -> int:
+        if (value := int(text)) not in known:
+            raise argparse.ArgumentTypeError(f"{text} is not {' or '.join(map(str, known))}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
 def whole_numbers(text: str) -> list[int]:
     """Whole numbers >= 0, separated by commas."""
     return [integer(0)(part) for part in text.split(",")]
@@ -144,6 +167,10 @@ DATA = (
         "--corrupt_train", number(0, 1), None,
         "replace the labels of this fraction of the training images by random ones",
     ),
+    Option(
+        "--split_classes", one_of_numbers(0, 1), None,
+        "of ten classes keep half: 0: those numbered 0, 1, 2, 8, 9; 1: 3 to 7 (numbered anew)",
+    ),
     Option("--num_workers", integer(0), 4, "accepted, and changes nothing: no workers needed"),
 )  # fmt: skip
 MODEL = (
@@ -157,6 +184,19 @@ MODEL = (
     Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
     Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
     Option("--norm", one_of(NORM_NAMES), "batch", "normalisation: " + ", ".join(NORM_NAMES)),
+    Option(
+        "--norm_eps",
+        number(0, open_low=True),
+        None,
+        "summand to the normalised variance (default: 1e-12; 1e-5 for checkpoints of the official "
+        "code; a branch: as its run)",
+    ),
+)
+LOSS = Option(
+    "--use_squared_loss",
+    None,
+    False,
+    "(Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the cross-entropy (P2)",
 )
 INIT_SCALE = Option(
     "--init_scale --initscale", off_or(True, "a number > 0, or -1 (leave the last layer)"),
@@ -183,7 +223,8 @@ TRAIN = (
     *MODEL,
     INIT_SCALE,
     NONINVLR,
-    Option("--lr_init", number(0, open_low=True), 0.01, "learning rate η"),
+    LOSS,
+    Option("--lr_init", zero_or(number(0, open_low=True)), 0.01, "learning rate η"),
     Option("--wd", number(0), 1e-4, "weight decay λ (added to the gradient; adamw: decoupled)"),
     Option("--optimizer", one_of(OPTIMIZERS), "sgd", ", ".join(OPTIMIZERS)),
     Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
@@ -197,24 +238,36 @@ TRAIN = (
         "--fix_elr", None, False,
         "train on the sphere (P2): SI weights keep their norm ρ₀ and have the rate ELR·ρ₀²",
     ),
-    Option("--elr", number(0, open_low=True), None, "effective learning rate ELR of --fix_elr"),
+    Option(
+        "--fix_all_elr", None, False,
+        "as --fix_elr, and every filter of the SI weights keeps one common norm (P2)",
+    ),
+    Option(
+        "--elr", number(0, open_low=True), None,
+        "effective learning rate ELR of --fix_elr and --fix_all_elr",
+    ),
+    Option(
+        "--same_init", None, False,
+        "initialise the network from the official code's fixed seed, the same in every run",
+    ),
     Option(
         "--same_last_layer", None, False,
-        "initialise the last layer from a seed of its own, the same in every run",
+        "initialise the last layer from the official code's fixed seed, the same in every run",
     ),
     Option("--no_schedule --noschedule", None, False, "constant learning rate"),
     Option(
-        "--c_schedule", number(0, open_low=True), None,
-        "after the first quarter the rate falls linearly to 1/P of lr_init",
+        "--c_schedule", zero_or(number(0, open_low=True)), None,
+        "after the first quarter the rate falls linearly to 1/P of lr_init (0: off)",
     ),
     Option(
-        "--d_schedule", number(0, open_low=True), None,
-        "the rate is divided by P after each quarter of training",
+        "--d_schedule", zero_or(number(0, open_low=True)), None,
+        "the rate is divided by P after each quarter of training (0: off)",
     ),
     Option("--cosan_schedule", None, False, "cosine annealing of the rate to 0"),
     Option("--save_freq", integer(1), None, "save every N epochs (default: ever more rarely)"),
     Option(
-        "--save_freq_int", integer(0), 0, "also save every N steps within an epoch (0: do not)"
+        "--save_freq_int", integer(0), 0,
+        "save N times an epoch: N - 1 times within it, evenly (0: after it alone)",
     ),
     Option("--trace", None, False, "record every step: loss, ρ, ‖g‖ and angle, in trace/"),
     Option("--metrics", None, False, "measure saved epochs while training: writes test.py's files"),
@@ -222,8 +275,9 @@ TRAIN = (
     Option("--keep_epochs", whole_numbers, [], "with --keep: keep these too, as in 0,100,200"),
     Option("--eval_freq", integer(1), 10, "evaluate on the test (or held-out) set every N epochs"),
     Option(
-        "--resume_epoch", integer(0), None,
-        "branch off checkpoint E of this trial for --epochs more epochs, into a folder below it",
+        "--resume_epoch", integer(-1), None,
+        "branch off checkpoint E of this trial for --epochs more epochs, into a folder below it "
+        "(-1: do not)",
     ),
     Option(
         "--precision", one_of(PRECISIONS), "fp32",
@@ -296,13 +350,14 @@ TEST = (
     *DATA,
     NOAUG,
     *MODEL,
+    LOSS,
     INIT_SCALE,
     NONINVLR,
     *MACHINE,
 )  # fmt: skip
 
 # test.py takes these from the run's own config.json where the command line does not give them.
-FROM_RUN = tuple(o.key for o in (*DATA, *MODEL))
+FROM_RUN = tuple(o.key for o in (*DATA, *MODEL, LOSS))
 # test.py accepts these because official command lines give them; it says that they change nothing.
 NO_EFFECT_IN_TEST = {
     "num_workers": "the images stay on the device",
@@ -344,40 +399,81 @@ def given(argv: Sequence[str] | None, options: Sequence[Option]) -> set[str]:
 
 
 def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of train.py. Exits with status 2 and one line where they are wrong."""
+    """The options of train.py. Exits with status 2 and one line where they are wrong.
+
+    What official command lines give without an effect is set aside, and one line says so.
+    """
     args = Parser(TRAIN, prog="train.py", description="Train one network.").parse_args(argv)
     words = given(argv, TRAIN)
-    if "num_workers" in words:
-        print("note: --num_workers changes nothing, the images stay on the device")
-    schedules = [
-        name
-        for name in ("no_schedule", "c_schedule", "d_schedule", "cosan_schedule")
-        if getattr(args, name)
-    ]
-    if len(schedules) > 1:
-        raise UserError(f"--{schedules[0]} and --{schedules[1]} contradict each other: give one")
-    if args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm:
-        raise UserError("--fix_si_pnorm_value needs --fix_si_pnorm")
-    if args.fix_elr != (args.elr is not None):
-        raise UserError("--fix_elr and --elr go together: give both or neither")
-    if args.fix_elr and args.fix_si_pnorm:
-        raise UserError("--fix_elr keeps the initial norm already: leave out --fix_si_pnorm")
+    idle = idle_options(args, words)
+    defaults = {option.key: option.default for option in TRAIN}
+    check_train_options(args, words)
+    if idle:
+        what = "; ".join(f"--{key} ({reason})" for key, reason in idle.items())
+        print(f"note: changes nothing: {what}")
+    for key in idle:
+        if key != "wd":  # which acts on the weights that are not SI
+            setattr(args, key, defaults[key])
+    if args.norm_eps is None and args.resume_epoch is None:
+        args.norm_eps = NORM_EPS
+    return args
+
+
+def idle_options(args: argparse.Namespace, words: set[str]) -> dict[str, str]:
+    """What official command lines give though it has no effect: key -> why it has none."""
+    on_sphere = args.fix_elr or args.fix_all_elr
+    both = bool(args.c_schedule and args.d_schedule)
+    rules = (
+        ("num_workers", "num_workers" in words, "the images stay on the device"),
+        ("elr", args.elr is not None and not on_sphere, "it belongs to --fix_elr"),
+        ("lr_init", "lr_init" in words and on_sphere, "the rate is that of --elr"),
+        ("wd", args.wd and "wd" in words and on_sphere, "on the SI weights, whose norm is kept"),
+        ("no_schedule", args.no_schedule and args.cosan_schedule, "--cosan_schedule is the one"),
+        ("c_schedule", args.c_schedule == 0, "0 is off"),
+        ("d_schedule", args.d_schedule == 0, "0 is off"),
+        ("d_schedule", both, "--c_schedule is the one"),
+        (
+            "fix_si_pnorm_value", args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm,
+            "it belongs to --fix_si_pnorm",
+        ),
+        (
+            "fix_si_pnorm", args.fix_si_pnorm and args.fix_si_pnorm_value <= 0 and on_sphere,
+            "the norm is kept already",
+        ),
+        ("resume_epoch", args.resume_epoch == -1, "no branch"),
+    )  # fmt: skip
+    return {key: reason for key, applies, reason in rules if applies}
+
+
+def check_train_options(args: argparse.Namespace, words: set[str]) -> None:
+    """Raises UserError where options contradict each other or lack one another."""
+    on_sphere = args.fix_elr or args.fix_all_elr
+    constant = args.no_schedule and not args.cosan_schedule
+    schedules = {"no_schedule": constant, "c_schedule": args.c_schedule}
+    schedules |= {"d_schedule": args.d_schedule and not args.c_schedule}
+    schedules |= {"cosan_schedule": args.cosan_schedule}
+    named = [name for name, value in schedules.items() if value]
+    if len(named) > 1:
+        raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
+    if args.lr_init == 0 and not on_sphere:
+        raise UserError("--lr_init: 0 is not a finite number > 0 (it is for --fix_elr alone)")
+    if args.fix_elr and args.fix_all_elr:
+        raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
+    if on_sphere and args.elr is None:
+        raise UserError("--fix_elr and --elr go together: --fix_elr needs a value of --elr")
+    if on_sphere and args.fix_si_pnorm and args.fix_si_pnorm_value > 0:
+        raise UserError("--fix_elr keeps the initial norm: leave out --fix_si_pnorm_value")
     if args.optimizer != "sgd":
         if "momentum" in words:
             raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
-        if args.fix_elr:
+        if on_sphere:
             raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
-    if args.fix_elr:
-        for key in ("lr_init", "wd"):
-            if key in words:
-                print(f"note: --{key} has no effect on the SI weights with --fix_elr")
     if args.keep_epochs and args.keep is None:
         raise UserError("--keep_epochs needs --keep: without it every checkpoint is kept")
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other: give one")
-    if args.fbgd and args.save_freq_int:
+    if args.fbgd and args.save_freq_int > 1:
         raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
-    return args
 
 
 def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:

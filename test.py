@@ -22,6 +22,7 @@ from measuring import Meter, Wanted, parameter_names
 from options import FROM_RUN, test_options
 from runs import checkpoints
 from training.device import describe, memory_format, mix, select_device
+from training.loss import choose
 from utils import UserError, remove_litter, user_errors
 
 # Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
@@ -45,9 +46,9 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     try:
         config = runs.read_config(folder)
     except FileNotFoundError:
-        config = {}
+        config = runs.OFFICIAL
         print(f"note: {folder} has no {runs.CONFIG}: measured as the official code's checkpoints")
-    official = not config
+    official = config is runs.OFFICIAL
     for key in FROM_RUN:
         if key in config and key not in words:
             setattr(options, key, config[key])
@@ -69,6 +70,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         norm=options.norm,
         image_size=images.size,
         si_names=config.get("si_weights") if options.model == config.get("model") else None,
+        norm_eps=options.norm_eps,
     )
     model.to(device, memory_format=layout)
 
@@ -91,6 +93,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             batch_size=options.batch_size,
             scopes=scopes,
             initial=initial,
+            loss=choose(options.use_squared_loss),
             augment_seed=mix(options.seed) if options.use_aug else None,
             vector_seed=mix(options.seed),
         )
@@ -147,6 +150,7 @@ def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet
         use_test=options.use_test or run_uses_test,
         use_data_size=None if options.use_test else options.use_data_size,
         corrupt_train=None if options.use_test else options.corrupt_train,
+        split_classes=options.split_classes,
     )
     images = test if options.use_test else train
     count = options.eval_on_random_subset

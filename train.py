@@ -48,6 +48,8 @@ def train(options: argparse.Namespace) -> None:
     # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
     branch = options.resume_epoch
+    if options.norm_eps is None:
+        options.norm_eps = norm_eps_of(trial)
     folder = trial if branch is None else runs.branch_folder(trial, branch, vars(options))
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
@@ -66,7 +68,11 @@ def train(options: argparse.Namespace) -> None:
         use_test=options.use_test,
         use_data_size=options.use_data_size,
         corrupt_train=options.corrupt_train,
+        split_classes=options.split_classes,
     )
+    steps = math.ceil(len(train_images) / options.batch_size)
+    if options.save_freq_int > steps:
+        raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
     train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
 
     with locked(folder / runs.LOCK, str(folder)):
@@ -86,6 +92,8 @@ def train(options: argparse.Namespace) -> None:
             options.init_scale,
             options.same_last_layer,
             options.norm,
+            norm_eps=options.norm_eps,
+            same_init=options.same_init,
             image_size=train_images.size,
         )
         if content:
@@ -105,6 +113,7 @@ def train(options: argparse.Namespace) -> None:
             train_mode=False,
             batch_size=options.batch_size,
             scopes={"si": parameter_names(model, si_only=True)},
+            loss=trainer.loss,
         )
         if resumed is None:
             runs.remove_run(folder)
@@ -113,11 +122,16 @@ def train(options: argparse.Namespace) -> None:
         if options.metrics:
             test_images = eval_images
             if not options.use_test:
-                _, test_images = data.load(options.dataset, options.data_path, use_test=True)
+                _, test_images = data.load(
+                    options.dataset,
+                    options.data_path,
+                    use_test=True,
+                    split_classes=options.split_classes,
+                )
                 test_images = test_images.to(device, layout)
             recorder = Recorder(
                 folder, model, train_images, test_images, options.batch_size, options.keep,
-                options.keep_epochs,
+                options.keep_epochs, trainer.loss,
             )  # fmt: skip
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
@@ -140,7 +154,9 @@ def recipe_of(options: argparse.Namespace, images: int, fixed_norm: float | None
         optimizer=options.optimizer,
         momentum=options.momentum,
         other_lr=options.noninvlr if options.noninvlr >= 0 else None,
-        elr=options.elr if options.fix_elr else None,
+        squared_loss=options.use_squared_loss,
+        elr=options.elr,
+        equal_filters=options.fix_all_elr,
         keep_norm=options.fix_si_pnorm,
         norm=asked if fixed_norm is None else fixed_norm,
         full_batch=options.fbgd,
@@ -177,7 +193,11 @@ class Training:
         self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
         self.recorder, self.evaluator = recorder, evaluator
         self.schedule = schedule_of(options)
-        self.steps = math.ceil(len(images) / options.batch_size)  # in an epoch
+        steps = math.ceil(len(images) / options.batch_size)  # in an epoch
+        # step -> which part of the epoch, of save_freq_int, it ends
+        self.parts = {
+            part * steps // options.save_freq_int: part for part in range(1, options.save_freq_int)
+        }
 
     def epochs(self, first: int, done: int, last: int) -> None:
         """Train from `done` to `last` epochs, in a run whose first checkpoint is `first`."""
@@ -226,9 +246,9 @@ class Training:
         )
         for step, (images, labels) in enumerate(batches, 1):
             trainer.step(images, labels)
-            if options.save_freq_int and step % options.save_freq_int == 0 and step < self.steps:
-                self.record(epoch, step)
-                self.save(epoch, step)
+            if part := self.parts.get(step):
+                self.record(epoch, part)
+                self.save(epoch, part)
         result = trainer.finish_epoch()
         if trainer.trace:
             runs.write_trace(self.folder, epoch, {**trainer.trace.take(), "lr": lr})
@@ -252,31 +272,35 @@ class Training:
             return recorded
         return self.evaluator.measure()["si"] if evaluated else {}
 
-    def record(self, epoch: int, step: int = 0) -> dict[str, Any]:
+    def record(self, epoch: int, part: int = 0) -> dict[str, Any]:
         """With --metrics, measure the present network; the results on the test set."""
-        return self.recorder.add(self.time(epoch, step))["test-em"] if self.recorder else {}
+        return self.recorder.add(self.time(epoch, part))["test-em"] if self.recorder else {}
 
-    def time(self, epoch: int, step: int) -> float:
-        return epoch + step / self.steps if step else epoch
+    def time(self, epoch: int, part: int) -> float:
+        return epoch + part / self.options.save_freq_int if part else epoch
 
     def save(
-        self, epoch: int, step: int = 0, row: dict[str, Any] | None = None, latest: bool = False
+        self, epoch: int, part: int = 0, row: dict[str, Any] | None = None, latest: bool = False
     ) -> None:
         """Save a checkpoint; with `latest` only in the one file from which a run goes on."""
-        row = row or {}
+
+        def result(kind: str) -> dict[str, float | None]:  # accuracies in per cent, as P2's
+            loss, accuracy = (row and row[f"{kind}_{what}"] for what in ("loss", "acc"))
+            return {"loss": loss, "accuracy": None if accuracy is None else 100 * accuracy}
+
         checkpoints.save(
-            self.folder / runs.LATEST if latest else runs.checkpoint_path(self.folder, epoch, step),
+            self.folder / runs.LATEST if latest else runs.checkpoint_path(self.folder, epoch, part),
             {
-                "epoch": self.time(epoch, step),
+                "epoch": self.time(epoch, part),
                 "state_dict": self.trainer.model.state_dict(),
                 "optimizer": self.trainer.optimizer_state(),
-                "train_res": {"loss": row.get("train_loss"), "accuracy": row.get("train_acc")},
-                "test_res": {"loss": row.get("test_loss"), "accuracy": row.get("test_acc")},
+                "train_res": result("train"),
+                "test_res": result("test"),
                 "fixed_norm": self.trainer.fixed_norm,
                 "config": vars(self.options),
             },
         )
-        if not latest and not step:
+        if not latest and not part:
             (self.folder / runs.LATEST).unlink(missing_ok=True)
         if self.options.keep is not None and self.recorder is None:
             runs.prune(self.folder, self.options.keep, self.options.keep_epochs)
@@ -315,7 +339,7 @@ def is_complete(folder: Path, last: int, options: argparse.Namespace) -> bool:
     diverged = runs.diverged_at(folder)
     if diverged and not options.keep_going:
         raise Diverged(diverged)
-    newest = max((epoch for epoch, step in found if not step), default=0)
+    newest = max((epoch for epoch, part in found if not part), default=0)
     if newest < last:
         return False
     tables = [runs.Metrics.read_if_there(folder / f"{name}.npz") for name in runs.METRICS]
@@ -332,7 +356,7 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     ------
     UserError : there are checkpoints, but none can be read.
     """
-    numbered = [path for (_, step), path in runs.checkpoints_in(folder).items() if not step]
+    numbered = [path for (_, part), path in runs.checkpoints_in(folder).items() if not part]
     paths = [folder / runs.LATEST, *reversed(numbered)]
     for path in filter(Path.exists, paths):
         try:
@@ -343,6 +367,14 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     if numbered:
         raise UserError(f"no checkpoint in {folder} can be read: --overwrite starts the run anew")
     return None, None
+
+
+def norm_eps_of(trial: Path) -> float:
+    """The epsilon with which the checkpoints of a folder were trained."""
+    try:
+        return runs.read_config(trial)["norm_eps"]
+    except FileNotFoundError:
+        return runs.OFFICIAL["norm_eps"]
 
 
 def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
@@ -362,25 +394,31 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
 
 
 class Table:
-    """One line an evaluated epoch, and after the first epoch how long the rest will take."""
+    """A line an evaluated epoch, and after the first epoch how long the rest will take.
+
+    Where nobody watches, in a log, a line every epoch, as the official code prints.
+    """
 
     HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
     REPEATED = 40  # lines between two headers
 
     def __init__(self, first_epoch: int):
         self.first_epoch, self.lines = first_epoch, 0
+        self.every = not sys.stdout.isatty()
 
     def show(self, row: dict[str, Any], last: int, evaluated: bool) -> None:
         if row["epoch"] == self.first_epoch + 1 and last > row["epoch"]:
             left = (last - row["epoch"]) * row["seconds"]
             tqdm.write(f"first epoch {row['seconds']:.2f} s: about {duration(left)} to train")
-        if evaluated:
+        if evaluated or self.every:
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)
-            train_error, test_error = 100 - 100 * row["train_acc"], 100 - 100 * row["test_acc"]
+            test = f"{'':9}  {'':10}"
+            if row["test_loss"] is not None:
+                test = f"{row['test_loss']:9.4f}  {100 - 100 * row['test_acc']:10.2f}"
             tqdm.write(
-                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}  {train_error:11.2f}"
-                f"  {row['test_loss']:9.4f}  {test_error:10.2f}  {row['si_norm']:8.4f}"
+                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}"
+                f"  {100 - 100 * row['train_acc']:11.2f}  {test}  {row['si_norm']:8.4f}"
                 f"  {row['seconds']:7.2f}"
             )
             self.lines += 1

@@ -19,8 +19,12 @@ import runs
 from experiments.lines import Line
 from utils import duration
 
-IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "Digits": 1500, "ImageFolder": 50_000}
-TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "Digits": 297, "ImageFolder": 10_000}
+IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
+    "SVHN": 73_257, "Digits": 1500,
+}  # fmt: skip
+TEST_IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 10_000) | {
+    "SVHN": 26_032, "Digits": 297,
+}  # fmt: skip
 CLASSES = {"CIFAR100": 100}
 BACKWARD = 2  # passes forward that a pass backward is worth
 # Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).

@@ -27,6 +27,7 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
             use_test=True,
             use_data_size=config["use_data_size"],
             corrupt_train=config["corrupt_train"],
+            split_classes=config["split_classes"],
         )
     )
     model = models.build(
@@ -37,6 +38,7 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
         norm=config["norm"],
         image_size=train_images.size,
         si_names=config.get("si_weights"),
+        norm_eps=config["norm_eps"],
     )
     return model.to(device, memory_format=layout), train_images, test_images
 

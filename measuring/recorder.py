@@ -14,6 +14,7 @@ import runs
 from measuring.meter import Meter
 from measuring.wanted import Wanted, parameter_names
 from runs import checkpoints
+from training.loss import Loss, cross_entropy
 from utils import UserError
 
 WRITE_EVERY = 10  # seconds between two writings of the files
@@ -39,6 +40,7 @@ class Recorder:
         batch_size: int,
         keep: int | None = None,
         keep_epochs: Sequence[int] = (),
+        loss: Loss = cross_entropy,
     ):
         self.folder, self.model = folder, model
         self.keep, self.keep_epochs = keep, keep_epochs
@@ -54,6 +56,7 @@ class Recorder:
                 train_mode="train_mode" in flags,
                 batch_size=batch_size,
                 scopes=scopes,
+                loss=loss,
             )
 
         subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()

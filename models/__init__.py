@@ -4,7 +4,8 @@
 Every other part of the project asks these two.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -12,9 +13,15 @@ from torch import nn
 from models import own
 from models.convnet import ConvNet
 from models.groups import ScaleInvariance, scale_invariant_groups
-from models.layers import NORMS, Layers
+from models.layers import NORM_EPS, NORMS, Layers
 from models.resnet import ResNet18
-from models.scale_invariance import norm, rescale_to_norm, si_parameters, split_parameters
+from models.scale_invariance import (
+    norm,
+    rescale_filters,
+    rescale_to_norm,
+    si_parameters,
+    split_parameters,
+)
 from utils import UserError
 
 __all__ = [
@@ -24,13 +31,14 @@ __all__ = [
     "build",
     "norm",
     "own",
+    "rescale_filters",
     "rescale_to_norm",
     "scale_invariant_groups",
     "si_parameters",
     "split_parameters",
 ]
 
-LAST_LAYER_SEED = 0
+OFFICIAL_SEED = 228  # of same_init and same_last_layer in the official code
 IMAGE_SIZE = (32, 32)  # that the networks of the papers take
 
 # name -> (architecture, whether its normalisation has trainable scale and shift)
@@ -50,6 +58,8 @@ def build(
     init_scale: float = -1.0,
     same_last_layer: bool = False,
     norm: str = "batch",
+    norm_eps: float = NORM_EPS,
+    same_init: bool = False,
     image_size: tuple[int, int] | None = None,
     si_names: Sequence[str] | None = None,
 ) -> nn.Module:
@@ -63,9 +73,10 @@ def build(
     num_channels : width c of the first stage, >= 1.
     depth : number of 3x3 convolution blocks after the first (ConvNet only), >= 1.
     init_scale : if > 0, the last layer's weight matrix is rescaled to this Frobenius norm.
-    same_last_layer : draw the last layer from a fixed seed of its own, whatever the generator.
+    same_last_layer, same_init : draw the last layer, or the whole network, from the official code's
+        fixed seed, whatever the generator.
     norm : one of `NORMS`, how the convolutions are normalised (official networks: "batch").
-
+    norm_eps : added to the variances that are normalised (official networks: 1e-5).
     image_size : (height, width) of the images that the network is for: it is checked that it takes
         them, and what is scale invariant in a network from elsewhere is found. None: it is not.
     si_names : the names of the SI weights of a network from elsewhere, where they are known.
@@ -80,8 +91,10 @@ def build(
     UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
         there is none of `MODELS` for images of this size.
     """
+    seeded = _official_seed if same_init else contextlib.nullcontext
     if own.is_own(name):
-        model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
+        with seeded():
+            model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
         _prepare_last_layer(model, name, init_scale, same_last_layer)
         if image_size is not None:
             own.check_images(model, name, num_classes, image_size)
@@ -95,7 +108,8 @@ def build(
     architecture, affine = MODELS[name]
     if norm not in NORMS:
         raise ValueError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
-    model = architecture(num_classes, num_channels, depth, Layers(norm, affine))
+    with seeded():
+        model = architecture(num_classes, num_channels, depth, Layers(norm, affine, norm_eps))
     _prepare_last_layer(model, name, init_scale, same_last_layer)
     return model
 
@@ -111,10 +125,17 @@ def _prepare_last_layer(
     if last_layer is None:
         raise UserError(f"{name} has no linear layer for --init_scale or --same_last_layer")
     if same_last_layer:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(LAST_LAYER_SEED)
+        with _official_seed():
             last_layer.reset_parameters()
     if init_scale > 0:
         with torch.no_grad():
             weight = last_layer.weight
             weight.mul_(init_scale / weight.norm())
+
+
+@contextlib.contextmanager
+def _official_seed() -> Iterator[None]:
+    """Draw weights from the official seed; torch's generator goes on afterwards as it would."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(OFFICIAL_SEED)
+        yield

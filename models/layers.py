@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 # PyTorch's default of 1e-5 is not small beside the variance of a convolution whose weights have
 # shrunk, which would break the scale invariance just where it matters, at the small norms
 # before a jump. Invariance holds while this is far below that variance; a channel without any
-# variance gives zero, not NaN.
+# variance gives zero, not NaN. (The official code has PyTorch's; its checkpoints are measured so.)
 NORM_EPS = 1e-12
 GROUP_SIZE = 4  # channels in a group of group normalisation; fewer where they do not divide
 # The variance that ReLU halves (He et al., 2015, arXiv 1502.01852).
@@ -61,10 +61,11 @@ class Layers:
     ----------
     norm : one of `NORMS`.
     affine : whether every normalisation has a trainable scale and shift for each channel.
+    eps : added to the variance that a normalisation divides by.
     """
 
-    def __init__(self, norm: str, affine: bool):
-        self.kind, self.affine = norm, affine
+    def __init__(self, norm: str, affine: bool, eps: float = NORM_EPS):
+        self.kind, self.affine, self.eps = norm, affine, eps
         # Whether what `norm` gives returns a new tensor, which may be overwritten.
         self.norm_copies = norm != "weight" or affine
 
@@ -78,9 +79,9 @@ class Layers:
     def norm(self, channels: int) -> nn.Module:
         """The normalisation of so many channels; with weight normalisation, what follows it."""
         if self.kind == "batch":
-            return nn.BatchNorm2d(channels, eps=NORM_EPS, affine=self.affine)
+            return nn.BatchNorm2d(channels, eps=self.eps, affine=self.affine)
         if self.kind == "weight":
             return Affine(channels) if self.affine else nn.Identity()
         size = {"layer": channels, "group": math.gcd(channels, GROUP_SIZE), "instance": 1}
         groups = channels // size[self.kind]
-        return nn.GroupNorm(groups, channels, eps=NORM_EPS, affine=self.affine)
+        return nn.GroupNorm(groups, channels, eps=self.eps, affine=self.affine)

@@ -54,3 +54,16 @@ def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) -> None:
     """Scale several tensors in place, by one factor, to a total norm of `value` (P1, sec. 4)."""
     torch._foreach_mul_(tensors, (value / norm(tensors)).to(tensors[0].dtype))
+
+
+@torch.no_grad()
+def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
+    """Scale every filter (first dimension) in place to one norm, so that all have norm `value`.
+
+    That norm is value / √(number of filters) (P2's fix_all_elr).
+    """
+    each = value / sum(len(tensor) for tensor in tensors) ** 0.5
+    for tensor in tensors:
+        rows = tuple(range(1, tensor.ndim))
+        norms = torch.linalg.vector_norm(tensor, dim=rows, keepdim=True, dtype=torch.float64)
+        tensor.mul_((each / norms).to(tensor.dtype))

@@ -7,6 +7,7 @@ torch, the weights.
 
 from runs.arrays import TEST_FLAGS, TRAIN_FLAGS, Metrics, write_arrays
 from runs.config import (
+    OFFICIAL,
     branch_folder,
     check_same_run,
     code_version,

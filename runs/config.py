@@ -47,7 +47,17 @@ RECORDED = frozenset(
     ]
 )
 # Options that configurations of older versions lack, and what those runs did.
-LATER_OPTIONS = {"norm": "batch", "optimizer": "sgd"}
+LATER_OPTIONS = {
+    "norm": "batch",
+    "norm_eps": 1e-12,
+    "optimizer": "sgd",
+    "split_classes": None,
+    "use_squared_loss": False,
+    "same_init": False,
+    "fix_all_elr": False,
+}
+# Checkpoints without a configuration are of the official code; what options do not say of those.
+OFFICIAL = {"norm_eps": 1e-5}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -56,13 +66,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError : the folder holds no config.json.
-    UserError : the file is damaged.
+    UserError : the file is damaged, or the run's labels cannot be had any more.
     """
     text = (folder / CONFIG).read_text()
     try:
-        return {**LATER_OPTIONS, **json.loads(text)}
+        saved = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
+    if saved.get("corrupt_train") and "norm_eps" not in saved:
+        raise UserError(f"{folder} is of an older version, which corrupted other labels")
+    return {**LATER_OPTIONS, **saved}
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     config.json                    every option, the network's size, versions and machine
     log.csv                        a row per epoch
     checkpoint-<epoch>.pt          the state after that many epochs; 0 is the initialisation
-    checkpoint-<epoch>-<step>.pt   the state so many steps later (--save_freq_int)
+    checkpoint-<epoch>-<i>.pt      the state i/N of an epoch later (--save_freq_int N)
     latest.pt                      the state after the latest epoch, while the run is not complete
     train-tm.npz, ...              metrics by checkpoint (test.py)
     state.json                     what the launcher last did with it, and where
@@ -28,12 +28,12 @@ def trial_folder(directory: str | Path, trial: int) -> Path:
     return Path(directory).expanduser() / f"trial_{trial}"
 
 
-def checkpoint_path(folder: Path, epoch: int, step: int = 0) -> Path:
-    return folder / (f"checkpoint-{epoch}-{step}.pt" if step else f"checkpoint-{epoch}.pt")
+def checkpoint_path(folder: Path, epoch: int, part: int = 0) -> Path:
+    return folder / (f"checkpoint-{epoch}-{part}.pt" if part else f"checkpoint-{epoch}.pt")
 
 
 def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
-    """The checkpoints of a folder: (epoch, step within it) -> file, in the order of training."""
+    """The checkpoints of a folder: (epoch, part of the next) -> file, in the order of training."""
     found = {}
     for path in folder.glob("checkpoint-*.pt"):
         match = _CHECKPOINT.fullmatch(path.name)
@@ -46,8 +46,8 @@ def prune(folder: Path, keep: int, asked: Sequence[int]) -> None:
     """Remove all but the newest `keep` checkpoints and those after the `asked` epochs."""
     found = checkpoints_in(folder)
     newest = list(found)[-keep:]
-    for (epoch, step), path in found.items():
-        if (epoch, step) not in newest and (step or epoch not in asked):
+    for (epoch, part), path in found.items():
+        if (epoch, part) not in newest and (part or epoch not in asked):
             path.unlink()
 
 

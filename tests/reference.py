@@ -38,10 +38,11 @@ def split(folder, use_test=True, use_data_size=None, corrupt_train=0.0):
         cut = len(y) - len(y) // 10
         (x, y), test = (x[:cut], y[:cut]), (x[cut:], y[cut:])
     x, y = x[:use_data_size], y[:use_data_size]
-    random, classes = np.random.RandomState(42), int(y.max()) + 1
-    corrupted = torch.zeros(len(y), dtype=torch.bool)
-    chosen = random.permutation(len(y))[: round(corrupt_train * len(y))]
-    y[chosen], corrupted[chosen] = torch.tensor(random.randint(classes, size=len(chosen))), True
+    if not corrupt_train:
+        return (x, y, torch.zeros(len(y), dtype=torch.bool)), test
+    random, classes = np.random.RandomState(228), int(y.max()) + 1
+    corrupted = torch.tensor(random.rand(len(y)) <= corrupt_train)
+    y[corrupted] = torch.tensor(random.choice(classes, int(corrupted.sum())))
     return (x, y, corrupted), test
 
 
@@ -152,12 +153,19 @@ def length(tensors):
     return math.sqrt(sum(t.double().square().sum().item() for t in tensors))
 
 
-def gradients(state, x, y, norm="batch"):
+def loss_of(logits, y, squared=False):
+    """Mean cross-entropy, or the mean over images and classes of (output - [is the label])^2."""
+    if squared:
+        return (logits - F.one_hot(y, logits.shape[1])).square().mean()
+    return F.cross_entropy(logits, y)
+
+
+def gradients(state, x, y, norm="batch", squared=False):
     """Mean loss, number of right answers, gradients by name; moves `state`'s statistics."""
     leaves = {k: state[k].clone().requires_grad_() for k in trainable(state)}
     inside = {**state, **leaves}
     logits = Network(inside, True, norm)(x)
-    loss = F.cross_entropy(logits, y)
+    loss = loss_of(logits, y, squared)
     found = torch.autograd.grad(loss, list(leaves.values()))
     state.update({k: v for k, v in inside.items() if k not in leaves})
     right = (logits.argmax(1) == y).sum().item()
@@ -176,7 +184,7 @@ def factor(progress, c_schedule=None, d_schedule=None, cosan_schedule=False, no_
     if c_schedule:
         return float(np.interp(progress, [0.25, 1], [1, 1 / c_schedule]))
     if d_schedule:
-        return d_schedule ** -sum(progress >= quarter for quarter in (0.25, 0.5, 0.75))
+        return d_schedule ** -sum(progress > quarter for quarter in (0.25, 0.5, 0.75))
     return float(np.interp(progress, [0.5, 0.9], [1, 0.01]))
 
 
@@ -211,8 +219,9 @@ def train(state, o, first=0):
     radius = length(state[k] for k in si)
     if o.fix_si_pnorm and o.fix_si_pnorm_value > 0:
         radius = o.fix_si_pnorm_value
-    held = o.fix_elr or o.fix_si_pnorm
-    base = o.elr * radius**2 if o.fix_elr else o.lr_init
+    sphere = o.fix_elr or o.fix_all_elr
+    held = sphere or o.fix_si_pnorm
+    base = o.elr * radius**2 if sphere else o.lr_init
     optimiser = Optimiser(o.optimizer == "adam", o.momentum)
     schedule = {k: getattr(o, k) for k in ("c_schedule", "d_schedule", "cosan_schedule",
                                            "no_schedule")}  # fmt: skip
@@ -220,23 +229,23 @@ def train(state, o, first=0):
         rate = base * factor((epoch - first) / o.epochs, **schedule)
         rates = dict.fromkeys(si, rate)
         rates |= dict.fromkeys(others, rate if o.noninvlr == -1 else o.noninvlr)
-        decays = {k: 0.0 if o.fix_elr and k in si else o.wd for k in rates}
+        decays = {k: 0.0 if sphere and k in si else o.wd for k in rates}
         order = epoch_of(x, y, seed_of(o.seed, o.trial, epoch), not o.noaug)
         loss = right = 0
         summed = dict.fromkeys(rates, 0)
         for a, b in zip(*(part.split(o.batch_size) for part in order), strict=True):
-            batch_loss, batch_right, grads = gradients(state, a, b, o.norm)
+            batch_loss, batch_right, grads = gradients(state, a, b, o.norm, o.use_squared_loss)
             loss, right = loss + batch_loss * len(b), right + batch_right
             if o.fbgd:
                 summed = {k: summed[k] + grads[k] * len(b) / len(y) for k in rates}
                 continue
             optimiser.step(state, grads, rates, decays)
             if held:
-                project(state, si, radius)
+                project(state, si, radius, o.fix_all_elr)
         if o.fbgd:
             optimiser.step(state, summed, rates, decays)
             if held:
-                project(state, si, radius)
+                project(state, si, radius, o.fix_all_elr)
         rho = length(state[k] for k in si)
         row = {
             "epoch": epoch + 1,
@@ -247,11 +256,18 @@ def train(state, o, first=0):
             "effective_lr": rate / rho**2,
         }
         if (epoch + 1 - first) % o.eval_freq == 0 or epoch + 1 == first + o.epochs:
-            row["test_loss"], row["test_acc"] = evaluate(state, *test, o.norm)
+            found = evaluate(state, *test, o.norm, o.use_squared_loss)
+            row["test_loss"], row["test_acc"] = found
         yield row, dict(state)
 
 
-def project(state, si, radius):
+def project(state, si, radius, each_filter=False):
+    if each_filter:
+        count = sum(len(state[k]) for k in si)
+        for k in si:
+            filters = [w * (radius / math.sqrt(count) / length([w])) for w in state[k]]
+            state[k] = torch.stack(filters)
+        return
     now = length(state[k] for k in si)
     state.update({k: state[k] * (radius / now) for k in si})
 
@@ -259,11 +275,11 @@ def project(state, si, radius):
 # --- measuring ---
 
 
-def evaluate(state, pixels, labels, norm="batch"):
+def evaluate(state, pixels, labels, norm="batch", squared=False):
     """Mean loss and accuracy with the running statistics."""
     with torch.no_grad():
         logits = Network(state, False, norm)(normalised(pixels))
-    return F.cross_entropy(logits, labels).item(), (
+    return loss_of(logits, labels, squared).item(), (
         logits.argmax(1) == labels
     ).double().mean().item()
 

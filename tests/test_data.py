@@ -43,7 +43,7 @@ def test_first_n_images(digits):
 def test_corruption_is_fixed_and_of_the_fraction_asked(digits):
     first, second = (data.load("Digits", "", use_test=True, corrupt_train=0.4)[0] for _ in "ab")
     assert torch.equal(first.labels, second.labels)
-    assert first.corrupted.sum() == 600
+    assert 550 < first.corrupted.sum() < 650
     changed = first.labels != digits[0].labels
     assert not changed[~first.corrupted].any()
     assert 0.85 < changed[first.corrupted].float().mean() < 0.95  # 1 in 10 is right by chance

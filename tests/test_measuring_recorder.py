@@ -97,7 +97,7 @@ def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, e
     def watched(path, missing_ok=False):
         if path.name.startswith("checkpoint-"):
             epoch, _, step = path.stem.removeprefix("checkpoint-").partition("-")
-            time = int(epoch) + int(step or 0) / 4  # 4 steps an epoch
+            time = int(epoch) + int(step or 0) / 2
             for name in runs.METRICS:
                 assert time in runs.Metrics.read(path.parent / f"{name}.npz").rows
             removed.append(time)

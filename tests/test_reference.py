@@ -32,6 +32,9 @@ GRID = {
     "sphere": ("--fix_elr --elr 0.0005", ("--lr_init 0.003 --wd 1",)),
     "sphere, all weights": (f"--fix_elr --elr 0.0005 {ALL} --momentum 0.9", ()),
     "sphere, others on their own": ("--fix_elr --elr 0.0005 --noninvlr 0.1", ()),
+    "every filter held": ("--fix_all_elr --elr 0.0005 --momentum 0.5", ()),
+    "squared loss": (f"--use_squared_loss {ALL}", ()),
+    "full batch, squared loss": ("--use_squared_loss --fbgd --fix_elr --elr 0.001", ()),
     "Adam": ("--optimizer adam --lr_init 0.001", ("--momentum 0",)),
     "Adam, all weights": (f"--optimizer adam --lr_init 0.001 {ALL}", ("--momentum 0",)),
     "augmentation": ("--epochs 2", ("--noaug",)),
@@ -128,19 +131,21 @@ def assert_plain(folder, options, first=0):
             assert error <= 1e-2 * change + 1e-5 * moved, key
 
 
-@pytest.mark.parametrize("extra", ["", "--trial 3 --seed 7", "--same_last_layer"])
+@pytest.mark.parametrize("extra", [
+    "", "--trial 3 --seed 7", "--same_last_layer", "--same_init", "--same_last_layer --same_init",
+])  # fmt: skip
 def test_a_run_begins_with_pytorchs_own_initialisation(run, noise, extra):
     """In the order of the layers, from the documented seed."""
     folder = run(f"{extra} --epochs 1 --data_path {noise}", base=BASE)
     seed, trial = (7, 3) if "seed" in extra else (1, 0)
     first = state_of(folder.with_name(f"trial_{trial}"), 0)
-    torch.manual_seed(reference.seed_of(seed, trial))
+    torch.manual_seed(228 if "same_init" in extra else reference.seed_of(seed, trial))
     for number, (inputs, outputs) in zip((0, 3, 7, 11), ((3, 2), (2, 4), (4, 8), (8, 16)),
                                          strict=True):  # fmt: skip
         layer = torch.nn.Conv2d(inputs, outputs, 3, bias=False)
         assert torch.equal(first[f"conv_layers.{number}.weight"], layer.weight)
-    if "same" in extra:
-        torch.manual_seed(0)
+    if "same_last_layer" in extra:
+        torch.manual_seed(228)
     last = torch.nn.Linear(16, 5)
     assert torch.equal(first["linear_layers.2.bias"], last.bias)
     expected = 2 * last.weight / last.weight.norm()  # --init_scale 2

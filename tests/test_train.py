@@ -29,7 +29,7 @@ def same(a, b):
 @pytest.mark.parametrize("name, value", [("ConvNetSI", -1), ("ResNet18SI", 5)])
 def test_fixed_norm_is_held(run, name, value):
     folder = run(
-        f"--model {name} --fix_si_pnorm --fix_si_pnorm_value {value} --epochs 2 --save_freq_int 1"
+        f"--model {name} --fix_si_pnorm --fix_si_pnorm_value {value} --epochs 2 --save_freq_int 4"
     )
     si = models.si_parameters(models.build(name, 10, 2))
     norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
@@ -54,7 +54,7 @@ ADAM = TINY.replace("--momentum 0", "--optimizer adam")
     ("", 4), ("--fix_si_pnorm --momentum 0.9", 4), ("--fbgd", 1), ("--norm weight", 4),
 ])  # fmt: skip
 def test_trace_is_what_the_steps_did(run, extra, steps):
-    within = "" if "--fbgd" in extra else "--save_freq_int 1"
+    within = "" if "--fbgd" in extra else "--save_freq_int 4"
     folder = run(f"--trace --epochs 2 --save_freq 1 {within} {extra}")
     trace = runs.read_trace(folder)
     assert trace["epoch"].tolist() == [i / steps for i in range(2 * steps)]
@@ -108,7 +108,7 @@ def test_only_the_rate_times_the_decay_matters(run):
 @pytest.mark.parametrize("flags, expected", [
     ("--no_schedule", {0: 1, 0.3: 1, 0.99: 1}),
     ("", {0: 1, 0.5: 1, 0.7: 0.505, 0.9: 0.01, 0.95: 0.01}),
-    ("--d_schedule 10", {0: 1, 0.24: 1, 0.25: 0.1, 0.5: 0.01, 0.75: 0.001}),
+    ("--d_schedule 10", {0: 1, 0.25: 1, 0.26: 0.1, 0.5: 0.1, 0.51: 0.01, 0.75: 0.01, 0.76: 0.001}),
     ("--c_schedule 5", {0: 1, 0.25: 1, 0.625: 0.6, 0.999999: 0.2}),
     ("--cosan_schedule", {0: 1, 0.5: 0.5, 0.999999: 0}),
 ])  # fmt: skip

@@ -27,7 +27,7 @@ def states(folder):
     [("ConvNetSI", ""), ("ResNet18SIAf", "--momentum 0.9 --noninvlr -1 --wd 0.01")],
 )
 def test_norm_is_held_over_a_whole_run(run, name, extra):
-    folder = run(f"--model {name} --epochs 2 --save_freq_int 1 {extra}", base=SPHERE)
+    folder = run(f"--model {name} --epochs 2 --save_freq_int 4 {extra}", base=SPHERE)
     si = models.si_parameters(models.build(name, 10, 2))
     norms = np.array([models.norm(s[k] for k in si).item() for s in states(folder).values()])
     assert len(norms) == 9 and np.abs(norms / norms[0] - 1).max() < 1e-6
@@ -41,9 +41,10 @@ def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
     branch = folder / "branch-2_elr=0.001"
     assert runs.read_log(branch)[0]["effective_lr"] == pytest.approx(0.001, rel=1e-6)
     base = SPHERE.replace("--no_schedule", "--d_schedule 10")
-    folder = run("--epochs 4 --overwrite", base=base)
+    folder = run("--epochs 8 --overwrite", base=base)
     rates = [row["effective_lr"] for row in runs.read_log(folder)]
-    np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-5], rtol=1e-5)
+    wanted = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
 
 
 def test_same_last_layer():

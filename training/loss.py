@@ -17,3 +17,8 @@ def squared_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(Σ o² - 2 o_y + 1) / C for outputs o, label y and C classes (P2)."""
     of_label = logits.gather(1, labels[:, None])[:, 0]
     return (logits.square().sum(1) - 2 * of_label + 1) / logits.shape[1]
+
+
+def choose(squared: bool) -> Loss:
+    """The squared loss, or the cross-entropy."""
+    return squared_loss if squared else cross_entropy

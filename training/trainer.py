@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 import models
 from training.capture import Captured
 from training.device import autocast
+from training.loss import choose
 from training.trace import StepTrace
 
 # What the optimisers remember of each weight, by the names of torch.optim.
@@ -24,10 +24,12 @@ class Recipe:
     ----------
     lr, wd : learning rate η before the schedule, and weight decay λ, coupled: it is added to the
         gradient (decoupled with "adamw"). On the sphere λ acts on the other weights alone.
+    squared_loss : train on `training.loss.squared_loss` instead of the cross-entropy.
     optimizer, momentum : "sgd" with this momentum, "adam" or "adamw".
     other_lr : constant learning rate of the weights that are not scale invariant (SI); None: as
         the SI weights.
     elr : effective learning rate of training on the sphere (P2); None: ordinary training.
+    equal_filters : on the sphere, hold every filter of the SI weights at one common norm.
     keep_norm, norm : rescale the SI weights after every step to this total norm; where it is None,
         to the one that they start with. On the sphere it is always kept.
     full_batch : gather the gradient of the whole training set, one step an epoch.
@@ -37,10 +39,12 @@ class Recipe:
 
     lr: float = 0.01
     wd: float = 0.0
+    squared_loss: bool = False
     optimizer: str = "sgd"
     momentum: float = 0.0
     other_lr: float | None = None
     elr: float | None = None
+    equal_filters: bool = False
     keep_norm: bool = False
     norm: float | None = None
     full_batch: bool = False
@@ -54,8 +58,8 @@ class Schedule:
     """The learning rate during training, as a factor on the initial one.
 
     `kind` is "official" (constant to half of training, linear to 1 % until 90 %, then constant),
-    "constant", "cosine" (to 0), "steps" (divided by `factor` after each quarter) or "linear" (after
-    the first quarter, to 1/`factor`).
+    "constant", "cosine" (to 0), "steps" (divided by `factor` after each quarter; at its very end
+    still the old rate) or "linear" (after the first quarter, to 1/`factor`).
     """
 
     kind: str = "official"
@@ -68,7 +72,7 @@ class Schedule:
         if self.kind == "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
         if self.kind == "steps":
-            return self.factor ** -math.floor(4 * progress)
+            return self.factor ** -max(math.ceil(4 * progress) - 1, 0)
         if self.kind == "linear":
             low, fallen = 1 / self.factor, max(progress - 0.25, 0) / 0.75
         else:
@@ -87,6 +91,7 @@ class Trainer:
     def __init__(self, model: torch.nn.Module, recipe: Recipe, images: int, device: torch.device):
         self.model, self.recipe, self.images, self.device = model, recipe, images, device
         self.network = torch.compile(model) if recipe.compile else model
+        self.loss = choose(recipe.squared_loss)
         self.si_weights, self.others = models.split_parameters(model)
         self.fixed_norm = None
         if recipe.keep_norm or recipe.elr is not None:
@@ -151,7 +156,7 @@ class Trainer:
         The weights may be grouped otherwise there (with another `other_lr`). Each moment is laid
         out in memory as its weight is: fused steps pair the storages, whatever the strides.
         """
-        keys = ADAM_MOMENTS if self.recipe.optimizer == "adam" else SGD_MOMENTS
+        keys = SGD_MOMENTS if self.recipe.optimizer == "sgd" else ADAM_MOMENTS
         if self.recipe.optimizer == "sgd" and not self.recipe.momentum:
             return
         saved = content.get("optimizer") or {}
@@ -196,7 +201,7 @@ class Trainer:
         """One step of the optimiser on one batch."""
         self.optimizer.zero_grad()
         logits = self._forward(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, labels).mean()
         loss.backward()
         self._update(loss.detach())
         self._add_sums(loss.detach() * len(labels), logits, labels)
@@ -204,7 +209,7 @@ class Trainer:
     def _add_to_full_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Add one batch's part to the gradient of the mean loss over all training images."""
         logits = self._forward(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+        loss = self.loss(logits, labels).sum()
         (loss / self.images).backward()
         self._add_sums(loss.detach(), logits, labels)
 
@@ -219,7 +224,10 @@ class Trainer:
             self.trace.after(loss)
 
     def _fix_norm(self) -> None:
-        models.rescale_to_norm(self.si_weights, self.fixed_norm)
+        if self.recipe.equal_filters:
+            models.rescale_filters(self.si_weights, self.fixed_norm)
+        else:
+            models.rescale_to_norm(self.si_weights, self.fixed_norm)
 
     def _add_sums(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         correct = (logits.argmax(1) == labels).sum()
