@@ -19,7 +19,7 @@ from utils import UserError, locked, plural, user_errors
 # ------------------------------- the parameters that people edit -------------------------------
 
 exp_name = "my_experiment"  # results go to Experiments/<exp_name>
-dataset = "CIFAR10"  # CIFAR10, CIFAR100, Digits, ImageFolder
+dataset = "CIFAR10"  # CIFAR10, CIFAR100, SVHN, Digits, ImageFolder
 data_path = "./datasets"
 network = "ConvNetSI"  # ConvNetSI, ResNet18SI; all weights trainable: ConvNetSIAf, ResNet18SIAf
 fix_noninvlr = 0.0  # learning rate of the weights that are not scale invariant; -1: as the others
@@ -34,9 +34,11 @@ params = {
 }
 lrs = [0.01]  # learning rates
 wds = [0.001]  # weight decays
-combine = "cross"  # every lr with every wd; "zip": the first with the first, and so on
-fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at the effective learning rates below
+combine = "zip"  # the first lr with the first wd, and so on; "cross": every lr with every wd
+fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at the effective learning rates below;
+# "fix_all_elr": there with every filter held at one norm
 elrs = [0.001]  # instead of lrs and wds
+same_last_layer = False  # True: draw the last layer from one fixed seed in all runs
 add_params = "--use_test --noaug --no_schedule"  # flags, and anything else train.py takes
 
 # -----------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def edited_experiment() -> Experiment:
         data_path,
         network,
         fix_noninvlr,
-        params,
+        {**params, "same_last_layer": params.get("same_last_layer", same_last_layer)},
         tuple(lrs),
         tuple(wds),
         combine,

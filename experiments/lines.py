@@ -55,10 +55,9 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
     named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
     name = words_for(named).replace("_init ", "_").replace(" ", "_")
     directory = ROOT / experiment.name / name
-    trial = differing.get("trial", experiment.params.get("trial", 0))
-    folder = runs.trial_folder(directory, int(trial))
     if "trial" in differing:
-        name += f"_trial_{trial}"
+        name += f"_trial_{differing['trial']}"
+    sphere = "fix_all_elr" if experiment.fix_elr == "fix_all_elr" else "fix_elr"
     values = {
         "dir": directory,
         "dataset": experiment.dataset,
@@ -66,11 +65,19 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
         "model": experiment.network,
         "noninvlr": experiment.fix_noninvlr,
         **experiment.params,
-        "fix_elr": "elr" in differing,
+        sphere: "elr" in differing,
         **differing,
     }
     train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
     options = train_options(train[1:])  # a wrong parameter is reported before anything runs
+    if options.dir != str(directory):
+        raise UserError(
+            f"dir {options.dir}: a line's folder is Experiments/<exp_name>/<its rates>, where it "
+            "is measured and drawn; name another exp_name instead"
+        )
+    if options.resume_epoch is not None:
+        raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
+    folder = runs.trial_folder(directory, options.trial)
     commands = {"train": train}
     if not options.metrics:  # else train.py measures by itself
         train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)

@@ -17,8 +17,9 @@ class Experiment:
     """One setting trained at several learning rates and weight decays, or in several variants.
 
     `params` and `add_params` (flags) are options of train.py; `lrs` and `wds` are combined as
-    `combine` says: "cross" for every pair, "zip" for the first with the first and so on. With
-    `fix_elr` "fix_elr" the lines are trained on the sphere instead (P2), one at each of `elrs`.
+    `combine` says: "cross" for every pair, "zip" for the first with the first and so on (a single
+    one goes with all). With `fix_elr` "fix_elr" the lines are trained on the sphere instead (P2),
+    one at each of `elrs`, and with "fix_all_elr" so that every filter keeps one norm.
     Each of `variants` holds options of train.py that replace those of the setting and of its rates:
     all rates are trained in every variant. `quick` names the fields that differ when minutes must
     do (`at_quick`); its "params" are added to those of the setting.
@@ -64,28 +65,34 @@ class Experiment:
 
         Raises
         ------
-        ValueError : lists of different lengths to zip, an empty list, or another `combine` or
-            `fix_elr`.
+        ValueError : lists of different lengths to zip, an empty list, another `combine` or
+            `fix_elr`, or `params` that say again what the lists say.
         """
+        for key in self._rates()[0].keys() & self.params.keys():
+            raise ValueError(f"params holds {key}, of which the lists of rates decide")
         return [{**rates, **variant} for variant in self.variants for rates in self._rates()]
 
     def _rates(self) -> list[dict[str, float]]:
-        if self.fix_elr == "fix_elr":
+        if self.fix_elr not in ("fix_lr", "fix_elr", "fix_all_elr"):
+            raise ValueError(
+                f"fix_elr is 'fix_elr', 'fix_all_elr' or 'fix_lr', not {self.fix_elr!r}"
+            )
+        if self.fix_elr != "fix_lr":
             if not self.elrs:
                 raise ValueError("elrs needs at least one value")
             return [{"elr": elr} for elr in self.elrs]
-        if self.fix_elr != "fix_lr":
-            raise ValueError(f"fix_elr is 'fix_elr' or 'fix_lr', not {self.fix_elr!r}")
         if not self.lrs or not self.wds:
             raise ValueError("lrs and wds need at least one value each")
         if self.combine == "cross":
             pairs = list(product(self.lrs, self.wds))
         elif self.combine != "zip":
             raise ValueError(f"combine is 'cross' or 'zip', not {self.combine!r}")
-        elif len(self.lrs) != len(self.wds):
+        elif len({len(self.lrs), len(self.wds)} - {1}) > 1:
             raise ValueError(f"{len(self.lrs)} lrs and {len(self.wds)} wds cannot be zipped")
         else:
-            pairs = list(zip(self.lrs, self.wds, strict=True))
+            longest = max(len(self.lrs), len(self.wds))
+            lrs, wds = (rates * (longest // len(rates)) for rates in (self.lrs, self.wds))
+            pairs = list(zip(lrs, wds, strict=True))
         return [{"lr_init": lr, "wd": wd} for lr, wd in pairs]
 
 

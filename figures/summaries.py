@@ -16,7 +16,7 @@ NO_RUNS = (
 
 
 BETA1 = 0.9  # of Adam and AdamW
-IN_THE_RATE = ("lr_init", "elr", "fix_elr", "epochs")  # a label begins with the rate
+IN_THE_RATE = ("lr_init", "elr", "fix_elr", "fix_all_elr", "epochs")  # a label begins with the rate
 NAMES = {
     "wd": "λ",
     "num_channels": "width",
@@ -31,7 +31,7 @@ NAMES = {
 
 def on_sphere(runs: Sequence[Run]) -> bool:
     """Whether the runs were trained at a fixed effective learning rate."""
-    return all(run.config.get("fix_elr") for run in runs)
+    return all(run.config.get("fix_elr") or run.config.get("fix_all_elr") for run in runs)
 
 
 def varies(runs: Sequence[Run], key: str) -> bool:

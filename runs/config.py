@@ -134,11 +134,22 @@ def check_same_run(folder: Path, options: dict[str, Any]) -> None:
 
 
 def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
-    """The folder of a branch, named after the options that it changes."""
+    """The folder of a branch, named after the options that it changes.
+
+    A checkpoint of the official code does not say what it was trained with: the first branch off it
+    has no more than the epoch in its name, others what they change of the first.
+    """
+    plain = parent / f"branch-{epoch}"
     try:
-        changed = differences(read_config(parent), config)
-    except FileNotFoundError:  # a checkpoint of another program
-        changed = {}
+        before = read_config(parent)
+    except FileNotFoundError:
+        try:
+            before = read_config(plain)
+        except FileNotFoundError:
+            return plain
+    changed = differences(before, config)
     changed.pop("epochs", None)
+    if config.get("norm_eps") is None:
+        changed.pop("norm_eps", None)  # left as it was
     words = [f"{key}={value[1]}" for key, value in sorted(changed.items())]
-    return parent / "_".join([f"branch-{epoch}", *words])
+    return parent / "_".join([plain.name, *words])

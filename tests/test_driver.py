@@ -112,7 +112,11 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
     ({'"num_channels": 32': '"num_chanels": 32'}, "did you mean --num_channels?"),
     ({"lrs = [0.01]": "lrs = [-1]"}, "--lr_init"),
     ({"lrs = [0.01]": "lrs = []"}, "at least one value"),
-    ({'combine = "cross"': 'combine = "zip"', "lrs = [0.01]": "lrs = [1, 2]"}, "cannot be zipped"),
+    ({"lrs = [0.01]": "lrs = [1, 2]", "wds = [0.001]": "wds = [1, 2, 3]"}, "cannot be zipped"),
+    ({'"save_freq": 1': '"dir": "elsewhere"'}, "name another exp_name instead"),
+    ({"--noaug --no": "--dir elsewhere --noaug --no"}, "name another exp_name instead"),
+    ({'"save_freq": 1': '"lr_init": 1'}, "of which the lists of rates decide"),
+    ({'"save_freq": 1': '"resume_epoch": 3'}, "branch off one with train.py"),
     ({'network = "ConvNetSI"': 'network = "ConvNet"'}, "did you mean ConvNetSI?"),
 ])  # fmt: skip
 def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
