@@ -189,17 +189,21 @@ def factor(progress, c_schedule=None, d_schedule=None, cosan_schedule=False, no_
 
 
 class Optimiser:
-    """SGD with momentum or Adam, decay added to the gradient: one step by `names` to rates."""
+    """SGD with momentum or Adam, decay added to the gradient; AdamW, decay on its own."""
 
-    def __init__(self, adam=False, momentum=0.0):
-        self.adam, self.momentum, self.steps = adam, momentum, 0
+    def __init__(self, kind="sgd", momentum=0.0):
+        self.kind, self.momentum, self.steps = kind, momentum, 0
         self.first, self.second = {}, {}
 
     def step(self, state, grads, rates, decays):
         self.steps += 1
         for k, rate in rates.items():
-            g = grads[k] + decays[k] * state[k]
-            if self.adam:
+            g = grads[k]
+            if self.kind == "adamw":
+                state[k] = state[k] * (1 - rate * decays[k])
+            else:
+                g = g + decays[k] * state[k]
+            if self.kind != "sgd":
                 m = self.first[k] = 0.9 * self.first.get(k, 0) + 0.1 * g
                 v = self.second[k] = 0.999 * self.second.get(k, 0) + 0.001 * g**2
                 root = (v / (1 - 0.999**self.steps)).sqrt() + 1e-8
@@ -222,7 +226,7 @@ def train(state, o, first=0):
     sphere = o.fix_elr or o.fix_all_elr
     held = sphere or o.fix_si_pnorm
     base = o.elr * radius**2 if sphere else o.lr_init
-    optimiser = Optimiser(o.optimizer == "adam", o.momentum)
+    optimiser = Optimiser(o.optimizer, o.momentum)
     schedule = {k: getattr(o, k) for k in ("c_schedule", "d_schedule", "cosan_schedule",
                                            "no_schedule")}  # fmt: skip
     for epoch in range(first, first + o.epochs):

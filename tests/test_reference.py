@@ -37,6 +37,7 @@ GRID = {
     "full batch, squared loss": ("--use_squared_loss --fbgd --fix_elr --elr 0.001", ()),
     "Adam": ("--optimizer adam --lr_init 0.001", ("--momentum 0",)),
     "Adam, all weights": (f"--optimizer adam --lr_init 0.001 {ALL}", ("--momentum 0",)),
+    "AdamW": (f"--optimizer adamw --lr_init 0.001 --wd 10 {ALL}", ("--momentum 0",)),
     "augmentation": ("--epochs 2", ("--noaug",)),
     "default schedule": ("--epochs 10 --noninvlr 0.01", ("--no_schedule",)),
     "divided": ("--d_schedule 3 --epochs 8", ("--no_schedule",)),
