@@ -42,7 +42,9 @@ GRID = {
     "default schedule": ("--epochs 10 --noninvlr 0.01", ("--no_schedule",)),
     "divided": ("--d_schedule 3 --epochs 8", ("--no_schedule",)),
     "falling": (f"--c_schedule 3 --epochs 5 {ALL}", ("--no_schedule",)),
-    "cosine": ("--cosan_schedule --epochs 4 --fix_elr --elr 0.0005", ("--no_schedule",)),
+    "cosine on the sphere": (
+        f"--cosan_schedule --epochs 4 --fix_elr --elr 0.0005 {ALL}", ("--no_schedule",)
+    ),
     "corrupted": ("--corrupt_train 0.4", ()),
     "held-out images": ("--seed 3 --trial 2", ("--use_test",)),
     "first images, one batch": ("--batch_size 700 --use_data_size 50", ()),
