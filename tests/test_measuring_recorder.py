@@ -90,7 +90,8 @@ def test_driver_leaves_measuring_to_train(tmp_path):
 
 
 @pytest.mark.parametrize("extra", ["", "--save_freq_int 2 --keep 3"])
-def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, extra):
+@pytest.mark.parametrize("seconds", [0, 1e9])  # between two writings
+def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, extra, seconds):
     """So that a run killed at any moment can measure what it had not written."""
     removed, unlink = [], Path.unlink
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, e
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", watched)
-    monkeypatch.setattr(recorder, "WRITE_EVERY", 0)  # whenever there is something to write
+    monkeypatch.setattr(recorder, "WRITE_EVERY", seconds)
     folder = run(f"--save_freq 1 --epochs 4 --metrics --keep 1 --keep_epochs 2 {extra}")
     left = [(2, 0), (3, 1), (4, 0)] if extra else [(2, 0), (4, 0)]
     assert [key for key in runs.checkpoints_in(folder) if key != (3, 0)] == left

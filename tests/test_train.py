@@ -149,6 +149,33 @@ def test_files_of_a_run(run):
     assert config["lr_init"] == 0.1 and config["train_images"] == 200
 
 
+@pytest.mark.parametrize("extra, epochs", [
+    ("--save_freq 2 --epochs 5", [0, 2, 4, 5]), ("--save_freq 9 --epochs 3", [0, 3]),
+    ("--save_freq 2 --epochs 3 --keep 1", [3]), ("--epochs 2 --keep 2 --keep_epochs 0", [0, 1, 2]),
+])  # fmt: skip
+def test_the_first_every_nth_and_the_last_state_are_kept(run, extra, epochs):
+    folder = run(extra)
+    assert list(runs.checkpoints_in(folder)) == [(epoch, 0) for epoch in epochs]
+    assert not (folder / runs.LATEST).exists()
+
+
+def test_an_interrupted_run_goes_on_from_an_epoch_that_is_not_kept(run, monkeypatch):
+    real, begun = train.Training.epoch, []
+
+    def epoch(self, number, progress):
+        begun.append(number)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return real(self, number, progress)
+
+    monkeypatch.setattr(train.Training, "epoch", epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run("--save_freq 9 --epochs 5")
+    run("--save_freq 9 --epochs 5 --resume")
+    assert begun == [0, 1, 2, 3, 3, 4]
+    assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
+
+
 def test_seed_and_trial_decide_the_run(tmp_path):
     finals = {}
     for name, extra in {"a": "", "b": "", "seed": "--seed 2", "trial": "--trial 1"}.items():
