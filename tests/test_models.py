@@ -193,12 +193,12 @@ def test_running_statistics_are_those_of_the_official_code():
 @pytest.mark.parametrize("same_last_layer", [True, False])
 @pytest.mark.parametrize("name", list(models.MODELS))
 def test_the_last_layer_has_the_norm_asked_for_and_keeps_its_direction(name, same_last_layer):
-    def last(init_scale):
+    def last(**options):
         torch.manual_seed(0)
-        model = models.build(name, 10, 2, init_scale=init_scale, same_last_layer=same_last_layer)
-        return model.last_layer
+        return models.build(name, 10, 2, same_last_layer=same_last_layer, **options).last_layer
 
-    plain, scaled = last(-1.0), last(10.0)
+    plain, scaled = last(), last(init_scale=10.0)
+    assert torch.equal(plain.weight, last(init_scale=-1.0).weight)
     assert scaled.weight.norm().item() == pytest.approx(10, rel=1e-6)
     assert torch.allclose(scaled.weight / 10, plain.weight / plain.weight.norm())
     assert scaled.bias is None or torch.equal(scaled.bias, plain.bias)
