@@ -357,16 +357,18 @@ class Monitor:
             words.append(
                 f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far."
             )
-        words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
+        if len(periods):
+            words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
         if whole.steps_to_turn is not None:
             words.append(
                 "At the present decay the effective rate comes to the level of the last "
                 f"destabilisation in about {whole.steps_to_turn:.0f} steps."
             )
         if whole.equilibrium_angle is None:
-            words.append(
-                "This optimiser has no equilibrium of decay and gradients to compare with."
-            )
+            words.append("No equilibrium of decay and gradients to compare with here.")
+        else:
+            ratio = whole.angle / whole.equilibrium_angle
+            words.append(f"The latest step turned the weights by {ratio:.2g} of the equilibrium.")
         rows = [
             (r.group, r.si_norm, r.effective_lr, r.effective_gradient_norm, r.angle,
              r.equilibrium_angle, r.effective_step, r.jump_threshold)

@@ -5,16 +5,18 @@ python -m figures Experiments/demo                # periods.png in that folder, 
 python -m figures Experiments/demo --branches     # with the branches off its runs
 python -m figures RUN RUN/branch-100              # side by side
 python -m figures RUN --epochs 100:200            # a part of training
+python -m figures dynamics.csv                    # what monitor.py saved: dynamics.png beside it
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from figures import plt, report
+from figures import plt, report, save
+from figures.dynamics import dynamics, read
 from figures.report import WHOLE, listing
 from options import Option, Parser
-from utils import user_errors
+from utils import plural, user_errors
 
 
 def window(text: str) -> tuple[float, float]:
@@ -37,7 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     words = "experiments, lines, runs or branches to draw together (none: list the experiments)"
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=words)
     options = parser.parse_args(argv)
-    if options.folders:
+    tables = [path for path in options.folders if path.suffix == ".csv"]
+    if tables:
+        plt.switch_backend("agg")
+        for path in tables:
+            figure, periods = dynamics(read(path))
+            save(figure, path.with_suffix(".png"))
+            print(f"{plural(len(periods), 'period')}; figure: {path.with_suffix('.png')}")
+    elif options.folders:
         plt.switch_backend("agg")
         report(options.folders, options.branches, options.epochs)
     else:

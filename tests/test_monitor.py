@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ import data
 import models
 import monitor as monitoring
 import runs
+from figures.__main__ import main as figures_command
 from monitor import Monitor, equilibrium_angle
 from runs import checkpoints
 from theory.dynamics import next_norm
@@ -222,7 +224,11 @@ def test_saving_appends_whole_rows(tmp_path):
     assert tuple(rows[0]) == monitoring.COLUMNS
     steps = [int(row["step"]) for row in rows if row["group"] == "all"]
     assert steps == [1, 3, 5, 7, 9] and all(None not in row.values() for row in rows)
+    figures_command([str(path)])
+    assert imread(path.with_suffix(".png")).std() > 0.01
     path.write_text("another,table\n")
+    with pytest.raises(monitoring.UserError, match="not a table that the monitor wrote"):
+        figures_command([str(path)])
     with pytest.raises(ValueError, match="columns"):
         monitor.save(path)
 
