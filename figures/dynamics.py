@@ -20,12 +20,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     ------
     UserError : the file was not written by the monitor.
     """
-    try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["group"] == "all"]
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in WANTED}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is not a table that the monitor wrote") from None
+    with path.open(newline="", errors="replace") as file:
+        table = csv.DictReader(file)
+        if not {"group", *WANTED} <= set(table.fieldnames or ()):
+            raise UserError(f"{path} is not a table that the monitor wrote")
+        rows = [row for row in table if row["group"] == "all"]
+    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in WANTED}
 
 
 def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:
