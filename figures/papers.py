@@ -1,6 +1,6 @@
 """The figures of the papers and their kin: lines of one experiment side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -8,16 +8,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import colours, describe
-from figures.summaries import curves, label, summary_row
+from figures.style import colours, describe, shades
+from figures.summaries import curves, label, periods_of, summary_row
 from runs import Run
 from theory.dynamics import effective_lr
 
+# P1, Figure 2, read off the published plot, by learning rate: jumps (fraction of the run), test
+# errors in % at their minima or at the end, final or lowest training losses.
+PUBLISHED = {
+    0.001: {"jumps": (), "errors": {1.0: 29}, "losses": {1.0: 7e-3}},
+    0.01: {
+        "jumps": (0.20, 0.40, 0.55, 0.86),
+        "errors": {0.2: 27, 0.4: 25, 0.55: 21, 0.86: 18, 1.0: 17},
+        "losses": {0.2: 3e-3, 0.86: 1.5e-4},
+    },
+    0.03: {"jumps": (), "errors": {1.0: 16}, "losses": {}},
+    1.0: {"jumps": (), "errors": {0.99: 25, 1.0: 65}, "losses": {1.0: 0.4}},
+}
 
-def _lines(runs: Sequence[Run]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """The curves of each run, and the style in which they are drawn.
 
-    Before them, in grey, the parents of branches up to there, unless they are among the runs.
+def _lines(
+    runs: Sequence[Run], palette: Callable[[Sequence], list[str]] = colours
+) -> Iterator[tuple[Run | None, dict[str, np.ndarray], dict[str, Any]]]:
+    """Each run with its curves and the style in which they are drawn.
+
+    Before them, in grey and without a run, the parents of branches up to there, unless they are
+    among the runs.
     """
     folders = {run.folder for run in runs}
     parents = {}
@@ -28,29 +44,56 @@ def _lines(runs: Sequence[Run]) -> Iterator[tuple[dict[str, np.ndarray], dict[st
             parents[parent.folder] = parent, until
     for parent, until in parents.values():
         words = f"{label(parent, [parent])}, up to the branch"
-        yield curves(parent, until), {"color": "grey", "label": words, "linewidth": 1.2}
-    for colour, run in zip(colours(runs), runs, strict=True):
-        yield curves(run), {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        yield None, curves(parent, until), {"color": "grey", "label": words, "linewidth": 1.2}
+    for colour, run in zip(palette(runs), runs, strict=True):
+        yield run, curves(run), {"color": colour, "label": label(run, runs), "linewidth": 1.2}
 
 
-def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, Any]) -> None:
     """A line of a phase diagram, its first point marked."""
-    axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+    colour = style["color"]
+    axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8, label=style["label"])
     axis.plot(x[:1], y[:1], "o", color=colour, markeredgecolor="black", markersize=7)
 
 
-def figure2(runs: Sequence[Run]) -> Figure:
+def _mark_turns(loss_axis: Axes, norm_axis: Axes, run: Run, colour: str) -> None:
+    """Triangles where ρ turns, and at the lowest loss before."""
+    found = periods_of(run)
+    mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black"}
+    norm_axis.plot(found.turns, found.each("rho_turn"), markersize=5, **mark)
+    loss_axis.plot(found.each("low"), found.each("loss_low"), markersize=5, **mark)
+
+
+def _draw_published(loss_axis: Axes, error_axis: Axes, run: Run, colour: str) -> None:
+    """Published values as stars, at the same fraction of the run; jumps dotted."""
+    known, epochs = PUBLISHED.get(run.config["lr_init"]), run.config["epochs"]
+    if not known:
+        return
+    star = {"marker": "*", "linestyle": "", "markersize": 11, "color": colour,
+            "markeredgecolor": "black"}  # fmt: skip
+    for axis, values in ((error_axis, known["errors"]), (loss_axis, known["losses"])):
+        axis.plot([epochs * at for at in values], [*values.values()], **star)
+    for at in known["jumps"]:
+        loss_axis.axvline(epochs * at, color=colour, linestyle=":", linewidth=1)
+
+
+def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run.
 
-    The diagram shows the norm of the full gradient times ρ, as the published one does, and that of
-    the SI weights' gradient where the full one was not measured.
+    The loss is the mean of every epoch where there is a log; triangles mark where ρ turns. With
+    `published` the published values are drawn too. The diagram shows the norm of the full gradient
+    times ρ, as the published one does, and that of the SI weights' gradient where the full one was
+    not measured.
     """
     full = all("full gradient norm" in curves(run) for run in runs)
     gradient = "full gradient norm" if full else "effective gradient norm"
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
-    for found, style in _lines(runs):
-        if "train loss" in found:
+    for run, found, style in _lines(runs):
+        log = run.log() if run else {}
+        if log:
+            loss_axis.plot(log["epoch"], log["train_loss"], **{**style, "linewidth": 0.9})
+        elif "train loss" in found:
             loss_axis.plot(found["epochs"], found["train loss"], **style)
         if "test error" in found:
             error_axis.plot(found["test epochs"], found["test error"], **style)
@@ -58,8 +101,16 @@ def figure2(runs: Sequence[Run]) -> Figure:
             norm_axis.plot(found["si epochs"], found["si norm"], **style)
         if gradient in found:
             x, y = found["effective lr"], found[gradient]
-            _draw_phases(phase_axis, x, y, style["color"])
+            _draw_phases(phase_axis, x, y, style)
+        if run:
+            _mark_turns(loss_axis, norm_axis, run, style["color"])
+            if published:
+                _draw_published(loss_axis, error_axis, run, style["color"])
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
+    norm_axis.plot([], [], "v", color="white", markeredgecolor="black", label="ρ turns")
+    if published:
+        error_axis.plot([], [], "*", color="white", markeredgecolor="black", label="published")
+        error_axis.legend(*([part[-1:] for part in error_axis.get_legend_handles_labels()]))
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
@@ -80,14 +131,14 @@ def three_regimes(runs: Sequence[Run]) -> Figure:
     """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss."""
     figure, axes = plt.subplots(1, 5, figsize=(22, 4.2), layout="constrained")
     loss_axis, error_axis, gradient_axis, phase_axis, optima_axis = axes
-    for found, style in _lines(runs):
+    for _, found, style in _lines(runs, shades):
         x, y = found["train loss"], found["effective gradient norm"]
         loss_axis.plot(found["epochs"], x, **style)
         error_axis.plot(found["test epochs"], found["test error"], **style)
         gradient_axis.plot(found["si epochs"], y, **style)
-        _draw_phases(phase_axis, x, y, style["color"])
+        _draw_phases(phase_axis, x, y, style)
         _, at, test_at = np.intersect1d(found["epochs"], found["test epochs"], return_indices=True)
-        _draw_phases(optima_axis, x[at], found["test error"][test_at], style["color"])
+        _draw_phases(optima_axis, x[at], found["test error"][test_at], style)
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     gradient = "mean effective gradient norm ρ‖g‖"
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
@@ -106,8 +157,7 @@ def layers(run: Run) -> Figure:
     arrays = run.metrics("train-tm-prebn")
     names = [n.removesuffix("_norm") for n in arrays if n.endswith(".weight_norm")]
     figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    shades = plt.colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 1)))
-    for shade, name in zip(shades, names, strict=False):
+    for shade, name in zip(shades(names), names, strict=True):
         norm = arrays[f"{name}_norm"]
         norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
         rate = effective_lr(run.lr_at(arrays["report_epochs"]), norm)

@@ -1,5 +1,6 @@
 """The figures and tables of folders of runs."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,8 @@ def report(
     count.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
-    figures = {"periods": figure2}
+    published = all(folder.name.startswith("figure2") for folder in folders)
+    figures = {"periods": functools.partial(figure2, published=published)}
     if on_sphere(runs):
         figures = {"three_regimes": three_regimes, "regime_diagram": diagram_of_runs}
     place, which = name_for(folders)

@@ -20,7 +20,12 @@ def colours(items: Sequence) -> list[str]:
     """A colour for each item: fixed ones for a few, a perceptually even scale for many."""
     if len(items) <= len(COLOURS):
         return list(COLOURS[: len(items)])
-    return list(plt.colormaps["viridis"](np.linspace(0, 0.95, len(items))))
+    return shades(items)
+
+
+def shades(items: Sequence) -> list[str]:
+    """A colour for each of some ordered items, on a perceptually even scale."""
+    return list(plt.colormaps["viridis"](np.linspace(0, 0.92, max(len(items), 1))))
 
 
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
