@@ -18,8 +18,8 @@ DIGITS = {
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
-_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.06, 0.1, 0.16))
-_CHAOTIC_ELRS = (1.4e-2, 2e-2, 3e-2, 4.5e-2, 6.5e-2)
+_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.03, 0.04, 0.06))
+_CHAOTIC_ELRS = (1.4e-2, 1.6e-2, 1.8e-2, 2e-2, 2.2e-2)
 _EPOCH = 4  # steps of one, for 512 digits
 
 
@@ -124,9 +124,9 @@ DEMOS = (
         params=DIGITS,
         add_params="--use_test --no_schedule",
         variants=(
-            {"momentum": 0.9, "noaug": True, "lr_init": 0.01, "wd": 0.1},
-            {"lr_init": 0.1, "wd": 0.1},
-            {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.1},
+            {"momentum": 0.9, "noaug": True, "lr_init": 0.25, "wd": 0.04},
+            {"lr_init": 0.2, "wd": 0.1},
+            {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.04},
         ),
     ),
     Experiment(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, describe
 from figures.summaries import equilibrium_angle, label, periods_of, regularity
 from runs import Run
-from theory.periods import Periods
+from theory.periods import Periods, find_periods
 
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
@@ -44,38 +44,31 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
     return figure
 
 
-def period_explained(run: Run, number: int = 1) -> Figure:
-    """One period of a traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
+def period_explained(run: Run) -> Figure:
+    """A period of a traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
 
     Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
-    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps.
-
-    Parameters
-    ----------
-    number : of the period, counted from 0; the last one if there are fewer.
+    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. The period
+    is the one in which ρ rises most.
     """
-    found, trace = periods_of(run), run.trace()
-    period = found.cycles[min(number, len(found) - 1)]
-    margin = 0.08 * (period.end - period.start)
-    steps = (trace["epoch"] >= period.start - margin) & (trace["epoch"] <= period.end + margin)
-    time, rho, lr, wd = (
-        trace["epoch"][steps],
-        trace["si_norm"][steps],
-        run.base_lr,
-        run.config["wd"],
-    )
-    decay = lr * wd * rho
-    growth = (lr * trace["gradient_norm"][steps]) ** 2 / (2 * rho)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.convolve(values, np.full(4, 1 / 4), mode="same")
-
+    trace = run.trace()
+    found = find_periods(trace["epoch"], trace["loss"], trace["si_norm"])
+    period = max(found.cycles, key=lambda p: p.rho_end / p.rho_turn)
+    lr, wd = run.base_lr, run.config["wd"]
+    forces = {
+        "decay": lr * wd * trace["si_norm"],
+        "growth": (lr * trace["gradient_norm"]) ** 2 / (2 * trace["si_norm"]),
+    }
+    decay, growth = (np.convolve(f, np.full(4, 1 / 4), mode="same") for f in forces.values())
+    margin = 0.1 * (period.end - period.start)
+    steps = (trace["epoch"] >= period.start - margin) & (trace["epoch"] <= period.end + 2 * margin)
+    time, rho = trace["epoch"][steps], trace["si_norm"][steps]
     figure, axes = plt.subplots(3, 1, figsize=(9, 8), layout="constrained", sharex=True)
     axes[0].plot(time, trace["loss"][steps], color=COLOURS[0], linewidth=0.9)
     axes[1].plot(time, rho, color=COLOURS[3], linewidth=1.5)
-    axes[2].plot(time, mean(decay), color=COLOURS[5], label="ηλρ: weight decay shrinks ρ")
+    axes[2].plot(time, decay[steps], color=COLOURS[5], label="ηλρ: weight decay shrinks ρ")
     axes[2].plot(
-        time, mean(growth), color=COLOURS[3], label="η²‖g̃‖²/(2ρ³): the gradient enlarges ρ"
+        time, growth[steps], color=COLOURS[3], label="η²‖g̃‖²/(2ρ³): the gradient enlarges ρ"
     )
     spans = (
         ("B", period.start, period.turn),
@@ -95,11 +88,9 @@ def period_explained(run: Run, number: int = 1) -> Figure:
         "weight decay", (middle, low + 0.2 * (high - low)), (middle, low + 0.8 * (high - low)),
         ha="center", arrowprops=arrow,
     )  # fmt: skip
-    right = period.end + 0.6 * margin
-    axes[1].annotate(
-        "gradient", (right, low + 0.7 * (period.rho_end - low)), (right, low),
-        ha="center", arrowprops=arrow,
-    )  # fmt: skip
+    right, rise = period.end + margin, period.rho_end - period.rho_turn
+    ends = (right, low + 0.9 * rise), (right, low + 0.1 * rise)
+    axes[1].annotate("gradients", *ends, ha="center", arrowprops=arrow)
     describe(axes[0], "", "", "loss of the batch", yscale="log")
     describe(axes[1], "", "", "norm ρ")
     describe(axes[2], "", "epoch", "change of ρ in a step", yscale="log")

@@ -241,20 +241,19 @@ def trace_of(run, columns, steps=4):
 def chaotic(make, rho_factor=1.0, loss=2.0, **config):
     """A run whose norm is that of the equilibrium of its gradients, times a factor."""
     config = {"lr_init": 1.0, "wd": 0.03, **config}
-    run = make(*chaos(150), config)
+    run = make(*chaos(100), config)
     rng, rho, rows = np.random.RandomState(0), 3.0, []
-    for _ in range(600):
+    for _ in range(400):
         effective = 5 * rng.uniform(0.9, 1.1)
         rows.append((rho_factor * rho, effective / rho / rho_factor))
         rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
     norms, gradients = np.array(rows).T
-    trace_of(run, {"loss": np.full(600, loss), "si_norm": norms, "gradient_norm": gradients,
-                   "one_minus_cosine": np.full(600, 1e-3)})  # fmt: skip
+    trace_of(run, {"loss": np.full(400, loss), "si_norm": norms, "gradient_norm": gradients})
     return run
 
 
-def on_sphere(make, elr, loss, error, gradient=5.0, trial=10):
-    config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
+def on_sphere(make, elr, loss, error, gradient=5.0, traced=False):
+    config = {"fix_elr": True, "elr": elr, "base_lr": elr}
     run = make(loss, np.ones(len(loss)), config)
     arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
     np.savez(run.folder / "train-tm.npz", **arrays)
@@ -262,16 +261,20 @@ def on_sphere(make, elr, loss, error, gradient=5.0, trial=10):
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
              params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
     steps = 4 * len(loss)
-    trace_of(run, {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
-                   "gradient_norm": np.full(steps, gradient),
-                   "one_minus_cosine": np.full(steps, 1e-3)})  # fmt: skip
+    if traced:
+        columns = {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
+                   "gradient_norm": np.full(steps, gradient)}  # fmt: skip
+        trace_of(run, columns)
     return run
 
 
 def sphere_of(make, levels=(1.8, 2.0, 2.2)):
     rates = (0.01, 0.1, 1.0)
-    half = np.full(150, 0.5)
-    return [on_sphere(make, e, chaos(150, v)[0], half) for e, v in zip(rates, levels, strict=True)]
+    half = np.full(60, 0.5)
+    return [
+        on_sphere(make, elr, chaos(60, level)[0], half, traced=True)
+        for elr, level in zip(rates, levels, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("factor, holds", [(1.0, True), (1.2, False)])
@@ -416,8 +419,8 @@ def test_features(make):
 
 def test_optima(make, monkeypatch):
     def found(dropped):
-        lines = [on_sphere(make, e, falling(300)[0], np.full(300, 0.3)) for e in (1e-3, 8e-3)]
-        better = on_sphere(make, 1e-3, falling(300)[0], np.full(300, dropped))
+        lines = [on_sphere(make, e, falling(20)[0], np.full(20, 0.3)) for e in (1e-3, 8e-3)]
+        better = on_sphere(make, 1e-3, falling(20)[0], np.full(20, dropped))
         monkeypatch.setattr(sphere, "branch", lambda *args, **changes: better)
         return sphere.better_optima(lines)
 
@@ -436,9 +439,9 @@ def test_toy(monkeypatch, boundary, holds):
 def test_angles(make, factor, holds):
     rows = []
     for config in ({"momentum": 0.9}, {"momentum": None, "optimizer": "adamw"}):
-        run = make(*chaos(150), config)
+        run = make(*chaos(20), config)
         angle = factor * figures.equilibrium_angle(run)
-        trace_of(run, {"loss": np.ones(600), "one_minus_cosine": np.full(600, angle**2 / 2)})
+        trace_of(run, {"loss": np.ones(80), "one_minus_cosine": np.full(80, angle**2 / 2)})
         rows.append(run)
     assert mechanism.angular_update(rows).holds == holds
 

@@ -262,3 +262,15 @@ def losses(state, pixels, labels):
         logits = reference.Network(dict(state), True)((x / 255 - 0.3051) / 0.3222)
         total += F.cross_entropy(logits, y, reduction="sum").item()
     return total / len(labels)
+
+
+def test_committed_minima_are_what_their_numbers_say(capsys, tmp_path):
+    minima.main([])
+    assert "as in results/minima/minima.json" in capsys.readouterr().out
+    written = json.loads((ROOT / "results" / "minima" / "minima.json").read_text())
+    name, numbers = next(iter(written.items()))
+    minima.compare({name: {**numbers, "loss": 1.01 * numbers["loss"]}}, {name: numbers})
+    with pytest.raises(UserError, match="loss"):
+        minima.compare({name: {**numbers, "loss": 1.05 * numbers["loss"]}}, {name: numbers})
+    with pytest.raises(UserError, match="no checkpoint"):
+        minima.main(["--folder", str(tmp_path)])
