@@ -59,6 +59,8 @@ def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, Any]
 def _mark_turns(loss_axis: Axes, norm_axis: Axes, run: Run, colour: str) -> None:
     """Triangles where ρ turns, and at the lowest loss before."""
     found = periods_of(run)
+    if not len(found):
+        return
     mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black"}
     norm_axis.plot(found.turns, found.each("rho_turn"), markersize=5, **mark)
     loss_axis.plot(found.each("low"), found.each("loss_low"), markersize=5, **mark)
@@ -90,7 +92,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
     for run, found, style in _lines(runs):
-        log = run.log() if run else {}
+        log = run.log() if run and not run.is_branch else {}  # a branch goes on from a checkpoint
         if log:
             loss_axis.plot(log["epoch"], log["train_loss"], **{**style, "linewidth": 0.9})
         elif "train loss" in found:
@@ -147,8 +149,6 @@ def three_regimes(runs: Sequence[Run]) -> Figure:
     describe(phase_axis, "Gradient norm by loss", "train loss", gradient, "log", "log")
     describe(optima_axis, "Test error by loss", "train loss", "error, %", "log")
     phase_axis.legend(fontsize=9)
-    handles, names = loss_axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
     return figure
 
 

@@ -1,16 +1,19 @@
 """The arrays of test.py against plain computations of the same quantities."""
 
+import json
+
 import numpy as np
 import pytest
 import reference
 import torch
+from conftest import ROOT
 from torch.nn import functional as F
 
 import data
 import models
 import runs
 import test as test_script
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter, Wanted, minima, parameter_names
 from measuring.meter import _unit_vectors, mode
 from runs import checkpoints
 from utils import UserError
