@@ -398,10 +398,12 @@ def given(argv: Sequence[str] | None, options: Sequence[Option]) -> set[str]:
     return {o.key for o in options if words & set(o.names.split())}
 
 
-def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def train_options(
+    argv: Sequence[str] | None = None, say: Callable[[str], object] = print
+) -> argparse.Namespace:
     """The options of train.py. Exits with status 2 and one line where they are wrong.
 
-    What official command lines give without an effect is set aside, and one line says so.
+    What official command lines give without an effect is set aside; `say` gets a line about it.
     """
     args = Parser(TRAIN, prog="train.py", description="Train one network.").parse_args(argv)
     words = given(argv, TRAIN)
@@ -410,7 +412,7 @@ def train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     check_train_options(args, words)
     if idle:
         what = "; ".join(f"--{key} ({reason})" for key, reason in idle.items())
-        print(f"note: changes nothing: {what}")
+        say(f"note: changes nothing: {what}")
     for key in idle:
         if key != "wd":  # which acts on the weights that are not SI
             setattr(args, key, defaults[key])
@@ -476,6 +478,12 @@ def check_train_options(args: argparse.Namespace, words: set[str]) -> None:
         raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
 
 
+def without_effect(words: set[str]) -> list[str]:
+    """A note for each option that a command line of test.py gives and that changes nothing."""
+    found = [(key, reason) for key, reason in NO_EFFECT_IN_TEST.items() if key in words]
+    return [f"note: --{key} changes nothing here: {reason}" for key, reason in found]
+
+
 def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
     """The options of test.py, and the keys of those that the command line itself gives."""
     parser = Parser(TEST, prog="test.py", description="Measure the checkpoints of one run.")
@@ -489,11 +497,7 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
         raise UserError("--save_path and --prebn_save_path are the same file")
     if args.prebn_only and args.prebn_save_path:
         raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
-    words = given(argv, TEST)
-    for key, reason in NO_EFFECT_IN_TEST.items():
-        if key in words:
-            print(f"note: --{key} changes nothing here: {reason}")
-    return args, words
+    return args, given(argv, TEST)
 
 
 def command(script: str, values: dict[str, Any], extra: Sequence[str] = ()) -> list[str]:

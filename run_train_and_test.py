@@ -8,13 +8,15 @@ import shlex
 import sys
 
 import runs
-from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, cost, status
-from experiments.lines import ROOT, lines_of, words_for
+from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
+from experiments.lines import ROOT, check_data, is_finished, lines_of, words_for
 from experiments.local import run_here
 from experiments.runner import say
 from experiments.slurm import Cluster, submit
 from options import Option, Parser, given, integer, key_values, one_of
 from utils import UserError, locked, plural, user_errors
+
+sys.excepthook = block.explain  # a mistake in the parameters is one line
 
 # ------------------------------- the parameters that people edit -------------------------------
 
@@ -49,6 +51,7 @@ DRIVER = (
     Option("--test", None, False, "print the commands and run nothing"),
     Option("--list", None, False, "print the named settings"),
     Option("--status", None, False, "print how far every line is, whoever runs it"),
+    Option("--overwrite", None, False, "start every line anew, whatever its folder holds"),
     Option("--trials", integer(1), 1, "independent repetitions of every line"),
     Option("--jobs", integer(1), None, "lines that run at once (default: 1 here, all in SLURM)"),
     Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
@@ -62,7 +65,13 @@ SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "sbatch")
 
 
 def edited_experiment() -> Experiment:
-    """The setting of the parameters at the top of this file."""
+    """The setting of the parameters at the top of this file.
+
+    Raises
+    ------
+    UserError : one of them is not of the right kind.
+    """
+    block.check({name: globals()[name] for name in block.NAMES})
     return Experiment(
         exp_name,
         "the parameters at the top of run_train_and_test.py",
@@ -113,7 +122,14 @@ def main(argv: list[str] | None = None) -> int:
                 say(shlex.join(["python", *words]))
         return 0
 
+    todo = [line for line in lines if arguments.overwrite or not is_finished(line)]
+    if arguments.launcher == "local":
+        check_data(todo)
     with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
+        if arguments.overwrite:
+            for line in lines:
+                with locked(line.folder / runs.LOCK, str(line.folder)):
+                    runs.remove_run(line.folder)
         if arguments.launcher == "local":
             return run_here(experiment, lines, arguments.jobs or 1)
         submit(

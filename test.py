@@ -7,6 +7,11 @@ Data and network are those of the run's config.json unless the command line says
 Checkpoints without one are taken as the official code's: the command line gives data and network.
 """
 
+from utils import end_quietly  # first: what follows takes seconds
+
+if __name__ == "__main__":
+    end_quietly("test.py")
+
 import argparse
 import functools
 import time
@@ -19,11 +24,11 @@ import data
 import models
 import runs
 from measuring import Meter, Wanted, parameter_names
-from options import FROM_RUN, test_options
+from options import FROM_RUN, test_options, without_effect
 from runs import checkpoints
 from training.device import describe, memory_format, mix, select_device
 from training.loss import choose
-from utils import UserError, remove_litter, user_errors
+from utils import UserError, plural, remove_litter, user_errors
 
 # Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
 WRITE_EVERY, WRITING_SHARE = 2, 10
@@ -107,7 +112,9 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             nothing = nothing and not lacks(Wanted().names(scopes[scope]))
         return None if nothing and not flags else Wanted.from_flags(flags)
 
-    print(f"{folder}: {len(found)} checkpoints on {describe(device)}", flush=True)
+    for note in without_effect(words):
+        print(note)
+    print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
     written, pause, passed_over = time.monotonic(), WRITE_EVERY, 0
     try:
         for (epoch, part), path in tqdm(found.items(), disable=None):
@@ -138,7 +145,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         if any(table.rows for table in tables.values()):
             write_tables(tables, files)
     if passed_over == len(found):
-        raise UserError(f"none of the {passed_over} checkpoints in {folder} can be read")
+        raise UserError(f"none of the {plural(passed_over, 'checkpoint')} in {folder} can be read")
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 

@@ -9,11 +9,17 @@ numbers of an epoch are a function of seed, trial and epoch alone, so a run that
 of its checkpoints takes the same steps as one that was never interrupted.
 """
 
+from utils import end_quietly  # first: what follows takes seconds
+
+if __name__ == "__main__":
+    end_quietly("train.py")
+
 import argparse
 import math
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +40,21 @@ from utils import Interrupted, UserError, duration, locked, remove_litter, user_
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py"):
-        options = train_options(argv)
+        notes: list[str] = []  # said when nothing else is wrong
+        options = train_options(argv, notes.append)
         with products(options.precision):
             try:
-                train(options)
+                train(options, notes)
             except Diverged as error:
                 print(error)
                 sys.exit(runs.DIVERGED_STATUS)
 
 
-def train(options: argparse.Namespace) -> None:
-    """One run from its options to its last checkpoint. Raises UserError for a user's mistake."""
+def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+    """One run from its options to its last checkpoint.
+
+    Raises UserError for a user's mistake; where there is none the notes are printed.
+    """
     # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
     branch = options.resume_epoch
@@ -136,6 +146,8 @@ def train(options: argparse.Namespace) -> None:
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
 
+        for note in notes:
+            print(note)
         done = first if resumed is None else resumed  # epochs behind the present weights
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
         training = Training(folder, options, trainer, train_images, recorder, evaluator)

@@ -26,6 +26,21 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def end_quietly(program: str) -> None:
+    """From now on end with one line at SIGINT or SIGTERM: for the seconds of importing torch.
+
+    There is nothing to tidy up yet, and an exception would come out of an import as a traceback.
+    Inside `user_errors` these signals raise `Interrupted` instead.
+    """
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, f"{program}: stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
     """Turn what a user can meet inside the block into one line on stderr and an exit status.

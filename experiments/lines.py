@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
         **differing,
     }
     train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
-    options = train_options(train[1:])  # a wrong parameter is reported before anything runs
+    # A wrong parameter is reported before anything runs; what changes nothing, by train.py.
+    options = train_options(train[1:], say=lambda note: None)
     if options.dir != str(directory):
         raise UserError(
             f"dir {options.dir}: a line's folder is Experiments/<exp_name>/<its rates>, where it "
@@ -123,6 +125,21 @@ def is_finished(line: Line) -> bool:
     whole = [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
     ended = line.epochs in whole or runs.diverged_at(line.folder) is not None
     return ended and all(set(whole) <= rows.keys() for rows in measured)
+
+
+def check_data(lines: Sequence[Line]) -> None:
+    """Load the images of these lines once: CIFAR is downloaded, an ImageFolder decoded.
+
+    Raises
+    ------
+    UserError : a data set is missing or malformed, or has fewer images than asked for.
+    """
+    import data  # only now: it loads torch
+
+    keys = ("dataset", "data_path", "use_test", "use_data_size")
+    for values in {tuple(getattr(line.options, key) for key in keys): None for line in lines}:
+        dataset, data_path, use_test, size = values
+        data.load(dataset, data_path, use_test=use_test, use_data_size=size)
 
 
 def run_of(line: Line) -> runs.Run:

@@ -56,7 +56,7 @@ class Pool:
                     seconds = rows[-1]["seconds"]
                     passes = sum(line.passes for line in self.lines)
                     say(
-                        f"about {duration(passes * seconds / self.jobs)} for these "
+                        f"about {duration(passes * seconds / self.jobs)} for "
                         f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch of training, "
                         "and as long for the metrics of a checkpoint"
                     )

@@ -130,7 +130,10 @@ def check_same_run(folder: Path, options: dict[str, Any]) -> None:
         changed.pop("epochs", None)  # a constant rate can go on for longer
     if changed:
         what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
-        raise UserError(f"{folder} holds another run; different: {what}")
+        raise UserError(
+            f"{folder} holds another run; different: {what}. Name another folder (--dir; in the "
+            "driver exp_name), or start anew with --overwrite"
+        )
 
 
 def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
