@@ -1,7 +1,8 @@
-"""The block of parameters at the top of the driver: what it should hold, its mistakes in one line."""
+"""The block of parameters at the top of the driver: what it holds, its mistakes in one line."""
 
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -47,5 +48,8 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         return
     name = getattr(error, "name", None)
     hint = f'; a text is in quotes, as in "{name}"' if isinstance(error, NameError) else ""
-    print(f"{frames[0].filename}: error: line {frames[0].lineno}: {error}{hint}", file=sys.stderr)
+    print(
+        f"{Path(frames[0].filename).name}: error: line {frames[0].lineno}: {error}{hint}",
+        file=sys.stderr,
+    )
     sys.exit(2)

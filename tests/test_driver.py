@@ -118,11 +118,28 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
     ({'"save_freq": 1': '"lr_init": 1'}, "of which the lists of rates decide"),
     ({'"save_freq": 1': '"resume_epoch": 3'}, "branch off one with train.py"),
     ({'network = "ConvNetSI"': 'network = "ConvNet"'}, "did you mean ConvNetSI?"),
+    ({"lrs = [0.01]": "lrs = 0.01"}, "lrs is a list of numbers, as in lrs = [0.01], not 0.01"),
+    ({"lrs = [0.01]": 'lrs = ["0.01"]'}, "lrs is a list of numbers, as in lrs = [0.01], not ['0"),
+    ({"fix_noninvlr = 0.0": 'fix_noninvlr = "0"'}, "fix_noninvlr is a number"),
+    ({"params = {": "params = 3\nlost = {"}, "params is a dictionary"),
+    ({'exp_name = "my_experiment"': "exp_name = 7"}, "exp_name is a text in quotes"),
+    ({'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'},
+     "no folder nowhere/train"),
 ])  # fmt: skip
 def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
     done = start(changes)
     assert done.returncode == 2 and message in done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "Experiments").exists()
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+
+
+def test_a_name_without_quotes_is_one_line(tmp_path):
+    script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
 
 
 def test_every_named_experiment_has_valid_lines():
@@ -176,3 +193,7 @@ def test_a_folder_with_another_run_is_refused(start):
     assert done.returncode == 2
     assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
     assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
+    assert "exp_name), or start anew with --overwrite" in done.stderr
+    done = start(changes, "--overwrite")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(changes).stdout

@@ -171,11 +171,23 @@ def test_mistakes_in_measuring(line, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_options_without_effect_say_so(capsys):
-    options.train_options(["--num_workers", "8"])
-    options.test_options(["--models_dir", "x", "--noaug", "--init_scale", "10"])
+def test_options_without_effect_say_so(run, capsys):
+    run("--num_workers 8 --epochs 1")
     out = capsys.readouterr().out
-    assert out.count("changes nothing") == 3
+    assert "note: --num_workers changes nothing here: the images stay on the device" in out
+    sphere = options.train_options(["--fix_elr", "--elr", "0.1", "--lr_init", "1"])
+    assert len(options.without_effect(sphere, {"fix_elr", "elr", "lr_init"})) == 1
+    found = options.test_options(["--models_dir", "x", "--noaug", "--init_scale", "10"])
+    assert len(options.without_effect(*found)) == 2
+
+
+def test_an_error_comes_without_notes(run, capsys):
+    run("--epochs 1")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("--epochs 1 --num_workers 8")
+    captured = capsys.readouterr()
+    assert "already holds a run" in captured.err and not captured.out
 
 
 def test_command_lines_are_read_back():

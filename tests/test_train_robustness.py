@@ -121,6 +121,22 @@ def test_a_polite_stop_says_how_to_go_on(run, capsys, monkeypatch, number, where
     assert_same(resumed, contents(folder))
 
 
+@pytest.mark.parametrize("script", ["train.py", "test.py", "run_train_and_test.py"])
+def test_a_stop_while_torch_is_imported_is_one_line(tmp_path, script):
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time; pathlib.Path('{tmp_path}/here').touch(); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, ROOT / script], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    while not (tmp_path / "here").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and error == f"{script}: stopped by SIGINT\n"
+
+
 def full_disk(monkeypatch, after):
     """From the `after`-th file on, writing fails as it does on a full disk."""
     written = []
