@@ -416,13 +416,16 @@ class Table:
 
     def __init__(self, first_epoch: int):
         self.first_epoch, self.lines = first_epoch, 0
-        self.every = not sys.stdout.isatty()
+
+    @staticmethod
+    def watched() -> bool:
+        return sys.stdout.isatty()
 
     def show(self, row: dict[str, Any], last: int, evaluated: bool) -> None:
         if row["epoch"] == self.first_epoch + 1 and last > row["epoch"]:
             left = (last - row["epoch"]) * row["seconds"]
             tqdm.write(f"first epoch {row['seconds']:.2f} s: about {duration(left)} to train")
-        if evaluated or self.every:
+        if evaluated or not self.watched():
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)
             test = f"{'':9}  {'':10}"

@@ -5,8 +5,10 @@ Every other part of the project asks these two.
 """
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -135,7 +137,16 @@ def _prepare_last_layer(
 
 @contextlib.contextmanager
 def _official_seed() -> Iterator[None]:
-    """Draw weights from the official seed; torch's generator goes on afterwards as it would."""
+    """Draw weights from the official seed; the generators go on afterwards as they would.
+
+    All are seeded alike, as in the official code: a network from elsewhere may use any.
+    """
+    before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(OFFICIAL_SEED)
-        yield
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(OFFICIAL_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
