@@ -80,10 +80,10 @@ def class_statistics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     count = members.sum(1)
     mean = (members * p).sum(1) / count
     variance = (members * (p - mean[:, None]) ** 2).sum(1) / (count - 1)
-    low, high = (p.where(members, fill) for fill in (torch.inf, -torch.inf))
-    median = p.where(members, torch.nan).nanmedian(1).values
+    low, high, known = (p.masked_fill(~members, x) for x in (torch.inf, -torch.inf, torch.nan))
+    median = known.nanmedian(1).values
     found = torch.stack([mean, variance.sqrt(), low.amin(1), high.amax(1), median])
-    return found.where(count > 0, torch.nan)
+    return found.masked_fill(count == 0, torch.nan)
 
 
 def filter_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
