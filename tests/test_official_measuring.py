@@ -80,6 +80,69 @@ def losses_of(logits, labels, squared):
 
 
 @pytest.mark.parametrize("squared", [False, True])
+def test_every_array_against_a_plain_computation(official, tmp_path, squared):
+    folder, (first, network) = official
+    flags = "--use_squared_loss" if squared else ""
+    line = f"--model ConvNetSI --train_mode {ALL} --corrupt_train {CORRUPT} {flags}"
+    found = measure(folder, line, tmp_path / "train-tm")
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=200, corrupt_train=CORRUPT)
+    network.train()
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    outputs, losses, gradients, wrong = [], [], [], []
+    for x, y in images.batches(64):
+        logits = network(x)
+        losses.append(losses_of(logits, y, squared))
+        gradients.append(torch.autograd.grad(losses[-1].mean(), parameters))
+        outputs.append(logits.detach().softmax(1))
+        wrong.append([int(((logits.argmax(1) != y) & (y == c)).sum()) for c in range(10)])
+    near = {"rtol": 2e-4, "atol": 1e-7}
+    all_losses, bad = torch.cat(losses).detach(), images.corrupted
+    for name, part in (("", slice(None)), ("_corrupt", bad), ("_normal", ~bad)):
+        assert found[f"loss{name}"][1] == pytest.approx(all_losses[part].mean().item(), 1e-4)
+        right = (torch.cat(outputs).argmax(1) == images.labels)[part]
+        assert found[f"acc{name}"][1] == right.double().mean().item()
+    np.testing.assert_array_equal(found["outliers_list"][1], wrong)
+
+    flat = torch.stack([torch.cat([g.flatten() for g in grads]) for grads in gradients])
+    np.testing.assert_allclose(found["gnorm_all"][1], flat.norm(dim=1), **near)
+    assert found["gnorm_m"][1] == pytest.approx(flat.norm(dim=1).mean().item(), 2e-4)
+    assert found["gm_norm"][1] == pytest.approx(flat.mean(0).norm().item(), 2e-4)
+    assert found["gs_norm"][1] == pytest.approx(flat.std(0).norm().item(), 2e-4)
+    filters = [
+        np.mean([g[i][f].norm().item() for g in gradients])
+        for i, name in enumerate(names)
+        if "conv" in name
+        for f in range(len(parameters[i]))
+    ]
+    assert len(filters) == 2 + 4 + 8 + 16
+    np.testing.assert_allclose(found["gnorm_m_param_groups"][1], filters, **near)
+
+    before, now = (
+        torch.cat([p.detach().flatten() for n, p in net.named_parameters() if "conv" in n]).double()
+        for net in (first, network)
+    )
+    cosine = (before @ now / before.norm() / now.norm()).item()
+    assert found["cos_init"].tolist() == pytest.approx([1, cosine])
+    both = (nn.utils.parameters_to_vector(n.parameters()) for n in (first, network))
+    distance = (next(both) - next(both)).norm().item()
+    assert found["l2_init"].tolist() == pytest.approx([0, distance])
+
+    statistics = found["p_stats"]
+    assert statistics.shape == (2, 5, 4, 10, 10)
+    for b, (p, (_, y)) in enumerate(zip(outputs, images.batches(64), strict=True)):
+        for c in range(10):
+            of_class = p[y == c]
+            if len(of_class) == 0:
+                assert np.isnan(statistics[1, :, b, c]).all()
+                continue
+            expected = [of_class.mean(0), of_class.std(0), of_class.min(0)[0],
+                        of_class.max(0)[0], of_class.median(0)[0]]  # fmt: skip
+            np.testing.assert_allclose(
+                statistics[1, :, b, c], torch.stack(expected), rtol=1e-3, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("kind", ["hess", "fisher"])
 def test_curvature_of_the_subsets_and_of_the_squared_loss(kind, squared):
     """Traces against matrices built element by element, of one layer of a small network."""
