@@ -10,11 +10,14 @@ from claims.branches import branch, destabilises
 from claims.finding import Finding, NotMeasurable, by_line, interval, rate_product, spread
 from claims.periodic import settled
 from runs import Run
-from theory.dynamics import effective_gradient_norm, equilibrium_norm
+from theory.dynamics import effective_gradient_norm, equilibrium_norm, jump_threshold
 from theory.periods import Period
 
 POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
 BRANCHED = 3  # periods of a run that are branched
+FACTORS = (1, 2, 4, 8, 16)  # on η, late in phase B
+WITHIN = 50  # steps
+DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
 OTHER_SEED = 7919  # of the branches: they do not repeat their parent's batches
 
 
@@ -65,6 +68,49 @@ def sharpness(base: list[Run]) -> Finding:
     later = np.sum(np.asarray(half) > np.asarray(same))
     measured = f"with η/2 from late in phase B on it comes later in {later} of {len(rows)} branches"
     return Finding(measured, rules.postponed(same, half), {"branches": rows}, None)
+
+
+def late_gradients(run: Run) -> np.ndarray:
+    """Effective gradient norms of all steps in the second halves of phase B: (n,)."""
+    trace, late = run.trace(), np.zeros(0)
+    gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
+    for period in settled(run).cycles:
+        middle = (period.start + period.turn) / 2
+        late = np.append(late, gradient[(trace["epoch"] >= middle) & (trace["epoch"] < period.low)])
+    return late
+
+
+def destabilisation(base: list[Run]) -> Finding:
+    gradients = {run.folder: late_gradients(run) for run in base}
+    rows = []
+    for run in base:
+        others = [g for folder, g in gradients.items() if folder != run.folder and len(g)]
+        if not others:
+            raise NotMeasurable("no other seed to take the gradients from")
+        smallest, largest = np.quantile(np.concatenate(others), (0.01, 0.99))
+        for _, epoch, _ in [*branch_points(run)][len(POINTS) - 1 :: len(POINTS)]:
+            for factor in FACTORS:
+                lr = factor * run.config["lr_init"]
+                epochs = -(-WITHIN // run.steps_per_epoch)
+                found = branch(run, epoch, epochs, seed=OTHER_SEED, lr_init=lr, trace=True).trace()
+                elr = lr / found["si_norm"][0] ** 2
+                threshold = jump_threshold(DELTA, lr, run.config["wd"])
+                rows.append({
+                    "run": run.folder.as_posix(), "from": epoch, "factor": factor, "elr": elr,
+                    "possible": threshold / largest, "guaranteed": threshold / smallest,
+                    "jumped": bool((found["one_minus_cosine"][:WITHIN] > DELTA).any()),
+                })  # fmt: skip
+    if not rows:
+        raise NotMeasurable("no period to branch from")
+    below = [row["jumped"] for row in rows if row["elr"] < row["possible"]]
+    above = [row["jumped"] for row in rows if row["elr"] > row["guaranteed"]]
+    measured = (
+        f"of the branches whose η̃ is below where a δ-jump (δ = {DELTA:g}) is possible "
+        f"{sum(below)} of {len(below)} jump within {WITHIN} steps, of those above where it is "
+        f"guaranteed {sum(above)} of {len(above)}"
+    )
+    holds = rules.bounded(below, above) if below and above else None
+    return Finding(measured, holds, {"branches": rows}, figures.destabilisation(rows))
 
 
 def consistent(base: list[Run]) -> Finding:

@@ -120,6 +120,14 @@ def consistent(
     return steady and cv < 0.5 and min(inside) == 1
 
 
+def bounded(below: Sequence[bool], above: Sequence[bool]) -> bool:
+    """Of branches below the rate at which a δ-jump is possible <= 10 % jump, of those above the rate
+    at which it is guaranteed >= 90 %; there are both."""
+    if not len(below) or not len(above):
+        return False
+    return np.mean(np.logical_not(below)) >= SHARE and np.mean(above) >= SHARE
+
+
 def forecast(ratios: Sequence[float]) -> bool:
     """Every ρ is within 10 % of its forecast."""
     return all(abs(ratio - 1) <= CLOSE for ratio in ratios)

@@ -16,6 +16,7 @@ from claims.mechanism import (
     angular_update,
     cause,
     consistent,
+    destabilisation,
     equilibrium_in_chaos,
     regimes_in_ordinary_training,
     sharpness,
@@ -64,6 +65,12 @@ CLAIMS = (
           "no trend in lengths and extremes of ρ (Kendall, 5 %), CV < 0.5, ρ between the "
           "equilibrium norms of the smallest and the largest effective gradient", ("base",),
           consistent, before="new"),
+    Claim("destabilisation", "P1 (4)", "Destabilisation comes between the effective rates at which "
+          "theory makes it possible and guaranteed",
+          "η × 1 to 16 late in phase B, constants from other seeds: a δ-jump within 50 steps in "
+          "<= 10 % of branches below the one, in >= 90 % above the other", ("base",),
+          destabilisation, before="yes, by jumps that hold a step above the threshold, 10 of 11, a "
+          "share lowered after the data"),
     Claim("equilibrium", "P1 (4)", "In chaos ρ is the equilibrium norm",
           "within 10 % of a forecast from gradients of the sphere, at three values of ηλ",
           ("chaos", "sphere"), equilibrium_in_chaos,

@@ -153,6 +153,26 @@ def branches(run: Run, rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
+def destabilisation(rows: Sequence[Mapping]) -> Figure:
+    """Whether branches with a larger rate have a δ-jump, by η̃, and the two bounds of theory."""
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    elr, jumped = (np.array([row[key] for row in rows], dtype=float) for key in ("elr", "jumped"))
+    edges = np.quantile(elr, np.linspace(0, 1, 6))
+    place = np.clip(np.searchsorted(edges, elr, side="right") - 1, 0, 4)
+    groups = [place == i for i in range(5) if (place == i).any()]
+    x = [np.exp(np.log(elr[group]).mean()) for group in groups]
+    axis.plot(x, [jumped[group].mean() for group in groups], "o-", color=COLOURS[0])
+    axis.plot(elr, jumped, "|", color="grey", markersize=8)
+    for key, colour in (("possible", COLOURS[2]), ("guaranteed", COLOURS[3])):
+        values = [row[key] for row in rows]
+        axis.axvspan(min(values), max(values), color=colour, alpha=0.25)
+        axis.axvline(np.median(values), color=colour, label=key)
+    words = "effective learning rate η̃ at the branch"
+    describe(axis, "Destabilisation late in phase B", words, "share with a δ-jump", "log")
+    axis.legend(fontsize=9)
+    return figure
+
+
 def forecast(rows: Sequence[Mapping]) -> Figure:
     """The norm in chaotic equilibrium against its forecast from the sphere."""
     figure, axis = plt.subplots(figsize=(5.2, 4.4), layout="constrained")

@@ -68,6 +68,9 @@ STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
         (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.49, [1, 0.99])),
         (rules.consistent, (*STEADY, 0.1, [1]), (np.arange(6), *STEADY[1:], 0.1, [1])),
         (rules.consistent, (*STEADY, 0.1, [1]), (*STEADY[:2], np.arange(6), 0.1, [1])),
+        (rules.bounded, (share(10), share(90)), (share(11), share(90))),
+        (rules.bounded, (share(10), share(90)), (share(10), share(89))),
+        (rules.bounded, (share(0), share(100)), ([], share(100))),
         (rules.forecast, ([0.91, 1.09],), ([0.91, 1.11],)),
         (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 2], [1, 2], [0.7])),
         (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 3], [1, 2], [0.69])),
@@ -329,6 +332,30 @@ def test_branches(make, monkeypatch):
     assert mechanism.sharpness([base]).holds
     with pytest.raises(NotMeasurable):
         mechanism.cause([make(*falling())])
+
+
+@pytest.mark.parametrize("jump_above, holds", [(0.1, True), (0.005, False), (9.0, False)])
+def test_destabilisation_is_between_its_bounds(make, monkeypatch, jump_above, holds):
+    bases = [make(*saw(50), {"trial": trial}) for trial in (10, 11)]
+    rho = bases[0].log()["si_norm"]
+    for base in bases:  # effective gradients of 1 to 3 in phase B: bounds 0.047 and 0.14
+        gradient = np.linspace(1, 3, 2400) / np.repeat(rho, 4)
+        trace_of(base, {"loss": np.ones(2400), "si_norm": np.repeat(rho, 4),
+                        "gradient_norm": gradient})  # fmt: skip
+
+    def fake(run, epoch, epochs, **changes):
+        found = make(np.ones(epochs), np.ones(epochs), {"lr_init": changes["lr_init"]})
+        norm = rho[epoch - 1]
+        jumps = changes["lr_init"] / norm**2 > jump_above
+        trace_of(found, {"loss": np.ones(52), "si_norm": np.full(52, norm),
+                         "one_minus_cosine": np.full(52, 0.5 * jumps)})  # fmt: skip
+        return found
+
+    monkeypatch.setattr(mechanism, "branch", fake)
+    found = mechanism.destabilisation(bases)
+    assert found.holds == holds and len(found.numbers["branches"]) == 2 * 3 * 5
+    with pytest.raises(NotMeasurable):
+        mechanism.destabilisation(bases[:1])
 
 
 def test_when_a_branch_destabilises(make):
