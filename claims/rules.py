@@ -121,8 +121,8 @@ def consistent(
 
 
 def bounded(below: Sequence[bool], above: Sequence[bool]) -> bool:
-    """Of branches below the rate at which a δ-jump is possible <= 10 % jump, of those above the rate
-    at which it is guaranteed >= 90 %; there are both."""
+    """Of branches below the rate at which a δ-jump is possible <= 10 % jump, and >= 90 % of those
+    above the rate at which it is guaranteed; there are both."""
     if not len(below) or not len(above):
         return False
     return np.mean(np.logical_not(below)) >= SHARE and np.mean(above) >= SHARE
