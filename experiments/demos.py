@@ -5,8 +5,8 @@ from typing import Any
 
 from experiments.setting import PAPER, TRAINABLE, Experiment
 
-# The same dynamics in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of the
-# demo's 1 shortens the way to the first period: with v = w / √η a step is
+# The same dynamics in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of
+# 1 shortens the way to the first period: with v = w / √η a step is
 # v' = (1 - ηλ) v - g(v), so that beside ηλ only the start depends on η.
 DIGITS = {
     **PAPER,
@@ -31,10 +31,11 @@ def _sweep(key: str, values: Iterable[float], other: float) -> tuple[dict[str, A
 DEMOS = (
     Experiment(
         "demo",
-        "periods in minutes on a CPU: ConvNetSI of width 4 on scikit-learn's digits",
+        "no, slow and fast periods, and chaos: digits, width 4",
         dataset="Digits",
-        params={**PAPER, "num_channels": 4, "epochs": 150, "save_freq": 2, "metrics": True},
-        lrs=(0.05, 1.0, 2.0, 4.0),
+        params={**PAPER, "num_channels": 4, "epochs": 120, "save_freq": 2, "metrics": True},
+        lrs=(0.001, 0.04, 0.15, 2.0),
+        wds=(0.03,),
     ),
     Experiment(
         "demo_regimes",

@@ -29,7 +29,6 @@ from figures.summaries import (
     on_sphere,
     periods_of,
     regime,
-    regularity,
     summary_row,
     varies,
 )

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import colours, describe
+from figures.style import colours, describe, name_below
 from figures.summaries import curves, label
 from runs import Run
 
@@ -110,10 +110,5 @@ def effective_steps(runs: Sequence[Run]) -> Figure:
 
 
 def _name_lines(figure: Figure, runs: Sequence[Run]) -> None:
-    """The lines' names below all panels."""
-    handles = [plt.Line2D([], [], color=colour, linewidth=3) for colour in colours(runs)]
-    names = [label(run, runs) for run in runs]
-    points = 72 * figure.get_size_inches()[0]
-    columns = int(points / (55 + 6 * max(map(len, names))))  # a handle and its gaps, a letter
-    columns = min(len(names), max(columns, 1))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+    handles = [plt.Line2D([], [], color=colour) for colour in colours(runs)]
+    name_below(figure, handles, [label(run, runs) for run in runs])

@@ -7,8 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, describe
-from figures.summaries import equilibrium_angle, label, periods_of, regularity
+from figures.style import COLOURS, colours, describe, label_plainly
+from figures.summaries import (
+    course,
+    equilibrium_angle,
+    history,
+    label,
+    periods_of,
+)
 from runs import Run
 from theory.periods import Periods, find_periods
 
@@ -22,25 +28,36 @@ def mark_turns(axis: Axes, found: Periods) -> None:
 
 
 def loss_panels(named: Mapping[str, Run]) -> Figure:
-    """Training loss and norm ρ by epoch of several runs, a panel each; turns of ρ are dashed."""
-    columns = 2 if len(named) == 4 else min(len(named), 3)
+    """Training loss above the norm ρ by epoch, a column for each run; triangles: ρ turns."""
+    columns = min(len(named), 4)
     rows = -(-len(named) // columns)
-    size = (5.4 * columns, 3.1 * rows + 0.2)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.12)
-    for axis in axes.flat[len(named) :]:
+    size = (3 * columns + 0.6, 4.4 * rows)
+    figure, axes = plt.subplots(
+        2 * rows, columns, figsize=size, layout="constrained", squeeze=False
+    )
+    loss_axes, norm_axes = axes[0::2].ravel(), axes[1::2].ravel()
+    for axis in (*loss_axes[len(named) :], *norm_axes[len(named) :]):
         axis.set_visible(False)
-    for axis, (title, run) in zip(axes.flat, named.items(), strict=False):
-        log, found = run.log(), periods_of(run)
-        axis.plot(log["epoch"], log["train_loss"], color=COLOURS[0], linewidth=1)
-        mark_turns(axis, found)
-        describe(axis, f"{title}: {regularity(found)}", "epoch", "train loss", yscale="log")
-        axis.yaxis.label.set_color(COLOURS[0])
-        norm = axis.twinx()
-        norm.plot(log["epoch"], log["si_norm"], color=COLOURS[3], linewidth=0.9, alpha=0.8)
-        norm.set_ylabel("norm ρ", color=COLOURS[3])
-        if np.ptp(log["si_norm"]) < 1e-3 * log["si_norm"][0]:  # held: do not enlarge the rounding
-            norm.set_ylim(0, 2 * log["si_norm"][0])
+    panels = zip(named.items(), colours(named), loss_axes, norm_axes, strict=False)
+    for (title, run), colour, loss_axis, norm_axis in panels:
+        recorded, found = history(run), periods_of(run)
+        rho = recorded.get("si norm", np.array([np.nan]))
+        loss_axis.sharey(loss_axes[0])
+        norm_axis.sharex(loss_axis)
+        if "train loss" in recorded:
+            loss_axis.plot(recorded["epochs"], recorded["train loss"], color=colour, linewidth=1.3)
+        if "si norm" in recorded:
+            norm_axis.plot(recorded["si epochs"], rho, color=colour, linewidth=1.6)
+        top = loss_axis.get_xaxis_transform()
+        loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
+        left = loss_axis in axes[:, 0]
+        words = ("train loss", "norm ρ") if left else ("", "")
+        describe(loss_axis, f"{title}: {course(run)}", "", words[0], yscale="log")
+        describe(norm_axis, "", "epoch", words[1], yscale="log")
+        loss_axis.tick_params(labelbottom=False, labelleft=left)
+        label_plainly(norm_axis.yaxis)
+        if np.ptp(rho) < 0.1 * rho[0]:  # held, or as good as: do not enlarge it
+            norm_axis.set_ylim(rho[0] / 2, rho[0] * 2)
     return figure
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from figures.metrics import effective_steps, metrics
 from figures.papers import figure2, three_regimes
+from figures.periods import loss_panels
 from figures.regimes import diagram_of_runs
 from figures.style import save
-from figures.summaries import NO_RUNS, on_sphere
+from figures.summaries import NO_RUNS, label, on_sphere
 from figures.tables import period_table, table
 from runs import Run, all_runs, find_experiments, find_runs
 from utils import UserError, plural
@@ -21,19 +23,29 @@ WHOLE = (0, np.inf)
 LONGEST_NAME = 100  # characters of a file's name
 
 
+def panels(runs: Sequence[Run]) -> Figure:
+    """Loss and ρ of every run in panels, each under what tells it from the others."""
+    named = {label(run, runs): run for run in runs}
+    if len(named) < len(runs):  # the same options in several folders
+        named = {str(run.folder): run for run in runs}
+    return loss_panels(named)
+
+
 def report(
     folders: Sequence[Path], branches: bool = False, window: tuple[float, float] = WHOLE
 ) -> None:
     """Save the figures of the runs in some folders, print their table; of one run its periods.
 
-    `periods.png`, or `three_regimes.png` and `regime_diagram.png`, go into the folder with
+    `periods.png` (loss above ρ, a panel each) and `overview.png` (P1's Figure 2), or, on the
+    sphere, `three_regimes.png` and `regime_diagram.png`, go into the folder with
     `effective_step.png` and, where more was measured, `metrics.png`; the names of those of several
     folders say which, and they go where the folders lie. Of every run only the epochs in the window
     count.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
     published = all(folder.name.startswith("figure2") for folder in folders)
-    figures = {"periods": functools.partial(figure2, published=published)}
+    overview = functools.partial(figure2, published=published)
+    figures = {"periods": panels, "overview": overview}
     if on_sphere(runs):
         figures = {"three_regimes": three_regimes, "regime_diagram": diagram_of_runs}
     place, which = name_for(folders)

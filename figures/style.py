@@ -7,7 +7,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
 from utils import write_atomically
 
@@ -31,6 +34,22 @@ def shades(items: Sequence) -> list[str]:
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
     axis.set(title=title, xlabel=x, ylabel=y, xscale=xscale, yscale=yscale)
     axis.grid(alpha=0.3)
+
+
+def label_plainly(axis: Axis) -> None:
+    """On a logarithmic axis of about a decade: 3 and 20, not 3 × 10⁰ and 2 × 10¹."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+
+
+def name_below(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
+    """A legend of the lines below all panels, in as many columns as its names leave room for."""
+    points = 72 * figure.get_size_inches()[0]
+    columns = int(points / (55 + 6 * max(map(len, names), default=1)))  # a handle, gaps, a letter
+    columns = min(len(names), max(columns, 1))
+    legend = figure.legend(lines, names, loc="outside lower center", ncols=columns)
+    for line in legend.get_lines():
+        line.set_linewidth(3)
 
 
 def save(figure: Figure, path: Path) -> None:

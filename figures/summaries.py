@@ -8,6 +8,7 @@ from runs import Run, differing_options
 from theory.dynamics import effective_gradient_norm, effective_lr
 from theory.periods import Periods, find_periods
 from theory.regimes import Regime, find_regime
+from utils import plural
 
 NO_RUNS = (
     "There are no measured runs in {root} yet. `make demo` makes some in a few minutes on a CPU; "
@@ -81,9 +82,6 @@ def curves(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
         found["effective gradient norm"] = effective_gradient_norm(si["gnorm_m"], si["params_norm"])
     if "gnorm_m" in train and np.array_equal(train["report_epochs"], found.get("si epochs")):
         found["full gradient norm"] = effective_gradient_norm(train["gnorm_m"], si["params_norm"])
-        if np.array_equal(train.get("report_epochs"), si["report_epochs"]) and "gnorm_m" in train:
-            full = effective_gradient_norm(train["gnorm_m"], si["params_norm"])
-            found["full gradient norm"] = full
     return found
 
 
@@ -95,20 +93,22 @@ def _up_to(epoch: float, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return {name: values[keep] for name, values in arrays.items() if name != "missing"}
 
 
-def periods_of(run: Run) -> Periods:
-    """Periods of a run in epochs: from its log, where there is one, which has every epoch."""
-    log, found = run.log(), curves(run)
+def history(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
+    """The run's `curves`, but "train loss" and "si norm" of every epoch where there is a log."""
+    found, log = curves(run, until), run.log()
     if log:
-        return find_periods(log["epoch"], log["train_loss"], log["si_norm"])
-    if "train loss" not in found or "si norm" not in found:
+        keep = log["epoch"] <= until
+        found["epochs"] = found["si epochs"] = log["epoch"][keep]
+        found["train loss"], found["si norm"] = log["train_loss"][keep], log["si_norm"][keep]
+    return found
+
+
+def periods_of(run: Run) -> Periods:
+    """Periods of a run in epochs."""
+    found = history(run)
+    if "epochs" not in found or not np.array_equal(found["epochs"], found.get("si epochs")):
         return Periods()
     return find_periods(found["epochs"], found["train loss"], found["si norm"])
-
-
-def regularity(found: Periods) -> str:
-    """Number of periods and coefficient of variation of their lengths: '6 periods, CV 0.17'."""
-    words = f"{len(found)} period{'' if len(found) == 1 else 's'}"
-    return words + (f", CV {found.cv:.2f}" if np.isfinite(found.cv) else "")
 
 
 def e_fold(run: Run) -> float:
@@ -160,6 +160,15 @@ def regime(run: Run) -> Regime:
     train = run.metrics("train-tm")
     random_error = 1 - 1 / run.config["num_classes"]
     return find_regime(train["loss"], (1 - train["acc"]) / random_error)
+
+
+def course(run: Run) -> str:
+    """What a run does: its periods or, where it has none, the regime in which it trains."""
+    log, found = run.log(), periods_of(run)
+    if len(found) or len(log.get("epoch", ())) < 4:
+        return plural(len(found), "period")
+    random_error = 1 - 1 / run.config["num_classes"]
+    return find_regime(log["train_loss"], (1 - log["train_acc"]) / random_error).name
 
 
 def summary_row(run: Run) -> dict[str, float]:

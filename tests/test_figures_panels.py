@@ -1,0 +1,64 @@
+"""Panels show what the runs on disk hold: every epoch, loss and norm in one colour."""
+
+import numpy as np
+import pytest
+
+import figures
+from figures.report import panels
+from figures.summaries import course, history
+from runs import Run, write_log
+
+EPOCHS = np.arange(1, 101)
+FALL = np.exp(-0.02 * (EPOCHS % 20))  # ρ and loss fall for 20 epochs and jump, five times
+
+
+def recorded(folder, name, loss, rho, accuracy=1.0, lr=0.1):
+    """A run of which there is only the log."""
+    config = {"lr_init": lr, "wd": 0.01, "model": "ConvNetSI", "trial": 0, "num_classes": 10}
+    path = folder / name / "trial_0"
+    columns = {"epoch": EPOCHS, "train_loss": loss, "si_norm": rho, "train_acc": accuracy}
+    rows = [dict(zip(columns, row, strict=True)) for row in np.broadcast(*columns.values())]
+    path.mkdir(parents=True)
+    write_log(path, rows)
+    return Run(path, {**config, "fix_si_pnorm_value": -1.0})
+
+
+@pytest.fixture
+def three(tmp_path):
+    swings = np.random.default_rng(0).normal(scale=0.05, size=len(EPOCHS))
+    return [
+        recorded(tmp_path, "a", 1 / EPOCHS, np.full(100, 5.0), lr=0.001),
+        recorded(tmp_path, "b", FALL**10, 5 * FALL, lr=0.1),
+        recorded(tmp_path, "c", np.exp(swings), 5 * np.exp(swings / 10), 0.4, lr=1.0),
+    ]
+
+
+def lines(axis):
+    """The curves that are drawn over all epochs, with their colour."""
+    return [
+        (line.get_ydata(), line.get_color()) for line in axis.lines if len(line.get_xdata()) == 100
+    ]
+
+
+def test_a_run_is_said_to_be_periodic_or_in_its_regime(three):
+    assert [course(run) for run in three] == ["convergence", "5 periods", "chaotic equilibrium"]
+
+
+def test_panels_show_loss_above_norm_of_every_epoch(three):
+    figure = panels(three)
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    titles = [axis.get_title() for axis in shown if axis.get_title()]
+    assert titles == [
+        "η = 0.001: convergence", "η = 0.1: 5 periods", "η = 1: chaotic equilibrium",
+    ]  # fmt: skip
+    for column, run in enumerate(three):
+        (loss, colour), (rho, same) = lines(shown[column])[0], lines(shown[3 + column])[0]
+        assert np.array_equal(loss, history(run)["train loss"])
+        assert np.array_equal(rho, history(run)["si norm"])
+        assert colour == same == figures.style.COLOURS[column]
+
+
+def test_lines_that_the_label_does_not_tell_apart_have_a_panel_each(tmp_path):
+    runs = [recorded(tmp_path, name, FALL**10, 5 * FALL) for name in "ab"]
+    titles = [axis.get_title() for axis in panels(runs).axes if axis.get_title()]
+    assert titles == [f"{run.folder}: 5 periods" for run in runs]
