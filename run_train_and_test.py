@@ -6,15 +6,18 @@ experiments/: `python run_train_and_test.py --experiment demo`.
 
 import shlex
 import sys
+from textwrap import fill
+
+from tabulate import tabulate
 
 import runs
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
-from experiments.lines import ROOT, check_data, is_finished, lines_of, words_for
+from experiments.lines import ROOT, check_data, is_finished, lines_of
 from experiments.local import run_here
 from experiments.runner import say
 from experiments.slurm import Cluster, submit
 from options import Option, Parser, given, integer, key_values, one_of
-from utils import UserError, locked, plural, user_errors
+from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
 
@@ -90,12 +93,16 @@ def edited_experiment() -> Experiment:
 
 
 def print_experiments() -> None:
-    """Every named experiment: what it shows, its lines, what it costs."""
+    """A row for every named experiment, at most 100 columns wide."""
+    rows = []
     for experiment in EXPERIMENTS.values():
         lines = lines_of(experiment)
-        say(f"{experiment.name}: {experiment.shows}")
-        say(f"    {plural(len(lines), 'line')}: {', '.join(map(words_for, experiment.lines()))}")
-        say(f"    about {cost.total(lines)}")
+        total = cost.total(lines)
+        times = duration(total.core_seconds), duration(total.gpu_seconds)
+        rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 42)])
+    headers = ("experiment", "lines", "CPU core", "GPU, assumed", "what it shows")
+    say(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
+    say("\n--experiment NAME runs one; with --test it prints the commands instead")
 
 
 def main(argv: list[str] | None = None) -> int:
