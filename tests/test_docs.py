@@ -2,10 +2,12 @@
 
 import ast
 import graphlib
+import itertools
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import nbformat
 import pytest
@@ -16,38 +18,42 @@ from nbclient import NotebookClient
 import figures
 import options
 import test as test_script
-from claims.table import short_table, table
+from claims.table import CLAIMS, short_table, table
 from experiments import EXPERIMENTS, cost
 from experiments.lines import lines_of
+from run_train_and_test import DRIVER
 from runs import find_runs
 from utils import duration
 
 
-def section(name):
-    """A part of the README that is generated."""
-    text = (ROOT / "README.md").read_text()
-    return text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+def section(page, name):
+    """A part of a page that is generated."""
+    text = (ROOT / page).read_text()
+    return text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
 
 
-def test_readme_holds_the_table_of_options():
+def test_the_page_of_options_is_what_options_py_prints():
     printed = subprocess.run(
         [sys.executable, "options.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert section("options") == printed.strip()
+    assert section("docs/options.md", "options") == printed.strip()
     assert f"`--{options.TRAIN[0].key}`" in printed
 
 
-def test_readme_shows_the_measured_claims():
+def test_claims_are_shown_as_they_are_on_record():
     folder = ROOT / "results" / "claims"
     record = json.loads((folder / "claims.json").read_text())["claims"]
     assert (folder / "claims.md").read_text() == table(record)
-    assert section("claims") == short_table(record).strip()
+    assert section("docs/claims.md", "claims") == short_table(record).strip()
     for key, found in record.items():
         assert (folder / f"{key}.png").exists() == found["figure"]
+    verdicts = Counter(record[c.key]["holds"] if c.key in record else "not run yet" for c in CLAIMS)
+    words = ", ".join(f"{verdict}: {count}" for verdict, count in sorted(verdicts.items()))
+    assert section("README.md", "verdicts") == words
 
 
-def test_readme_shows_what_sweeps_cost():
-    rows = re.findall(r"\| `(\w+)` \| (.*) \|", section("costs"))
+def test_the_page_on_speed_shows_what_sweeps_cost():
+    rows = re.findall(r"\| `(\w+)` \| (.*) \|", section("docs/speed.md", "costs"))
     assert rows
     for name, shown in rows:
         lines = lines_of(EXPERIMENTS[name])
@@ -58,16 +64,77 @@ def test_readme_shows_what_sweeps_cost():
         assert shown.split(" | ") == [str(len(lines)), work, *times], name
 
 
-def test_readme_shows_what_its_results_hold():
+def test_tables_show_what_the_results_hold():
     results = ROOT / "results"
     (periodic,) = find_runs(results / "figure2_cpu" / "lr_0.01_wd_0.02")
     shown = {
-        "figure2_cpu": figures.table(find_runs(results / "figure2_cpu")),
-        "three_regimes_cpu": figures.table(find_runs(results / "three_regimes_cpu")),
-        "periods_cpu": figures.period_table(periodic),
+        ("README.md", "demo"): figures.table(find_runs(results / "demo")),
+        ("docs/claims.md", "figure2_cpu"): figures.table(find_runs(results / "figure2_cpu")),
+        ("docs/claims.md", "three_regimes_cpu"): figures.table(
+            find_runs(results / "three_regimes_cpu")
+        ),
+        ("docs/claims.md", "periods_cpu"): figures.period_table(periodic),
     }
-    for name, text in shown.items():
-        assert section(name) == f"```\n{text}\n```", name
+    for place, text in shown.items():
+        assert section(*place) == f"```\n{text}\n```", place
+
+
+def test_the_results_of_the_demo_are_those_of_its_setting():
+    asked = [vars(line.options) for line in lines_of(EXPERIMENTS["demo"])]
+    runs = find_runs(ROOT / "results" / "demo")
+    for run, options_of_line in zip(runs, asked, strict=True):
+        named = {key: run.config[key] for key in options_of_line.keys() & run.config.keys()}
+        assert named == {key: options_of_line[key] for key in named}
+
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_the_readme_is_short_and_sends_to_minimal_first():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    assert text.index("](minimal.py)") < text.index("run_train_and_test.py")
+    assert text.index("results/demo.png") < text.index("make demo") < text.index("minimal.py")
+    for page in PAGES[1:]:
+        assert f"](docs/{page.name})" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_pages_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text)
+    for link, _ in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+    heading = re.compile(r"^#+ (.*)$", re.MULTILINE)
+    for link, anchor in links:
+        if anchor:
+            titles = heading.findall((page.parent / link).read_text())
+            slugs = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+            assert anchor in slugs, f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_pages_name_what_there_is(page):
+    """Scripts, modules, experiments and options in the commands of a page exist."""
+    blocks = re.findall(r"```\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    commands = re.findall(r"^python [^#\n]*", "\n".join(blocks).replace("\\\n", ""), re.MULTILINE)
+    commands += re.findall(r"`(python [^`]*)`", page.read_text())
+    for command in commands:
+        words = command.split()[1:]
+        if words[0] == "-m":
+            place = ROOT / words[1].replace(".", "/")
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), command
+        else:
+            assert (ROOT / words[0]).exists(), command
+        for option, value in itertools.pairwise(words):
+            if option == "--experiment":
+                assert value in EXPERIMENTS, command
+        known = {
+            "train.py": options.TRAIN, "test.py": options.TEST, "run_train_and_test.py": DRIVER,
+        }.get(words[0])  # fmt: skip
+        if known:
+            names = {name for option in known for name in option.names.split()}
+            assert {word for word in words if word.startswith("--")} <= names, command
 
 
 def requirements(name):

@@ -197,3 +197,16 @@ def test_a_folder_with_another_run_is_refused(start):
     done = start(changes, "--overwrite")
     assert done.returncode == 0, done.stdout + done.stderr
     assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(changes).stdout
+
+
+def test_the_list_of_experiments_fits_a_terminal():
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_train_and_test.py", "--list"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
+    assert shown == [(name, str(len(lines_of(e)))) for name, e in experiments.EXPERIMENTS.items()]
