@@ -206,6 +206,10 @@ NONINVLR = Option(
     "--noninvlr --fix_noninvlr", off_or(False, "a learning rate >= 0, or -1"), -1.0,
     "learning rate of all weights that are not scale invariant (0: frozen; -1: as the others)",
 )  # fmt: skip
+METRICS_PRECISION = Option(
+    "--metrics_precision", one_of(PRECISIONS), "fp32",
+    "of loss, accuracy and gradient norms that are measured; sharpness and curvature: always fp32",
+)  # fmt: skip
 NOAUG = Option("--noaug --no_aug", None, False, "train without random crops and flips")
 MACHINE = (
     Option("--seed", integer(0), 1, "seed; the random numbers of a run depend on seed + trial"),
@@ -281,10 +285,11 @@ TRAIN = (
     ),
     Option(
         "--precision", one_of(PRECISIONS), "fp32",
-        "of training: fp32; tf32: factors rounded to 10 bits (GPU); bf16: autocast. Metrics: fp32",
+        "of training: fp32; tf32: factors rounded to 10 bits (GPU); bf16: autocast",
     ),
+    METRICS_PRECISION,
     Option("--deterministic", None, False, "the same bits in every run on a GPU, a little slower"),
-    Option("--compile", None, False, "train through torch.compile (needs a C++ compiler)"),
+    Option("--compile", None, False, "through torch.compile, measuring too (needs a C++ compiler)"),
     Option("--keep_going", None, False, "go on although the loss has become NaN or infinite"),
     Option("--resume", None, False, "go on from this run's newest checkpoint, if it has one"),
     Option("--overwrite", None, False, "start anew in a folder that already holds this run"),
@@ -347,6 +352,7 @@ TEST = (
         "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
     ),
     Option("--use_aug", None, False, "measure on randomly cropped and flipped images"),
+    METRICS_PRECISION,
     *DATA,
     NOAUG,
     *MODEL,

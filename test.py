@@ -65,7 +65,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         remove_litter(path.parent)
 
     device = select_device(options.gpu)
-    layout = memory_format(device, options.num_channels)
+    layout = memory_format(device, options.num_channels, options.norm)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
     model = models.build(
         options.model,
@@ -101,6 +101,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             loss=choose(options.use_squared_loss),
             augment_seed=mix(options.seed) if options.use_aug else None,
             vector_seed=mix(options.seed),
+            precision=options.metrics_precision,
         )
 
     def missing(epoch: float) -> Wanted | None:

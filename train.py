@@ -33,7 +33,7 @@ from measuring import Meter, Wanted, parameter_names
 from measuring.recorder import Recorder
 from options import train_options
 from runs import checkpoints
-from training.device import describe, memory_format, mix, products, select_device
+from training.device import describe, memory_format, mix, select_device
 from training.trainer import Recipe, Schedule, Trainer
 from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
@@ -42,12 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py"):
         notes: list[str] = []  # said when nothing else is wrong
         options = train_options(argv, notes.append)
-        with products(options.precision):
-            try:
-                train(options, notes)
-            except Diverged as error:
-                print(error)
-                sys.exit(runs.DIVERGED_STATUS)
+        try:
+            train(options, notes)
+        except Diverged as error:
+            print(error)
+            sys.exit(runs.DIVERGED_STATUS)
 
 
 def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
@@ -71,7 +70,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
 
     # Data
     device = select_device(options.gpu, options.deterministic)
-    layout = memory_format(device, options.num_channels)
+    layout = memory_format(device, options.num_channels, options.norm)
     train_images, eval_images = data.load(
         options.dataset,
         options.data_path,
@@ -124,6 +123,8 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
             batch_size=options.batch_size,
             scopes={"si": parameter_names(model, si_only=True)},
             loss=trainer.loss,
+            precision=options.metrics_precision,
+            compile=options.compile,
         )
         if resumed is None:
             runs.remove_run(folder)
@@ -141,7 +142,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
                 test_images = test_images.to(device, layout)
             recorder = Recorder(
                 folder, model, train_images, test_images, options.batch_size, options.keep,
-                options.keep_epochs, trainer.loss,
+                options.keep_epochs, trainer.loss, options.metrics_precision, options.compile,
             )  # fmt: skip
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
@@ -406,8 +407,9 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
 
 
 class Table:
-    """A line an evaluated epoch, and after the first epoch how long the rest will take.
+    """A line an evaluated epoch, and after the second epoch how long the rest will take.
 
+    The first one holds what happens once: kernels are loaded, compared, compiled, captured.
     Where nobody watches, in a log, a line every epoch, as the official code prints.
     """
 
@@ -422,9 +424,9 @@ class Table:
         return sys.stdout.isatty()
 
     def show(self, row: dict[str, Any], last: int, evaluated: bool) -> None:
-        if row["epoch"] == self.first_epoch + 1 and last > row["epoch"]:
+        if row["epoch"] == self.first_epoch + 2 and last > row["epoch"]:
             left = (last - row["epoch"]) * row["seconds"]
-            tqdm.write(f"first epoch {row['seconds']:.2f} s: about {duration(left)} to train")
+            tqdm.write(f"second epoch {row['seconds']:.2f} s: about {duration(left)} to train")
         if evaluated or not self.watched():
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)

@@ -48,11 +48,11 @@ class Pool:
             self.over.set()
 
     def _estimate(self) -> None:
-        """Say how long everything will take, as soon as one line has timed an epoch."""
+        """Say how long everything will take, as soon as one line has timed a second epoch."""
         while not self.over.wait(0.5):
             for line in self.lines:
                 rows = runs.read_log(line.folder)
-                if rows:
+                if len(rows) > 1:
                     seconds = rows[-1]["seconds"]
                     passes = sum(line.passes for line in self.lines)
                     say(

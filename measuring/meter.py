@@ -16,7 +16,7 @@ from data import ImageSet
 from measuring import curvature, distance, sums
 from measuring.wanted import SUBSETS, Wanted, parameter_names
 from training.capture import Captured
-from training.device import products
+from training.device import autocast, products
 from training.loss import Loss, cross_entropy
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
@@ -56,6 +56,7 @@ class Meter:
     initial : weights by name to compare with; needed for cos_init and l2_init.
     augment_seed : measure on images cropped and flipped with this seed; None: as they are.
     vector_seed : seed of the random unit vectors of the trace estimates.
+    precision, compile : of loss, accuracy and gradients, as in training; curvature is always exact.
     """
 
     def __init__(
@@ -71,11 +72,14 @@ class Meter:
         initial: Mapping[str, torch.Tensor] | None = None,
         augment_seed: int | None = None,
         vector_seed: int = 0,
+        precision: str = "fp32",
+        compile: bool = False,
     ):
         self.model, self.images, self.wanted, self.loss = model, images, wanted, loss
         self.train_mode, self.scopes, self.augment_seed = train_mode, scopes, augment_seed
-        self.initial, self.batch_size = initial, batch_size
-        device = images.images.device
+        self.initial, self.batch_size, self.precision = initial, batch_size, precision
+        self.network = torch.compile(model) if compile else model
+        self.device = device = images.images.device
         if not train_mode and not wanted.by_batch:
             self.batch_size = max(batch_size, EVALUATION_BATCH[device.type])
         self.parameters = dict(model.named_parameters())
@@ -89,7 +93,7 @@ class Meter:
             if wanted.traces
         }
         self._make_sums(device)
-        self.add_batch = Captured(self._add_batch, device)
+        self.captured = Captured(device)
 
     def _make_sums(self, device: torch.device) -> None:
         """What a pass adds up. All of it stays on the device until the pass is over."""
@@ -116,7 +120,7 @@ class Meter:
         self.moments = sums.GradientMoments(total if wanted.calc_grads else 0, device)
 
     def measure(self) -> dict[str, dict[str, float | np.ndarray]]:
-        """One pass over the images with the network's present weights, in exact float32.
+        """One pass over the images with the network's present weights.
 
         Returns
         -------
@@ -139,10 +143,11 @@ class Meter:
         for tensor in (self.sums, self.filter_sums, *self.trace_sums.values()):
             tensor.zero_()
         seen = 0
-        with mode(self.model, self.train_mode), products("fp32"):
+        with mode(self.model, self.train_mode):
             for x, y in self._batches() if self.wanted.needs_data else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
-                self.add_batch(x, y, corrupted)
+                with products(self.precision):
+                    self.captured(self._add_batch, x, y, corrupted)
                 self._add_traces(x, y, corrupted)
                 seen += len(y)
             shared = self._shared_results()
@@ -156,7 +161,8 @@ class Meter:
     def _add_batch(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
         wanted = self.wanted
         with torch.set_grad_enabled(wanted.gradients):
-            logits = self.model(x)
+            with autocast(self.precision, self.device):
+                logits = self.network(x).float()
             losses = self.loss(logits, y)
         logits = logits.detach()
         self.sums += sums.image_sums(losses.detach(), logits, y, corrupted)

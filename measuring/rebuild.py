@@ -18,7 +18,7 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
     UserError : the data or the GPU of the run is not there.
     """
     device = select_device(config["gpu"])
-    layout = memory_format(device, config["num_channels"])
+    layout = memory_format(device, config["num_channels"], config["norm"])
     train_images, test_images = (
         part.to(device, layout)
         for part in data.load(

@@ -26,6 +26,7 @@ class Recorder:
     Parameters
     ----------
     keep, keep_epochs : keep the newest so many checkpoints, and those after these epochs.
+    precision, compile : of the meters.
 
     A checkpoint is removed only when its metrics are on disk, so after a crash the metrics that
     were not yet written can be measured from the checkpoints that are still there (`catch_up`).
@@ -41,6 +42,8 @@ class Recorder:
         keep: int | None = None,
         keep_epochs: Sequence[int] = (),
         loss: Loss = cross_entropy,
+        precision: str = "fp32",
+        compile: bool = False,
     ):
         self.folder, self.model = folder, model
         self.keep, self.keep_epochs = keep, keep_epochs
@@ -57,6 +60,8 @@ class Recorder:
                 batch_size=batch_size,
                 scopes=scopes,
                 loss=loss,
+                precision=precision,
+                compile=compile,
             )
 
         subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()

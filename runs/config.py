@@ -22,6 +22,7 @@ HOW_TO_RUN = frozenset(
         "resume_epoch",
         "keep_going",
         "metrics",
+        "metrics_precision",
         "trace",
         "keep",
         "keep_epochs",

@@ -16,6 +16,7 @@ import torch  # noqa: E402
 
 import runs  # noqa: E402
 import train  # noqa: E402
+from training.capture import Captured  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -58,3 +59,35 @@ def drive(tmp_path, monkeypatch, capsys):
         return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     return start
+
+
+class GraphOnCpu:
+    """Stands for a CUDA graph: a function and its arguments instead of their kernels."""
+
+    def __init__(self, function, arguments):
+        self.function, self.arguments = function, arguments
+
+    def replay(self):
+        self.function(*self.arguments)
+
+
+class CapturedOnCpu(Captured):
+    """Captures and replays as on a GPU, in all but the streams and the kernels."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.on_gpu = True
+
+    def _call_aside(self, function, arguments):
+        function(*arguments)
+
+    def _capture(self, function, arguments):
+        self.arguments = [argument.clone() for argument in arguments]
+        self.graph = GraphOnCpu(function, self.arguments)
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """Steps and measurements are replayed on the CPU, too."""
+    monkeypatch.setattr("training.trainer.Captured", CapturedOnCpu)
+    monkeypatch.setattr("measuring.meter.Captured", CapturedOnCpu)

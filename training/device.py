@@ -18,13 +18,21 @@ CHANNELS_LAST_WIDTH = 8
 def select_device(gpu: int, deterministic: bool = False) -> torch.device:
     """The GPU with this number; the CPU for -1, and for 0 on a machine without any GPU.
 
-    On a GPU the fastest kernels are chosen by trial, which can differ from run to run; with
-    `deterministic` the same ones always, without atomic additions. On a CPU they always are.
+    From here on float32 is exact (see `products`). On a GPU the fastest kernels are chosen by
+    trial, which can differ from run to run; with `deterministic` the same ones always, without
+    atomic additions. On a CPU they always are.
 
     Raises
     ------
     UserError : there is no GPU with this number.
     """
+    _set_products("ieee")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Only warn: PyTorch also names max pooling, whose windows do not overlap here.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel for every new tensor
+    torch.backends.cudnn.benchmark = not deterministic
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu < 0 or (gpu == 0 and count == 0):
         keep_freed_memory()
@@ -34,11 +42,6 @@ def select_device(gpu: int, deterministic: bool = False) -> torch.device:
         raise UserError(f"--gpu {gpu}: there is no such GPU (there: {there}); -1 is the CPU")
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Only warn: PyTorch also names max pooling, whose windows do not overlap here.
-        torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 
@@ -63,28 +66,40 @@ def describe(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def memory_format(device: torch.device, num_channels: int) -> torch.memory_format:
-    """The layout of images and weights that is fastest for a network of this width."""
-    if device.type == "cuda" or num_channels >= CHANNELS_LAST_WIDTH:
-        return torch.channels_last
-    return torch.contiguous_format
+def memory_format(
+    device: torch.device, num_channels: int, norm: str = "batch"
+) -> torch.memory_format:
+    """The layout of images and weights that is fastest for a network of this width and norm.
+
+    On a GPU the layers behind "layer", "group" and "instance" (`torch.nn.GroupNorm`) take and give
+    contiguous tensors alone, so another layout would be copied at every one of them, both ways.
+    """
+    if device.type == "cuda":
+        copied = norm in ("layer", "group", "instance")
+        return torch.contiguous_format if copied else torch.channels_last
+    return torch.channels_last if num_channels >= CHANNELS_LAST_WIDTH else torch.contiguous_format
+
+
+def _set_products(precision: str) -> None:
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision
 
 
 @contextlib.contextmanager
 def products(precision: str) -> Iterator[None]:
-    """How a GPU computes float32 convolutions and matrix products: "tf32", or else exactly.
+    """Inside the block, a GPU may round the factors of float32 products, if this is "tf32".
 
-    With "tf32" their factors are rounded to 10 bits for the matrix units.
+    The matrix units then take 10 of the 23 bits. Outside of it, and with any other precision,
+    convolutions and matrix products are exact, since `select_device` has said so.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    if precision != "tf32":
+        yield
+        return
+    _set_products("tf32")
     try:
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+        _set_products("ieee")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

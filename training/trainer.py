@@ -8,7 +8,7 @@ import torch
 
 import models
 from training.capture import Captured
-from training.device import autocast
+from training.device import autocast, products
 from training.loss import choose
 from training.trace import StepTrace
 
@@ -101,13 +101,14 @@ class Trainer:
         # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
         self.base_lr = recipe.lr if recipe.elr is None else recipe.elr * self.fixed_norm**2
         self.optimizer = self._make_optimizer()
-        # Summed loss, right answers and images of the epoch; they stay on the device until its end.
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        # Summed loss and right answers of the epoch, which stay on the device until its end.
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.seen = 0  # images of the epoch so far
         self.trace = None
         if recipe.traced_steps:
             self.trace = StepTrace(self.si_weights, recipe.traced_steps, device)
-        step = self._add_to_full_batch if recipe.full_batch else self._step_on_batch
-        self.step = Captured(step, device)
+        self.captured = Captured(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         """SGD or Adam with coupled weight decay, or AdamW with decoupled, in up to two groups.
@@ -193,6 +194,16 @@ class Trainer:
             group["lr"] = float(group["lr"])
         return state
 
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Train on one batch: float32 (B, 3, 32, 32) and int64 (B,).
+
+        In full-batch descent its part of the gradient is gathered; `finish_epoch` takes the step.
+        """
+        take = self._add_to_full_batch if self.recipe.full_batch else self._step_on_batch
+        with products(self.recipe.precision):
+            self.captured(take, images, labels)
+        self.seen += len(labels)
+
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         with autocast(self.recipe.precision, self.device):
             return self.network(images).float()
@@ -204,14 +215,16 @@ class Trainer:
         loss = self.loss(logits, labels).mean()
         loss.backward()
         self._update(loss.detach())
-        self._add_sums(loss.detach() * len(labels), logits, labels)
+        self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        self._count_correct(logits, labels)
 
     def _add_to_full_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Add one batch's part to the gradient of the mean loss over all training images."""
         logits = self._forward(images)
         loss = self.loss(logits, labels).sum()
         (loss / self.images).backward()
-        self._add_sums(loss.detach(), logits, labels)
+        self.loss_sum += loss.detach()
+        self._count_correct(logits, labels)
 
     def _update(self, loss: torch.Tensor) -> None:
         """Change the weights by their gradients, which are those of this loss."""
@@ -229,9 +242,8 @@ class Trainer:
         else:
             models.rescale_to_norm(self.si_weights, self.fixed_norm)
 
-    def _add_sums(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        correct = (logits.argmax(1) == labels).sum()
-        self.sums += torch.stack([loss, correct, torch.full_like(loss, len(labels))])
+    def _count_correct(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.correct += (logits.argmax(1) == labels).sum()
 
     def finish_epoch(self) -> dict[str, float]:
         """Mean loss and accuracy of the epoch, each image before the step that it was part of.
@@ -239,11 +251,14 @@ class Trainer:
         In full-batch descent this is where the epoch's one step is taken.
         """
         if self.recipe.full_batch:
-            self._update(self.sums[0] / self.sums[2])
+            self._update(self.loss_sum / self.seen)
             self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
-        loss, correct, count = self.sums.tolist()
-        self.sums.zero_()
-        return {"loss": loss / count, "accuracy": correct / count}
+        means = {"loss": self.loss_sum.item(), "accuracy": self.correct.item()}
+        means = {name: total / self.seen for name, total in means.items()}
+        self.loss_sum.zero_()
+        self.correct.zero_()
+        self.seen = 0
+        return means
 
 
 def _fit(weights: list[torch.Tensor], states: list[dict[str, Any]]) -> bool:

@@ -1,0 +1,207 @@
+"""Where and how precisely a step computes; what a CPU can show of the replayed graphs of a GPU."""
+
+import contextlib
+import gc
+import weakref
+
+import pytest
+import torch
+from conftest import TINY
+
+import data
+import models
+import runs
+import test as test_script
+import train
+from measuring import Meter, Wanted, parameter_names
+from training import Recipe, Trainer, capture
+from training.device import memory_format, products, select_device
+
+CPU = torch.device("cpu")
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+def digits(count=200):
+    return data.load("Digits", "", use_test=True, use_data_size=count)[0]
+
+
+def trainer_of(images, **recipe):
+    torch.manual_seed(0)
+    return Trainer(models.build("ConvNetSI", 10, 2), Recipe(lr=0.1, **recipe), len(images), CPU)
+
+
+def meter_of(model, images, **how):
+    return Meter(
+        model, images, Wanted(eval_model=True, calc_grad_norms=True), train_mode=True,
+        batch_size=64, scopes={"si": parameter_names(model, si_only=True)}, **how,
+    )  # fmt: skip
+
+
+def weights_after_two_epochs(**recipe):
+    images = digits()
+    trainer = trainer_of(images, **recipe)
+    results = []
+    for epoch in range(2):
+        for x, y in images.batches(64, torch.Generator().manual_seed(epoch), shuffle=True):
+            trainer.step(x, y)
+        results.append(trainer.finish_epoch())
+        if trainer.trace:
+            results.append(trainer.trace.take())
+    return trainer, results, [p.detach().clone() for p in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("recipe", [
+    {"momentum": 0.9}, {"full_batch": True}, {"keep_norm": True, "traced_steps": 4},
+])  # fmt: skip
+def test_replayed_steps_are_the_called_ones(recipe, request):
+    _, results, weights = weights_after_two_epochs(**recipe)
+    request.getfixturevalue("replays")
+    trainer, replayed_results, replayed = weights_after_two_epochs(**recipe)
+    assert trainer.captured.graph is not None
+    assert replayed_results == results
+    assert all(map(torch.equal, replayed, weights))
+
+
+def test_replayed_measurement_is_the_called_one(request):
+    images, model = digits(400), models.build("ConvNetSI", 10, 2)
+    expected = meter_of(model, images).measure()
+    request.getfixturevalue("replays")
+    meter = meter_of(model, images)
+    for _ in range(2):
+        assert meter.measure() == expected
+    assert meter.captured.graph is not None
+
+
+def test_what_is_dropped_is_freed_at_once():
+    """Nothing holds a trainer or a meter in a circle: its graph goes when it goes."""
+    images = digits()
+    gc.collect()
+    gc.disable()
+    try:
+        trainer = trainer_of(images)
+        meter = meter_of(trainer.model, images)
+        trainer.step(*next(images.batches(64)))
+        meter.measure()
+        graphs = [weakref.ref(trainer.captured), weakref.ref(meter.captured)]
+        del trainer, meter
+        assert [graph() for graph in graphs] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_freed_during_a_capture(monkeypatch):
+    """What only the garbage collector frees has gone before, and the collector rests."""
+
+    class Old:
+        pass
+
+    old = Old()
+    old.itself, left = old, weakref.ref(old)
+    del old
+    seen = []
+
+    @contextlib.contextmanager
+    def recording(graph, stream):
+        seen.append((left(), gc.isenabled(), stream))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    captured = capture.Captured(CPU)
+    captured.stream = "its own"
+
+    def fails(x):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        captured._capture(fails, (torch.zeros(1),))
+    assert captured.graph is None and gc.isenabled()
+    captured._capture(torch.Tensor.zero_, (torch.zeros(1),))
+    assert captured.graph is not None and gc.isenabled()
+    assert seen == [(None, False, "its own")] * 2
+
+
+def settings():
+    return [backend.fp32_precision for backend in BACKENDS]
+
+
+def test_float32_is_exact_but_where_a_block_loosens_it():
+    for backend in BACKENDS:
+        backend.fp32_precision = "tf32"
+    select_device(-1)
+    assert settings() == ["ieee", "ieee"]
+    with products("fp32"), products("bf16"):
+        assert settings() == ["ieee", "ieee"]
+    with pytest.raises(ZeroDivisionError), products("tf32"):
+        assert settings() == ["tf32", "tf32"]
+        1 / 0  # noqa: B018
+    assert settings() == ["ieee", "ieee"]
+
+
+def precisions_of(monkeypatch, folder, extra):
+    """How products are computed in the steps and in the measurements of a run."""
+    found = {}
+
+    def watch(cls, name):
+        real = getattr(cls, name)
+
+        def note(self, *arguments):
+            found.setdefault(name, set()).add(settings()[0])
+            return real(self, *arguments)
+
+        monkeypatch.setattr(cls, name, note)
+
+    watch(Trainer, "_step_on_batch")
+    watch(Meter, "_add_batch")
+    train.main(f"{TINY} --epochs 1 --metrics --precision tf32 --dir {folder} {extra}".split())
+    return found
+
+
+def test_a_run_measures_exactly_unless_told_otherwise(tmp_path, monkeypatch):
+    found = precisions_of(monkeypatch, tmp_path / "a", "")
+    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"ieee"}}
+    found = precisions_of(monkeypatch, tmp_path / "b", "--metrics_precision tf32")
+    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
+    assert settings() == ["ieee", "ieee"]
+
+
+def test_metrics_precision_is_that_of_test_script_too_and_spares_curvature(run):
+    folder = run("--epochs 1 --save_freq 1 --metrics --metrics_precision bf16")
+    measured = runs.Metrics.read(folder / "train-tm.npz").rows[1]
+    found = {}
+    for precision in ("fp32", "bf16"):
+        test_script.main(
+            f"--models_dir {folder} --save_path {folder}/x.npz --train_mode --eval_model "
+            f"--calc_grad_norms --hess_trace --metrics_precision {precision} --gpu -1".split()
+        )
+        found[precision] = runs.Metrics.read(folder / "x.npz").rows[1]
+    assert found["bf16"]["loss"] == measured["loss"] != found["fp32"]["loss"]
+    assert found["bf16"]["loss"] == pytest.approx(found["fp32"]["loss"], rel=2e-2)
+    assert found["bf16"]["gnorm_m"] == measured["gnorm_m"] != found["fp32"]["gnorm_m"]
+    assert found["bf16"]["hess_trace"] == found["fp32"]["hess_trace"]
+
+
+def test_deterministic_mode_ends_with_its_run():
+    for deterministic in (True, False):
+        select_device(-1, deterministic)
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert torch.backends.cudnn.benchmark != deterministic
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_layout_on_a_gpu_is_the_one_that_its_layers_take(norm):
+    network = models.build("ConvNetSI", 10, 8, norm=norm)
+    grouped = any(isinstance(m, torch.nn.GroupNorm) for m in network.modules())
+    wanted = torch.contiguous_format if grouped else torch.channels_last
+    assert memory_format(torch.device("cuda", 0), 8, norm) == wanted
+    assert memory_format(CPU, 8, norm) == torch.channels_last
+
+
+def test_the_time_left_is_told_from_the_second_epoch(run, capsys):
+    """The first holds what happens once; a run that goes on has a second one again."""
+    run("--epochs 4 --save_freq 1")
+    out = capsys.readouterr().out
+    assert out.count("to train") == 1 and "second epoch" in out
+    run("--epochs 5 --resume --save_freq 1")  # one epoch alone: nothing to tell
+    assert "to train" not in capsys.readouterr().out
