@@ -215,6 +215,7 @@ class Training:
     def epochs(self, first: int, done: int, last: int) -> None:
         """Train from `done` to `last` epochs, in a run whose first checkpoint is `first`."""
         rows = [row for row in runs.read_log(self.folder) if row["epoch"] <= done]
+        runs.write_log(self.folder, rows)
         table = Table(done)
         now = done
         try:
@@ -231,8 +232,7 @@ class Training:
                 evaluated = (now - first) % self.options.eval_freq == 0 or now == last
                 test = self.test(now, saved, evaluated)
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
-                rows.append(row)
-                runs.write_log(self.folder, rows)  # before the checkpoint: it may be ahead of it
+                runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
                 self.save(now, row=row, latest=not saved)
                 table.show(row, last, evaluated)
                 if stop:

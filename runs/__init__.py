@@ -34,6 +34,7 @@ from runs.folder import (
 )
 from runs.found import Run, all_runs, find_experiments, find_runs
 from runs.log import (
+    append_log,
     diverged_at,
     read_log,
     read_state,

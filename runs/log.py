@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,41 @@ from utils import write_atomically
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of log.csv, all with the same keys."""
+    """Make these rows, all with the same keys, the whole of log.csv; without any there is none."""
+    if rows:
+        write_atomically(folder / LOG, _as_csv(rows, header=True))
+    else:
+        (folder / LOG).unlink(missing_ok=True)
+
+
+def append_log(folder: Path, row: dict[str, Any]) -> None:
+    """Add a row to log.csv and flush it to the disk. A torn one has no end of line: not read."""
+    path = folder / LOG
+    try:
+        with path.open("ab") as file:
+            file.write(_as_csv([row], header=file.tell() == 0))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _as_csv(rows: Sequence[dict[str, Any]], header: bool) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / LOG, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
     """The rows of log.csv (an empty list if there is none yet); None for what was not measured."""
     try:
-        with (folder / LOG).open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        lines = (folder / LOG).read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
 

@@ -329,12 +329,29 @@ def test_metrics_round_trip(tmp_path_factory, rows):
 )
 def test_log_round_trip(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("log")
-    runs.write_log(folder, rows)
+    runs.write_log(folder, rows[:2])
+    for row in rows[2:]:
+        runs.append_log(folder, row)
     for row, back in zip(rows, runs.read_log(folder), strict=True):
         assert back["epoch"] == row["epoch"]
         np.testing.assert_array_equal(
             np.array(back["loss"], dtype=float), np.array(row["loss"], dtype=float)
         )
+
+
+def test_log_torn_at_any_byte_loses_its_last_row_alone(run):
+    folder = run("--epochs 2 --save_freq 1")
+    rows, log = runs.read_log(folder), folder / runs.LOG
+    text = log.read_bytes()
+    first = text.index(b"\n", text.index(b"\n") + 1) + 1  # the end of the first row
+    for length in range(first, len(text)):
+        log.write_bytes(text[:length])
+        assert runs.read_log(folder) == rows[:1]
+    (folder / "checkpoint-2.pt").unlink()
+    run("--epochs 2 --save_freq 1 --resume")
+    resumed = runs.read_log(folder)
+    assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in rows]
+    assert log.read_bytes().endswith(b"\n")
 
 
 @settings(max_examples=40, deadline=None)
