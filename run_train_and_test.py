@@ -36,6 +36,7 @@ params = {
     "batch_size": 128,
     "epochs": 1000,
     "save_freq": 1,
+    "metrics": True,  # measured while training; False: by test.py afterwards
 }
 lrs = [0.01]  # learning rates
 wds = [0.001]  # weight decays

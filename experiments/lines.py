@@ -80,21 +80,27 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
     if options.resume_epoch is not None:
         raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
     folder = runs.trial_folder(directory, options.trial)
-    commands = {"train": train}
-    if not options.metrics:  # else train.py measures by itself
-        train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
-        shared = {"models_dir": folder, "update": True, "gpu": experiment.params.get("gpu")}
-        on_train = {
-            "save_path": train_tm,
-            "prebn_save_path": prebn,
-            "eval_on_train_subsets": bool(options.corrupt_train),
-        }
-        commands["train-tm"] = command(
+    train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
+    shared = {
+        "models_dir": folder,
+        "update": True,
+        "gpu": experiment.params.get("gpu"),
+        "metrics_precision": experiment.params.get("metrics_precision"),
+    }
+    on_train = {
+        "save_path": train_tm,
+        "prebn_save_path": prebn,
+        "eval_on_train_subsets": bool(options.corrupt_train),
+    }
+    commands = {
+        "train": train,
+        "train-tm": command(
             "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
-        )
-        commands["test-em"] = command(
+        ),
+        "test-em": command(
             "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
-        )
+        ),
+    }
     return Line(name, folder, options, commands)
 
 
@@ -105,6 +111,15 @@ def words_for(options: dict[str, Any]) -> str:
         number = isinstance(value, (int, float))
         parts.append(key if value is True else f"{key} {value:g}" if number else f"{key} {value}")
     return " ".join(parts)
+
+
+def is_measured(line: Line) -> bool:
+    """Whether all of the line's checkpoints are measured."""
+    try:
+        measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
+    except (FileNotFoundError, UserError):
+        return False
+    return all(set(_whole_epochs(line)) <= rows.keys() for rows in measured)
 
 
 def is_finished(line: Line) -> bool:
@@ -118,13 +133,12 @@ def is_finished(line: Line) -> bool:
         runs.check_same_run(line.folder, vars(line.options))
     except FileNotFoundError:
         return False
-    try:
-        measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
-    except (FileNotFoundError, UserError):
-        return False
-    whole = [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
-    ended = line.epochs in whole or runs.diverged_at(line.folder) is not None
-    return ended and all(set(whole) <= rows.keys() for rows in measured)
+    ended = line.epochs in _whole_epochs(line) or runs.diverged_at(line.folder) is not None
+    return ended and is_measured(line)
+
+
+def _whole_epochs(line: Line) -> list[int]:
+    return [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
 
 
 def check_data(lines: Sequence[Line]) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import runs
-from experiments.lines import Line
+from experiments.lines import Line, is_measured
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 
@@ -45,10 +45,15 @@ class LineRunner:
         self.failed: str | None = None  # the step that failed
 
     def run(self) -> None:
-        """Run them until one fails or `stop` is called; the attributes then say how it went."""
+        """Run them until one fails or `stop` is called; the attributes then say how it went.
+
+        What train.py has measured itself (--metrics) needs no test.py.
+        """
         line = self.line
         self._note("running")
         for step, words in line.commands.items():
+            if step != "train" and is_measured(line):
+                continue
             status = 0 if self.stopped else self._run(step, words)
             if self.stopped:
                 self._note("stopped")

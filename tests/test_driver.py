@@ -19,13 +19,14 @@ import train
 import utils
 from experiments.lines import lines_of
 
-SMALL = {
+# As the driver stands, and with the metrics left to test.py.
+FAST = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',
     "lrs = [0.01]": "lrs = [0.5, 0.1]",
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
     '"epochs": 1000': '"epochs": 3',
 }
-FAST = {**SMALL, '"save_freq": 1': '"save_freq": 1, "metrics": True'}
+SMALL = {**FAST, '"metrics": True': '"metrics": False'}
 
 
 def edited(folder, changes):
@@ -57,7 +58,8 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     wanted = {
         "model": "ConvNetSI", "num_channels": 32, "depth": 3, "dataset": "CIFAR10",
         "lr_init": 0.01, "wd": 0.001, "batch_size": 128, "noaug": True, "momentum": 0,
-        "no_schedule": True, "init_scale": 10, "noninvlr": 0, "epochs": 1000, "save_freq": 1,
+        "no_schedule": True, "metrics": True, "init_scale": 10, "noninvlr": 0,
+        "epochs": 1000, "save_freq": 1,
     }  # fmt: skip
     assert {key: getattr(args, key) for key in wanted} == wanted
     assert "--train_mode" in train_tm and "train-tm-prebn.npz" in train_tm
@@ -82,6 +84,20 @@ def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
     again = start(changes)
     assert again.returncode == 0 and again.stdout.count("is finished") == 1
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_metrics_missing_after_training_are_measured_by_test_script(start, tmp_path):
+    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]"}
+    assert start(changes).returncode == 0
+    folder = tmp_path / "Experiments" / "my_experiment" / "lr_0.1_wd_0.001" / "trial_0"
+    assert not list(folder.glob("t*-*m.log"))  # nothing was missing: one process
+    table = runs.Metrics.read(folder / "test-em.npz")
+    del table.rows[1]
+    table.write(folder / "test-em.npz")
+    assert start(changes).returncode == 0
+    logs = {path.name for path in folder.glob("t*-*m.log")}
+    assert logs == {"train-tm.log", "test-em.log"}
+    assert list(runs.Metrics.read(folder / "test-em.npz").rows) == [0, 1, 2, 3]
 
 
 def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):

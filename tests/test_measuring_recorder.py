@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-import options
 import runs
 import test as test_script
 import train
@@ -80,13 +79,6 @@ def test_checkpoints_not_yet_measured_are_caught_up(run):
     run("--save_freq 1 --overwrite")
     run("--save_freq 1 --resume --metrics")
     assert same(expected, arrays(folder))
-
-
-def test_driver_leaves_measuring_to_train(tmp_path):
-    lines = lines_of(Experiment("x", "", params={"metrics": True, "keep": 3, "epochs": 2}))
-    assert list(lines[0].commands) == ["train"]
-    args = options.train_options(lines[0].commands["train"][1:])
-    assert args.metrics and args.keep == 3
 
 
 @pytest.mark.parametrize("extra", ["", "--save_freq_int 2 --keep 3"])
