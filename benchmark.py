@@ -3,6 +3,7 @@
     python benchmark.py                        # random images, a network of width 8, 4 epochs
     python benchmark.py --width 32 --images 50000 --epochs 3 --lines 4        # on a GPU
     python benchmark.py --data_path FOLDER     # an ImageFolder of 32x32 images
+    python benchmark.py --choices --width 32 --images 50000   # precision, layout, compile, lines
 
 The work is the same for both pipelines: train, and for the state before training and after every
 epoch the training loss in train mode, the mean norm of the batch gradients, and the test error.
@@ -34,11 +35,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 import models
 import runs
-from experiments import cost
+from experiments import speed
+from experiments.speed import BATCH, in_turn
 from measuring import Meter, Wanted, parameter_names
 from options import Option, Parser, integer, one_of
 from training import Recipe, Trainer
-from training.device import describe, memory_format, products, select_device
+from training.device import autocast, describe, memory_format, products, select_device
 from utils import UserError, user_errors, write_atomically
 
 HERE = Path(__file__).parent
@@ -53,10 +55,9 @@ OPTIONS = (
     Option("--gpu", integer(-1), 0, "number of the GPU (-1: CPU)"),
     Option("--json", str, None, "also write every figure into this file"),
     Option("--rates", None, False, "only the rates of training steps, by width"),
+    Option("--choices", None, False, "only what each way of computing takes, this project's alone"),
     Option("--only", one_of(("plain", "parts")), None, "internal: one part, in this process"),
 )
-BATCH = 128
-STEPS = 15  # of training that are timed together
 WORKERS = 4
 
 
@@ -89,7 +90,7 @@ def plain(options: argparse.Namespace) -> dict[str, float]:
     """Train and measure as people usually write it; seconds of its parts."""
     from torchvision import datasets, transforms
 
-    device = torch.device("cuda", options.gpu) if torch.cuda.is_available() else "cpu"
+    device = select_device(options.gpu)
     tensor = [
         transforms.ToTensor(),
         transforms.Normalize(data.CIFAR_MEAN, data.CIFAR_STD),
@@ -136,8 +137,10 @@ def plain(options: argparse.Namespace) -> dict[str, float]:
             for x, y in loader(augmented, shuffle=True):
                 x, y = x.to(device), y.to(device)
                 optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), y)
-                loss.backward()
+                with products(options.precision):
+                    with autocast(options.precision, device):
+                        loss = F.cross_entropy(model(x), y)
+                    loss.backward()
                 optimizer.step()
                 loss.item()
             times["epoch"].append(time.perf_counter() - began)
@@ -155,8 +158,9 @@ def plain(options: argparse.Namespace) -> dict[str, float]:
 def parts(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of this project's parts, of the bare network, and the machine's ceilings."""
     device = select_device(options.gpu)
+    found = pipeline_parts(options, device)
     with products(options.precision):
-        return {**pipeline_parts(options, device), **ceilings(device)}
+        return {**found, **ceilings(device)}
 
 
 def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
@@ -193,14 +197,21 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
     def bare() -> None:
         for _ in range(steps):
             model.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            with autocast(options.precision, device):
+                loss = F.cross_entropy(model(x), y)
+            loss.backward()
+
+    def bare_in_precision() -> None:
+        with products(options.precision):
+            bare()
 
     def measure() -> None:
         for meter in meters:
             meter.measure()
 
-    # The two that are compared take turns, so that a change of the machine's speed meets both.
-    seconds = in_turn({"epoch": epoch, "bare": bare, "metrics": measure}, device, options.rounds)
+    # Those that are compared take turns, so that a change of the machine's speed meets both.
+    actions = {"epoch": epoch, "bare": bare_in_precision, "metrics": measure}
+    seconds = in_turn(actions, device, max(options.rounds, 5))
     flops, moved = work_per_image(model, x, y)
     return {
         **seconds,
@@ -208,53 +219,6 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
         "flop per image": flops,
         "bytes per image": moved,
     }
-
-
-def in_turn(
-    actions: dict[str, Callable[[], None]], device: torch.device, rounds: int
-) -> dict[str, float]:
-    """Median seconds of each action; a first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for counted in [False, *[True] * max(rounds, 5)]:
-        for name, action in actions.items():
-            wait(device)
-            began = time.perf_counter()
-            action()
-            wait(device)
-            if counted:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def rates(gpu: int) -> str:
-    """How fast ConvNetSI trains here at several widths, as a table; the images are random."""
-    device = select_device(gpu)
-    rows = []
-    for width in cost.CPU_CORE_RATE:
-        layout = memory_format(device, width)
-        model = models.build("ConvNetSI", 10, width, init_scale=10)
-        model.to(device, memory_format=layout)
-        trainer = Trainer(model, Recipe(other_lr=0.0), BATCH, device)
-        x = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=layout)
-        y = torch.randint(10, (BATCH,), device=device)
-
-        def steps(trainer: Trainer = trainer, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
-            for _ in range(STEPS):
-                trainer.step(x, y)
-            trainer.finish_epoch()
-
-        rate = BATCH * STEPS / in_turn({"steps": steps}, device, rounds=5)["steps"]
-        forward, parameters = cost.count("ConvNetSI", 10, width, 3, "batch")
-        work = (1 + cost.BACKWARD) * forward
-        rows.append([width, parameters, work / 1e6, rate, rate * work / 1e9])
-    headers = ("width", "parameters", "MFLOP an image", "images/s", "GFLOP/s")
-    table = tabulate(rows, headers, floatfmt=("d", "d", ".1f", ".0f", ".1f"))
-    return f"{describe(device)}\n\n{table}"
 
 
 class BytesCounter(TorchDispatchMode):
@@ -427,7 +391,7 @@ def report(options: argparse.Namespace, found: dict[str, float], device: str) ->
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="benchmark.py", description=__doc__).parse_args(argv)
     if options.rates:
-        print(rates(options.gpu))
+        print(speed.rates(options.gpu))
         return
     if options.only:
         print(json.dumps(plain(options) if options.only == "plain" else parts(options)))

@@ -199,10 +199,14 @@ class Trainer:
 
         In full-batch descent its part of the gradient is gathered; `finish_epoch` takes the step.
         """
+        self.captured(self.take_step, images, labels)
+        self.seen += len(labels)
+
+    def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """What `step` does, without a graph of its own: to be part of a larger one."""
         take = self._add_to_full_batch if self.recipe.full_batch else self._step_on_batch
         with products(self.recipe.precision):
-            self.captured(take, images, labels)
-        self.seen += len(labels)
+            take(images, labels)
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         with autocast(self.recipe.precision, self.device):
