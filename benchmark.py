@@ -14,14 +14,16 @@ from start-up to the last file, in turn; the figures are medians over the rounds
 """
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,6 @@ import torch
 from PIL import Image
 from tabulate import tabulate
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import models
@@ -59,6 +59,7 @@ OPTIONS = (
     Option("--only", one_of(("plain", "parts")), None, "internal: one part, in this process"),
 )
 WORKERS = 4
+MPS = "nvidia-cuda-mps-control"
 
 
 def training_words(options: argparse.Namespace) -> list[str]:
@@ -160,7 +161,7 @@ def parts(options: argparse.Namespace) -> dict[str, float]:
     device = select_device(options.gpu)
     found = pipeline_parts(options, device)
     with products(options.precision):
-        return {**found, **ceilings(device)}
+        return {**found, **speed.ceilings(device)}
 
 
 def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
@@ -195,24 +196,21 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
         trainer.finish_epoch()
 
     def bare() -> None:
-        for _ in range(steps):
-            model.zero_grad()
-            with autocast(options.precision, device):
-                loss = F.cross_entropy(model(x), y)
-            loss.backward()
-
-    def bare_in_precision() -> None:
         with products(options.precision):
-            bare()
+            for _ in range(steps):
+                model.zero_grad()
+                with autocast(options.precision, device):
+                    loss = F.cross_entropy(model(x), y)
+                loss.backward()
 
     def measure() -> None:
         for meter in meters:
             meter.measure()
 
     # Those that are compared take turns, so that a change of the machine's speed meets both.
-    actions = {"epoch": epoch, "bare": bare_in_precision, "metrics": measure}
+    actions = {"epoch": epoch, "bare": bare, "metrics": measure}
     seconds = in_turn(actions, device, max(options.rounds, 5))
-    flops, moved = work_per_image(model, x, y)
+    flops, moved = speed.work_per_image(model, x, y)
     return {
         **seconds,
         "step over bare": seconds["epoch"] / len(train) / (seconds["bare"] / (steps * len(x))),
@@ -221,61 +219,17 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
     }
 
 
-class BytesCounter(TorchDispatchMode):
-    """Adds up the bytes that every operation reads and writes (views move nothing)."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if not function.is_view:
-            tensors = torch.utils._pytree.tree_leaves((args, kwargs, result))
-            self.total += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
-        return result
-
-
-def work_per_image(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """Floating-point operations and bytes moved by forward and backward pass, for one image."""
-    results = []
-    for counter in (FlopCounterMode(display=False), BytesCounter()):
-        model.zero_grad()
-        with counter:
-            F.cross_entropy(model(x), y).backward()
-        counted = counter.total if isinstance(counter, BytesCounter) else counter.get_total_flops()
-        results.append(counted / len(x))
-    return results[0], results[1]
-
-
-def ceilings(device: torch.device) -> dict[str, float]:
-    """What the machine can do: FLOP/s of a matrix product, bytes/s of a copy (read and written)."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
-    target = torch.empty_like(source)
-    actions = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    seconds = in_turn(actions, device, 5)
-    return {
-        "flop per second": 2 * size**3 / seconds["product"],
-        "bytes per second": 2 * source.nbytes / seconds["copy"],
-    }
-
-
 # --- both as whole processes ---
 
 
-def run(words: list[str], threads: int | None = None) -> subprocess.Popen:
+def run(words: list[str], **environment: str) -> subprocess.Popen:
     """Start a script of this folder; its output is kept for the case that it fails."""
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.Popen(
         [sys.executable, str(HERE / words[0]), *words[1:]],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env={**os.environ, **environment},
     )
 
 
@@ -299,23 +253,65 @@ def train_words(options: argparse.Namespace, folder: Path, name: str) -> list[st
     return ["train.py", "--dir", str(folder / name), *training_words(options)]
 
 
-def throughput(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+def throughput(options: argparse.Namespace, folder: Path, **environment: str) -> dict[str, float]:
     """Images a second of several lines at once, and of one, each with its share of the threads."""
     longer = argparse.Namespace(**{**vars(options), "epochs": 3 * options.epochs})
     threads = max(1, torch.get_num_threads() // options.lines)
     rates = {}
     for lines in (1, options.lines):
-        words = [train_words(longer, folder, f"throughput-{lines}-{i}") for i in range(lines)]
-        for process in [run(w, threads) for w in words]:
+        names = [f"throughput-{lines}-{i}" for i in range(lines)]
+        words = [[*train_words(longer, folder, name), "--overwrite"] for name in names]
+        for process in [run(w, OMP_NUM_THREADS=str(threads), **environment) for w in words]:
             finish(process)
-        logs = [
-            runs.read_log(runs.trial_folder(folder / f"throughput-{lines}-{i}", 0))
-            for i in range(lines)
-        ]
+        logs = [runs.read_log(runs.trial_folder(folder / name, 0)) for name in names]
         rates[lines] = sum(
             options.images / statistics.median(row["seconds"] for row in log[1:]) for log in logs
         )
     return {"one line": rates[1], "all lines": rates[options.lines], "threads a line": threads}
+
+
+@contextlib.contextmanager
+def shared_gpu(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment in which processes share a GPU through CUDA's MPS daemon, while it runs."""
+    environment = {
+        "CUDA_MPS_PIPE_DIRECTORY": str(folder / "mps"),
+        "CUDA_MPS_LOG_DIRECTORY": str(folder / "mps"),
+    }
+    (folder / "mps").mkdir()
+    own = {**os.environ, **environment}
+    subprocess.run([MPS, "-d"], env=own, check=True)
+    try:
+        yield environment
+    finally:
+        subprocess.run([MPS], input="quit\n", text=True, env=own, check=True)
+
+
+def all_choices(options: argparse.Namespace, folder: Path) -> dict[str, list[dict]]:
+    """The tables of `speed.choices`, and lines as processes; each is printed when it is there."""
+    device, found = select_device(options.gpu), {}
+
+    def show(title: str, rows: list[dict]) -> None:
+        found[title] = rows
+        print(f"\n{title}\n\n{speed.as_table(rows)}", flush=True)
+
+    print(f"{describe(device)}; ConvNetSI, width {options.width}, torch {torch.__version__}")
+    for title, rows in speed.choices(device, options.width, options.images):
+        show(title, rows)
+    make_images(options, folder)
+    rows = [{"processes": "as they are", **throughput(options, folder)}]
+    if device.type == "cuda" and shutil.which(MPS):
+        with shared_gpu(folder) as environment:
+            rows.append({"processes": "MPS", **throughput(options, folder, **environment)})
+    show(f"{options.lines} lines as processes, images/s", rows)
+    return found
+
+
+def make_images(options: argparse.Namespace, folder: Path) -> None:
+    """Have an ImageFolder at hand, decoded once: that is part of no time."""
+    if options.data_path is None:
+        options.data_path = f"{folder}/data"
+        random_images(Path(options.data_path), options.images)
+    data.load("ImageFolder", options.data_path, use_test=True, use_data_size=options.images)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -396,15 +392,14 @@ def main(argv: list[str] | None = None) -> None:
     if options.only:
         print(json.dumps(plain(options) if options.only == "plain" else parts(options)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        if options.data_path is None:
-            options.data_path = f"{folder}/data"
-            random_images(Path(options.data_path), options.images)
-        # Decoding the images once is part of neither pipeline's time.
-        data.load("ImageFolder", options.data_path, use_test=True, use_data_size=options.images)
-        device = describe(select_device(options.gpu))
-        found = compare(options, Path(folder))
-    print(report(options, found, device))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.choices:
+            found = all_choices(options, folder)
+        else:
+            make_images(options, folder)
+            found = compare(options, folder)
+            print(report(options, found, describe(select_device(options.gpu))))
     if options.json:
         text = json.dumps({**vars(options), **found}, indent=2) + "\n"
         write_atomically(options.json, text.encode())

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import models
@@ -113,6 +116,47 @@ def rates(gpu: int) -> str:
     return f"{describe(device)}\n\n{table}"
 
 
+class BytesCounter(TorchDispatchMode):
+    """Adds up the bytes that every operation reads and writes (views move nothing)."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = torch.utils._pytree.tree_leaves((args, kwargs, result))
+            self.total += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+        return result
+
+
+def work_per_image(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Floating-point operations and bytes moved by forward and backward pass, for one image."""
+    results = []
+    for counter in (FlopCounterMode(display=False), BytesCounter()):
+        model.zero_grad()
+        with counter:
+            F.cross_entropy(model(x), y).backward()
+        counted = counter.total if isinstance(counter, BytesCounter) else counter.get_total_flops()
+        results.append(counted / len(x))
+    return results[0], results[1]
+
+
+def ceilings(device: torch.device) -> dict[str, float]:
+    """What the machine can do: FLOP/s of a matrix product, bytes/s of a copy (read and written)."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    actions = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    seconds = in_turn(actions, device, 5)
+    return {
+        "flop per second": 2 * size**3 / seconds["product"],
+        "bytes per second": 2 * source.nbytes / seconds["copy"],
+    }
+
+
 # --- what each choice does: every function gives the rows of one table ---
 
 
@@ -124,7 +168,11 @@ def choices(device: torch.device, width: int, count: int) -> Iterator[tuple[str,
     yield "one line", list(variants(device, width, count))
     yield "host, ms", [host(count, width, device)]
     if on_gpu:
-        recipes = ({}, {"precision": "tf32"}, {"precision": "tf32", "elr": 1e-3, "traced_steps": 99})
+        recipes = (
+            {},
+            {"precision": "tf32"},
+            {"precision": "tf32", "elr": 1e-3, "traced_steps": 99},
+        )
         yield "kernels of a step", [kernels(device, width, **recipe) for recipe in recipes]
         rows = [lines_in_graph(device, width, p) for p in ("tf32", "bf16")]
         yield "lines in one graph", list(itertools.chain(*rows))
@@ -132,24 +180,30 @@ def choices(device: torch.device, width: int, count: int) -> Iterator[tuple[str,
 
 def variants(device: torch.device, width: int, count: int) -> Iterator[dict[str, Any]]:
     """Training and measuring in each precision, layout, and through torch.compile."""
-    on_gpu = device.type == "cuda"
-    for precision in ("fp32", "tf32", "bf16") if on_gpu else ("fp32",):
-        for layout in LAYOUTS:
-            yield variant(device, width, count, precision, layout, compile=False)
-        if on_gpu and precision != "fp32":
-            yield variant(device, width, count, precision, "channels last", compile=True)
+    ways = [("fp32", layout, False) for layout in LAYOUTS]
+    if device.type == "cuda":
+        ways += [(precision, layout, False) for precision in ("tf32", "bf16") for layout in LAYOUTS]
+        ways += [(precision, "channels last", True) for precision in ("tf32", "bf16")]
+    for precision, layout, compile in ways:
+        row = {"precision": precision, "layout": layout, "compiled": compile}
+        try:
+            row |= variant(device, width, count, **row)
+        except RuntimeError as error:  # no compiler, no memory: the others are wanted all the same
+            row["failed"] = str(error).strip().split("\n")[0][:80]
+        yield row
+        tidy_up(device)
 
 
 def variant(
-    device: torch.device, width: int, count: int, precision: str, layout: str, compile: bool
-) -> dict[str, Any]:
+    device: torch.device, width: int, count: int, precision: str, layout: str, compiled: bool
+) -> dict[str, float | None]:
     """One way to train and to measure: milliseconds of a step, seconds of whole passes.
 
     "graph" is the step's replay alone; what "step" takes beyond it is the copy of the batch.
     """
     images = random_images(count, device, LAYOUTS[layout])
     test = random_images(max(count // 5, 1), device, LAYOUTS[layout])
-    trainer = new_trainer(width, images, precision=precision, compile=compile)
+    trainer = new_trainer(width, images, precision=precision, compile=compiled)
     x, y = next(images.batches(BATCH))
     warm(trainer, x, y)
     graph, generator = trainer.captured.graph, torch.Generator().manual_seed(0)
@@ -162,13 +216,10 @@ def variant(
     meters = [
         Meter(trainer.model, part, Wanted.from_flags(flags), train_mode="train_mode" in flags,
               batch_size=BATCH, scopes={"all": parameter_names(trainer.model, si_only=False)},
-              precision=precision, compile=compile)
+              precision=precision, compile=compiled)
         for part, flags in ((images, runs.TRAIN_FLAGS), (test, runs.TEST_FLAGS))
     ]  # fmt: skip
     row = {
-        "precision": precision,
-        "layout": layout,
-        "compiled": compile,
         "graph, ms": often(graph.replay, device) if graph else None,
         "step, ms": often(lambda: trainer.step(x, y), device),
     }
@@ -176,8 +227,6 @@ def variant(
     passes = {"epoch, s": epoch, "metrics, s": meters[0].measure, "test, s": meters[1].measure}
     row |= in_turn(passes, device, rounds=3)
     row["memory, GB"] = torch.cuda.memory_reserved() / 1e9 if graph else None
-    del trainer, meters, graph, passes, epoch
-    tidy_up(device)
     return row
 
 
@@ -241,13 +290,9 @@ class Lines:
 
 def lines_in_graph(device: torch.device, width: int, precision: str) -> Iterator[dict[str, Any]]:
     """Milliseconds of a line's step when 1, 2, 4, ... lines are branches of one graph."""
-    images = random_images(BATCH, device, torch.channels_last)
-    x, y = next(images.batches(BATCH))
     alone, count = None, 1
     while count <= MOST_LINES:
-        trainers = [new_trainer(width, images, precision=precision) for _ in range(count)]
-        lines = Lines(trainers, device)
-        took = often(lambda lines=lines: lines.step(x, y), device) / count
+        took = step_of_lines(device, width, precision, count) / count
         alone = alone or took
         yield {
             "precision": precision,
@@ -255,9 +300,16 @@ def lines_in_graph(device: torch.device, width: int, precision: str) -> Iterator
             "step of a line, ms": took,
             "times as fast": alone / took,
         }
-        del trainers, lines
         tidy_up(device)
         count *= 2
+
+
+def step_of_lines(device: torch.device, width: int, precision: str, count: int) -> float:
+    """Milliseconds in which so many lines take a step each."""
+    images = random_images(BATCH, device, torch.channels_last)
+    lines = Lines([new_trainer(width, images, precision=precision) for _ in range(count)], device)
+    x, y = next(images.batches(BATCH))
+    return often(lambda: lines.step(x, y), device)
 
 
 def host(count: int, width: int, device: torch.device) -> dict[str, float]:
@@ -281,5 +333,4 @@ def host(count: int, width: int, device: torch.device) -> dict[str, float]:
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with the same keys as a table."""
-    return tabulate([list(row.values()) for row in rows], list(rows[0]), floatfmt=".4g")
+    return tabulate(rows, headers="keys", floatfmt=".4g")
