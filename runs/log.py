@@ -24,7 +24,10 @@ def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def append_log(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row to log.csv and flush it to the disk. A torn one has no end of line: not read."""
+    """Add a row, with the keys of the others in their order, to log.csv, and flush it to the disk.
+
+    A row that a kill or a full disk has torn has no end of line and is not read.
+    """
     path = folder / LOG
     try:
         with path.open("ab") as file:

@@ -329,6 +329,7 @@ def test_metrics_round_trip(tmp_path_factory, rows):
 )
 def test_log_round_trip(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("log")
+    rows = [{"epoch": row["epoch"], "loss": row["loss"]} for row in rows]
     runs.write_log(folder, rows[:2])
     for row in rows[2:]:
         runs.append_log(folder, row)

@@ -1,0 +1,124 @@
+"""What a GPU is wanted for, in pieces of some minutes: python -m experiments.gpu --minutes 10
+
+In this order: the checks of tests/test_cuda.py; what each way of computing takes
+(benchmark.py --choices); figure2 and three_regimes at full length. When the minutes are over, what
+runs is stopped as by Ctrl-C, and the same command goes on from there. results/ gets what is worth
+keeping: the checks' figures, the tables, and of every run its configuration, log and metrics,
+which are a few hundred kilobytes.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import runs
+from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
+from experiments.lines import ROOT, Line, lines_of
+from experiments.local import run_here
+from experiments.runner import SCRIPTS, say
+from options import PRECISIONS, Option, Parser, integer, number, one_of
+from utils import Interrupted, locked, user_errors
+
+OPTIONS = (
+    Option("--minutes", number(0, open_low=True), 10.0, "stop after these; the next call goes on"),
+    Option("--jobs", integer(1), 4, "lines that run at once"),
+    Option("--precision", one_of(PRECISIONS), "tf32", "of the runs and of their metrics"),
+    Option("--compile", None, False, "run through torch.compile (needs a C++ compiler)"),
+    IMAGE_FOLDER,
+)
+RESULTS = Path("results")
+# name of the file of what they print -> the words of the command
+COMMANDS = {
+    "checks": ["-m", "pytest", "-q", "-s", "tests/test_cuda.py"],
+    "choices": ["benchmark.py", "--choices", "--width", "32", "--images", "50000", "--lines", "4"],
+}
+WANTED = (EXPERIMENTS["figure2"], EXPERIMENTS["three_regimes"])
+
+
+def on_gpu(experiment: Experiment, precision: str, compiled: bool) -> Experiment:
+    """The same at this precision, with one checkpoint a line: its files are easily moved."""
+    params = {"precision": precision, "metrics_precision": precision, "compile": compiled}
+    params = {**experiment.params, **params, "keep": 1, "keep_epochs": None}
+    return replace(experiment, name=f"{experiment.name}_{precision}", params=params)
+
+
+def run_once(name: str, words: Sequence[str]) -> None:
+    """Run a command and keep what it prints; nothing if that is there already."""
+    path = RESULTS / "gpu" / f"{name}.txt"
+    if path.exists():
+        say(f"{path} is there already")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with partial.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=SCRIPTS,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that it is stopped with the processes that it starts
+        )
+        try:
+            status = process.wait()
+        except Interrupted:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+        file.write(f"exit status {status}\n")
+    partial.replace(path)
+    say(path.read_text())
+
+
+def keep(lines: Sequence[Line]) -> None:
+    """Copy what the lines have left to results/, but for the checkpoints."""
+    names = [runs.CONFIG, runs.LOG, *(f"{name}.npz" for name in runs.METRICS)]
+    for line in lines:
+        to = RESULTS / line.folder.relative_to(ROOT)
+        for path in filter(Path.exists, (line.folder / name for name in names)):
+            to.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+    for path in (ROOT / lines[0].folder.relative_to(ROOT).parts[0]).glob("*.png"):
+        shutil.copy(path, RESULTS / path.parent.name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(OPTIONS, prog="experiments.gpu", description=__doc__.split("\n")[0])
+    options = parser.parse_args(argv)
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
+    lines: list[Line] = []
+    failed = 0
+    try:
+        for name, words in COMMANDS.items():
+            run_once(name, words)
+        for wanted in WANTED:
+            experiment = on_gpu(wanted, options.precision, options.compile)
+            experiment = experiment.on_folder(options.image_folder)
+            lines = lines_of(experiment)
+            with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
+                failed |= run_here(experiment, lines, options.jobs)
+            keep(lines)
+        say("all is done")
+    except Interrupted as interrupted:
+        if lines:
+            keep(lines)
+        if interrupted.number != signal.SIGALRM:
+            raise
+        say(f"the {options.minutes:g} minutes are over; the same command goes on")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return failed
+
+
+if __name__ == "__main__":
+    with user_errors("experiments.gpu"):
+        sys.exit(main())

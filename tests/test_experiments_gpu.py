@@ -1,0 +1,61 @@
+"""The minutes of a GPU: pieces end in time, the next one goes on, results are kept."""
+
+import pytest
+
+import runs
+from experiments import Experiment, gpu
+from experiments.lines import lines_of
+from options import PRECISIONS
+
+TINY = Experiment(
+    "tiny",
+    "",
+    dataset="Digits",
+    params={
+        "num_channels": 1, "use_data_size": 150, "epochs": 40, "save_freq": 1, "metrics": True,
+        "gpu": -1,
+    },
+    lrs=(0.1,),
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "WANTED", (TINY,))
+    monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", "print('checked')"]})
+    return tmp_path
+
+
+def test_a_piece_that_is_cut_goes_on_and_leaves_the_small_files(place, capfd):
+    folder = place / "results/tiny_fp32/lr_0.1_wd_0.001/trial_0"
+    for piece in range(40):
+        assert gpu.main(["--minutes", "0.12", "--precision", "fp32", "--jobs", "1"]) == 0
+        if "all is done" in capfd.readouterr().out:
+            break
+        assert runs.read_log(folder) or piece < 10
+    (line,) = lines_of(gpu.on_gpu(TINY, "fp32", compiled=False))
+    assert [row["epoch"] for row in runs.read_log(folder)] == list(range(1, 41))
+    assert list(runs.Metrics.read(folder / "train-tm.npz").rows) == list(range(41))
+    assert not list((place / "results").rglob("*.pt"))
+    assert len(runs.checkpoints_in(line.folder)) == 1
+    assert (place / "results/gpu/checks.txt").read_text() == "checked\nexit status 0\n"
+    assert (place / "results/tiny_fp32/figure2.png").exists()
+
+
+def test_a_command_that_is_cut_is_run_again(place, monkeypatch, capfd):
+    slow = "import time; print('begun', flush=True); time.sleep(60)"
+    monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", slow]})
+    assert gpu.main(["--minutes", "0.03"]) == 0
+    assert "goes on" in capfd.readouterr().out
+    assert not (place / "results/gpu/checks.txt").exists() and not (place / "Experiments").exists()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_full_length_and_one_checkpoint_a_line(precision):
+    for experiment in gpu.WANTED:
+        for line in lines_of(gpu.on_gpu(experiment, precision, compiled=True)):
+            o = line.options
+            assert o.epochs == 1000 and o.keep == 1 and o.metrics and o.compile
+            assert o.precision == o.metrics_precision == precision
+            assert experiment.name in line.folder.parts[1] and o.keep_epochs == []
