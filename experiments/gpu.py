@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import runs
-from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from experiments.lines import ROOT, Line, lines_of
 from experiments.local import run_here
+from experiments.papers import PAPERS
 from experiments.runner import SCRIPTS, say
+from experiments.setting import IMAGE_FOLDER, Experiment
 from options import PRECISIONS, Option, Parser, integer, number, one_of
 from utils import Interrupted, locked, user_errors
 
@@ -37,7 +38,7 @@ COMMANDS = {
     "checks": ["-m", "pytest", "-q", "-s", "tests/test_cuda.py"],
     "choices": ["benchmark.py", "--choices", "--width", "32", "--images", "50000", "--lines", "4"],
 }
-WANTED = (EXPERIMENTS["figure2"], EXPERIMENTS["three_regimes"])
+WANTED = tuple(e for e in PAPERS if e.name in ("figure2", "three_regimes"))
 
 
 def on_gpu(experiment: Experiment, precision: str, compiled: bool) -> Experiment:
