@@ -1,5 +1,6 @@
 """P1: why there are periods: the norm, the equilibrium, the steps, the sharpness."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -125,12 +126,12 @@ def consistent(base: list[Run]) -> Finding:
         gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
         lr, wd = run.config["lr_init"], run.config["wd"]
         inside = []
-        for period in found.cycles:
-            steps = (trace["epoch"] >= period.start) & (trace["epoch"] < period.end)
+        # From turn to turn: the gradients that enlarge ρ come before it is largest.
+        for begin, end in itertools.pairwise(found.turns):
+            steps = (trace["epoch"] >= begin) & (trace["epoch"] < end)
             low, high = equilibrium_norm([gradient[steps].min(), gradient[steps].max()], lr, wd)
-            inside.append(
-                float(np.mean((low <= trace["si_norm"][steps]) & (trace["si_norm"][steps] <= high)))
-            )
+            norm = trace["si_norm"][steps]
+            inside.append(float(np.mean((low <= norm) & (norm <= high))))
         columns = (found.lengths, found.each("rho_start"), found.each("rho_turn"))
         rows.append({
             "run": run.folder.as_posix(), "lengths": columns[0].tolist(),

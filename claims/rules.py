@@ -113,8 +113,8 @@ def consistent(
     ----------
     lengths, highs, lows : lengths of its periods after one e-fold, ρ at its maxima and minima.
     cv : coefficient of variation of the lengths.
-    inside : of each period, the share of its steps with ρ between the equilibrium norms of the
-        smallest and the largest effective gradient of the period.
+    inside : of each period, from turn to turn, the share of its steps with ρ between the
+        equilibrium norms of the smallest and the largest effective gradient of the period.
     """
     steady = all(has_no_trend(values) for values in (lengths, highs, lows))
     return steady and cv < 0.5 and min(inside) == 1
