@@ -1,5 +1,7 @@
 """Official command lines are understood; mistakes cost one line and exit status 2."""
 
+import argparse
+
 import pytest
 
 import options
@@ -88,7 +90,7 @@ def test_every_option_of_the_specification_is_there():
     ("--fix_elr --elr 0.1 --fix_si_pnorm --fix_si_pnorm_value 5", "leave out --fix_si_pnorm_value"),
     ("--fbgd --save_freq_int 3", "nothing to save"),
     ("--optimizer adam --momentum 0.9", "--momentum belongs to --optimizer sgd"),
-    ("--optimizer adamw --momentum 0", "--momentum belongs to --optimizer sgd"),
+    ("--optimizer adamw --momentum=0", "--momentum belongs to --optimizer sgd"),
     ("--optimizer adam --fix_elr --elr 0.1", "--fix_elr needs --optimizer sgd"),
     ("--optimizer adamw --fix_elr --elr 0.1", "--fix_elr needs --optimizer sgd"),
     ("--optimizer amad", "did you mean adam?"),
@@ -199,3 +201,28 @@ def test_command_lines_are_read_back():
     assert words == ["train.py", "--lr_init", "0.5", "--wd", "0.0", "--fbgd", "--use_test"]
     args = options.train_options(words[1:])
     assert (args.lr_init, args.wd, args.fbgd, args.use_test) == (0.5, 0, True, True)
+
+
+def test_values_in_lists():
+    assert options.key_values("account=me,--mem=8G,x=a=b") == {
+        "account": "me", "mem": "8G", "x": "a=b",
+    }  # fmt: skip
+    assert options.whole_numbers("0,12,3") == [0, 12, 3]
+
+
+def test_what_the_command_line_itself_gives():
+    declared = options.TRAIN
+    assert options.given(["--wd", "0.1", "--initscale=3", "--noaug", "x"], declared) == {
+        "wd", "init_scale", "noaug",
+    }  # fmt: skip
+    assert options.given([], declared) == set()
+
+
+@pytest.mark.parametrize("text, value", [("1", 1), ("1e-3", 1e-3), (".5", 0.5), ("0", None)])
+def test_numbers_above_an_open_bound(text, value):
+    parse = options.number(0, 1, open_low=True)
+    if value is None:
+        with pytest.raises(argparse.ArgumentTypeError, match="> 0 and <= 1"):
+            parse(text)
+    else:
+        assert parse(text) == value

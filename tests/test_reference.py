@@ -119,13 +119,24 @@ def assert_plain(folder, options, first=0):
     """What the folder holds from checkpoint `first` on is what the reference gets from there."""
     start, rows = state_of(folder, first), runs.read_log(folder)
     assert len(rows) == options.epochs
+    assert options.base_lr == pytest.approx(rows[0]["lr"])  # every schedule begins at 1
+    sizes = {k: start[k].numel() for k in reference.trainable(start)}
+    assert options.si_parameters == sum(sizes[k] for k in reference.invariant(start))
+    assert options.other_parameters == sum(sizes.values()) - options.si_parameters
+    assert options.num_classes == 5
     plain = reference.train(dict(start), options, first)
     for row, (expected, weights) in zip(rows, plain, strict=True):
         tested = {k for k, value in row.items() if value is not None}
         assert tested - {"seconds"} == expected.keys()
         for key, value in expected.items():
             assert row[key] == pytest.approx(value, rel=5e-4, abs=1e-6), key
-        found = state_of(folder, expected["epoch"])
+        content = torch.load(folder / f"checkpoint-{expected['epoch']}.pt", weights_only=True)
+        for part in ("train", "test"):  # accuracy in per cent there, as in official checkpoints
+            result, loss = content[f"{part}_res"], row[f"{part}_loss"]
+            assert result["loss"] == loss
+            accuracy = None if loss is None else pytest.approx(100 * row[f"{part}_acc"])
+            assert result["accuracy"] == accuracy
+        found = content["state_dict"]
         assert found.keys() == weights.keys()
         moved = reference.length(weights[k] - start[k] for k in reference.trainable(start))
         for key, value in weights.items():  # up to rounding, beside what training has changed

@@ -176,6 +176,31 @@ def test_an_interrupted_run_goes_on_from_an_epoch_that_is_not_kept(run, monkeypa
     assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
 
 
+def test_the_table_shows_the_log(run, capsys):
+    folder = run("--epochs 4 --eval_freq 3")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
+    for line, row in zip(shown, runs.read_log(folder), strict=True):
+        values = [float(word) for word in line.split()]
+        test = [] if row["test_acc"] is None else [row["test_loss"], 100 - 100 * row["test_acc"]]
+        expected = [row["epoch"], row["lr"], row["train_loss"], 100 - 100 * row["train_acc"],
+                    *test, row["si_norm"], row["seconds"]]  # fmt: skip
+        assert values == pytest.approx(expected, abs=0.0051)
+
+
+def test_bfloat16_is_of_training_alone(run):
+    """Its rounding shows in the training loss, a little; checkpoints and metrics are float32."""
+    extra = "--epochs 1 --metrics --save_freq 1 --lr_init 0.001"
+    plain = run(extra)
+    first, loss = states(plain)[0, 0], runs.read_log(plain)[0]["train_loss"]
+    measured = runs.Metrics.read(plain / "train-tm.npz").rows[0]
+    folder = run(f"{extra} --precision bf16 --overwrite")
+    rounded = runs.read_log(folder)[0]["train_loss"]
+    assert rounded != loss and rounded == pytest.approx(loss, rel=0.1)
+    assert same(states(folder)[0, 0], first)
+    assert runs.Metrics.read(folder / "train-tm.npz").rows[0] == measured
+    assert all(v.dtype != torch.bfloat16 for v in states(folder)[1, 0].values())
+
+
 def test_seed_and_trial_decide_the_run(tmp_path):
     finals = {}
     for name, extra in {"a": "", "b": "", "seed": "--seed 2", "trial": "--trial 1"}.items():
