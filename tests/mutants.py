@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -29,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".txt")
 KNOWN = ROOT / ".mutants.json"
-LIMIT = 300  # seconds; a mutant that hangs has been noticed
+LIMIT = 300  # seconds of computing; a mutant that hangs has been noticed
 SLOW_TO_IMPORT = ("torch", "sklearn.datasets", "scipy.stats", "scipy.sparse.linalg", "scipy.signal",
                   "matplotlib.pyplot", "PIL.Image", "hypothesis", "pytest", "torch._dynamo",
                   "torchvision.datasets")  # fmt: skip
@@ -107,7 +108,8 @@ def run_tests(folder: Path, tests: str) -> None:
     import pytest
 
     os.setsid()
-    signal.alarm(LIMIT)
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+    signal.alarm(10 * LIMIT)
     os.chdir(folder)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)

@@ -140,7 +140,8 @@ def make(tmp_path):
         config = {**CONFIG, "epochs": len(loss), **(config or {})}
         runs.write_config(folder, config)
         n = len(loss)
-        columns = {"epoch": np.arange(1, n + 1), "train_loss": loss, "si_norm": rho,
+        columns = {"epoch": np.arange(1, n + 1), "lr": np.full(n, config["lr_init"]),
+                   "train_loss": loss, "si_norm": rho,
                    "train_acc": np.full(n, 0.5), "test_acc": np.full(n, 0.9),
                    "effective_lr": 0.1 / np.asarray(rho) ** 2, **columns}  # fmt: skip
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
