@@ -411,8 +411,11 @@ def train_options(
 
     What official command lines give without an effect is set aside; `say` gets a line about it.
     """
-    args = Parser(TRAIN, prog="train.py", description="Train one network.").parse_args(argv)
+    parser = Parser(TRAIN, prog="train.py", description="Train one network.")
+    args = parser.parse_args(argv)
     words = given(argv, TRAIN)
+    if args.lr_init == 0 and not (args.fix_elr or args.fix_all_elr):
+        parser.error("--lr_init: 0 is not a finite number > 0, and --fix_elr alone does without")
     idle = idle_options(args, words)
     defaults = {option.key: option.default for option in TRAIN}
     check_train_options(args, words)
@@ -463,8 +466,6 @@ def check_train_options(args: argparse.Namespace, words: set[str]) -> None:
     named = [name for name, value in schedules.items() if value]
     if len(named) > 1:
         raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
-    if args.lr_init == 0 and not on_sphere:
-        raise UserError("--lr_init: 0 is not a finite number > 0 (it is for --fix_elr alone)")
     if args.fix_elr and args.fix_all_elr:
         raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
     if on_sphere and args.elr is None:

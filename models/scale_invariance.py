@@ -65,5 +65,6 @@ def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))
-        norms = torch.linalg.vector_norm(tensor, dim=rows, keepdim=True, dtype=torch.float64)
-        tensor.mul_((each / norms).to(tensor.dtype))
+        exact = tensor.double()  # so that weights that have this norm stay as they are, bit for bit
+        norms = torch.linalg.vector_norm(exact, dim=rows, keepdim=True)
+        tensor.copy_(exact * (each / norms))

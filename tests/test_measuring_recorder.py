@@ -28,7 +28,8 @@ def same(a, b):
 
 def measure_with_test_script(folder):
     """What the driver runs after a training without --metrics."""
-    experiment = Experiment("x", "", params={"epochs": 1})
+    corrupt = runs.read_config(folder)["corrupt_train"]
+    experiment = Experiment("x", "", params={"epochs": 1, "corrupt_train": corrupt})
     for words in list(lines_of(experiment)[0].commands.values())[1:]:
         words = [str(folder) if "trial_0" in w and ".npz" not in w else w for w in words]
         words = [str(folder / w.split("/")[-1]) if ".npz" in w else w for w in words]

@@ -184,7 +184,7 @@ class Trainer:
             if "step" in keys:
                 moments["step"] = torch.zeros((), dtype=torch.float32, device=self.device)
             for key, value in state.items():
-                moments[key].copy_(torch.as_tensor(value))
+                moments[key].copy_(torch.as_tensor(value).reshape(moments[key].shape))
             self.optimizer.state[weight] = moments
 
     def optimizer_state(self) -> dict[str, Any]:
