@@ -138,6 +138,7 @@ def load(
     *,
     use_test: bool = False,
     use_data_size: int | None = None,
+    use_test_size: int | None = None,
     corrupt_train: float | None = None,
     split_classes: int | None = None,
 ) -> tuple[ImageSet, ImageSet]:
@@ -151,6 +152,7 @@ def load(
         a training set smaller than 50,000) are held out and evaluated.
     use_data_size : keep the first N training images. The size of the whole training set stands for
         all that are left beside those held out.
+    use_test_size : keep the first N images to evaluate on.
     corrupt_train : fraction of the training images that get uniformly random labels.
     split_classes : keep one of `SPLIT_CLASSES`, numbered anew, in both parts.
 
@@ -175,6 +177,10 @@ def load(
                 f"of {name}" + ("" if use_test else f" ({len(test)} are held out: --use_test)")
             )
         train = train.subset(slice(0, use_data_size))
+    if use_test_size is not None:
+        if use_test_size > len(test):
+            raise UserError(f"--use_test_size {use_test_size} is more than the {len(test)} images")
+        test = test.subset(slice(0, use_test_size))
     if split_classes is not None:
         if train.num_classes != 10:
             raise UserError(f"--split_classes halves ten classes; {name} has {train.num_classes}")

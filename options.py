@@ -119,6 +119,12 @@ def whole_numbers(text: str) -> list[int]:
     return [integer(0)(part) for part in text.split(",")]
 
 
+def chosen_epochs(text: str) -> Sequence[int]:
+    """Whole numbers separated by commas, or every n-th from 0 on: 'every10' or 'every 10'."""
+    every = re.fullmatch(r"every[ _]?([1-9]\d*)", text)
+    return range(0, sys.maxsize, int(every[1])) if every else whole_numbers(text)
+
+
 def key_values(text: str) -> dict[str, str]:
     """name=value pairs, separated by commas."""
     pairs = [part.partition("=") for part in text.split(",")]
@@ -163,6 +169,10 @@ DATA = (
     Option("--data_path", str, "./datasets", "folder of the data (CIFAR is downloaded into it)"),
     Option("--batch_size", integer(1), 128, "images in a batch"),
     Option("--use_data_size", integer(1), None, "keep the first N training images (default: all)"),
+    Option(
+        "--use_test_size", integer(1), None,
+        "measure on the first N images of the test (or held-out) set (default: all)",
+    ),
     Option(
         "--corrupt_train", number(0, 1), None,
         "replace the labels of this fraction of the training images by random ones",
@@ -297,7 +307,11 @@ TRAIN = (
 )  # fmt: skip
 
 TEST = (
-    Option("--models_dir", str, None, "folder of the checkpoints, DIR/trial_<t>"),
+    Option("--models_dir", str, None, "folder of the checkpoints, DIR/trial_<t>, or one of them"),
+    Option(
+        "--epochs", chosen_epochs, None,
+        "measure these checkpoints alone, adding to the file: 0,100,200 or every10 (default: all)",
+    ),
     Option("--save_path", str, None, "the .npz file (default: a name below models_dir)"),
     Option("--prebn_save_path", str, None, "second .npz, as with --prebn_only, from the same pass"),
     Option("--use_test", None, False, "measure on the test set (default: the training set)"),

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import argparse
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,11 +44,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     """All checkpoints of one run. `words` are the options that the command line itself gave."""
-    folder = Path(options.models_dir).expanduser()
-    found = runs.checkpoints_in(folder)
+    folder, found = chosen_checkpoints(Path(options.models_dir).expanduser(), options.epochs)
+    add = options.update or len(found) < len(runs.checkpoints_in(folder))
     parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
-    if not found:
-        raise UserError(f"no checkpoint-<epoch>.pt in {folder}: --models_dir is DIR/trial_<t>")
     try:
         config = runs.read_config(folder)
     except FileNotFoundError:
@@ -82,7 +81,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     wanted = Wanted.from_flags(key for key, value in vars(options).items() if value is True)
     scopes = {scope: parameter_names(model, scope == "si") for scope in files}
     tables = {
-        scope: runs.Metrics.read_if_there(path) if options.update else runs.Metrics()
+        scope: runs.Metrics.read_if_there(path) if add else runs.Metrics()
         for scope, path in files.items()
     }
 
@@ -102,6 +101,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             augment_seed=mix(options.seed) if options.use_aug else None,
             vector_seed=mix(options.seed),
             precision=options.metrics_precision,
+            progress=True,
         )
 
     def missing(epoch: float) -> Wanted | None:
@@ -150,6 +150,33 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 
+def chosen_checkpoints(
+    path: Path, epochs: Sequence[int] | None
+) -> tuple[Path, dict[tuple[int, int], Path]]:
+    """The folder, and those of its checkpoints that are asked for: (epoch, part of it) -> file.
+
+    Raises
+    ------
+    UserError : there is none, or none of an epoch that is named.
+    """
+    folder = path.parent if path.is_file() else path
+    found = runs.checkpoints_in(folder)
+    if not found or (path.is_file() and path not in found.values()):
+        raise UserError(f"no checkpoint-<epoch>.pt in {path}: --models_dir is DIR/trial_<t>")
+    if path.is_file():
+        return folder, {key: file for key, file in found.items() if file == path}
+    if epochs is None:
+        return folder, found
+    whole = [epoch for epoch, part in found if not part]
+    absent = [epoch for epoch in epochs if epoch not in whole] if isinstance(epochs, list) else []
+    if absent:
+        raise UserError(
+            f"no checkpoint-{absent[0]}.pt in {folder}: there are {plural(len(whole), 'epoch')} "
+            f"from {min(whole)} to {max(whole)}"
+        )
+    return folder, {(e, part): f for (e, part), f in found.items() if e in epochs and not part}
+
+
 def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet:
     """The images to measure on: the test set, or the images that the run was trained on."""
     train, test = data.load(
@@ -157,6 +184,7 @@ def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet
         options.data_path,
         use_test=options.use_test or run_uses_test,
         use_data_size=None if options.use_test else options.use_data_size,
+        use_test_size=options.use_test_size if options.use_test else None,
         corrupt_train=None if options.use_test else options.corrupt_train,
         split_classes=options.split_classes,
     )

@@ -76,6 +76,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
         options.data_path,
         use_test=options.use_test,
         use_data_size=options.use_data_size,
+        use_test_size=options.use_test_size,
         corrupt_train=options.corrupt_train,
         split_classes=options.split_classes,
     )
@@ -137,6 +138,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
                     options.dataset,
                     options.data_path,
                     use_test=True,
+                    use_test_size=options.use_test_size,
                     split_classes=options.split_classes,
                 )
                 test_images = test_images.to(device, layout)
@@ -205,6 +207,7 @@ class Training:
     ):
         self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
         self.recorder, self.evaluator = recorder, evaluator
+        self.record_seconds = 0.0  # what the metrics of a checkpoint took the last time
         self.schedule = schedule_of(options)
         steps = math.ceil(len(images) / options.batch_size)  # in an epoch
         # step -> which part of the epoch, of save_freq_int, it ends
@@ -216,7 +219,7 @@ class Training:
         """Train from `done` to `last` epochs, in a run whose first checkpoint is `first`."""
         rows = [row for row in runs.read_log(self.folder) if row["epoch"] <= done]
         runs.write_log(self.folder, rows)
-        table = Table(done)
+        table = Table()
         now = done
         try:
             if done == first:
@@ -234,7 +237,11 @@ class Training:
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
                 runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
                 self.save(now, row=row, latest=not saved)
-                table.show(row, last, evaluated)
+                if now == done + 2 and now < last:  # kernels are loaded in the first, and so on
+                    left = duration(self.left(first, now, last, row["seconds"]))
+                    words = f"about {left} to train and measure"
+                    tqdm.write(f"second epoch {row['seconds']:.2f} s: {words}")
+                table.show(row, evaluated)
                 if stop:
                     raise Diverged(now)
         except (Interrupted, OSError):
@@ -246,6 +253,24 @@ class Training:
         finally:
             if self.recorder:
                 self.recorder.write()
+
+    def left(self, first: int, now: int, last: int, seconds: float) -> float:
+        """About how many seconds the run still takes, with its metrics and evaluations.
+
+        `seconds` is what an epoch of training takes; an evaluation is the forward third of that.
+        """
+        to_come = range(now + 1, last + 1)
+        measured = [
+            e
+            for e in to_come
+            if self.recorder and (e == last or runs.is_saved(e - first, self.options.save_freq))
+        ]
+        evaluated = {e for e in to_come if e == last or (e - first) % self.options.eval_freq == 0}
+        if self.options.use_test:
+            evaluated -= {*measured}  # the metrics hold it
+        evaluation = seconds / 3 * len(self.evaluator.images) / len(self.images)
+        measuring = len(measured) * self.record_seconds + len(evaluated) * evaluation
+        return len(to_come) * seconds + measuring
 
     def epoch(self, epoch: int, progress: float) -> dict[str, Any]:
         """Train for one epoch: its row of the log, without the results on the test set."""
@@ -287,7 +312,12 @@ class Training:
 
     def record(self, epoch: int, part: int = 0) -> dict[str, Any]:
         """With --metrics, measure the present network; the results on the test set."""
-        return self.recorder.add(self.time(epoch, part))["test-em"] if self.recorder else {}
+        if self.recorder is None:
+            return {}
+        began = time.perf_counter()
+        results = self.recorder.add(self.time(epoch, part))["test-em"]
+        self.record_seconds = time.perf_counter() - began
+        return results
 
     def time(self, epoch: int, part: int) -> float:
         return epoch + part / self.options.save_freq_int if part else epoch
@@ -407,26 +437,22 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
 
 
 class Table:
-    """A line an evaluated epoch, and after the second epoch how long the rest will take.
+    """A line an evaluated epoch.
 
-    The first one holds what happens once: kernels are loaded, compared, compiled, captured.
     Where nobody watches, in a log, a line every epoch, as the official code prints.
     """
 
     HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
     REPEATED = 40  # lines between two headers
 
-    def __init__(self, first_epoch: int):
-        self.first_epoch, self.lines = first_epoch, 0
+    def __init__(self):
+        self.lines = 0
 
     @staticmethod
     def watched() -> bool:
         return sys.stdout.isatty()
 
-    def show(self, row: dict[str, Any], last: int, evaluated: bool) -> None:
-        if row["epoch"] == self.first_epoch + 2 and last > row["epoch"]:
-            left = (last - row["epoch"]) * row["seconds"]
-            tqdm.write(f"second epoch {row['seconds']:.2f} s: about {duration(left)} to train")
+    def show(self, row: dict[str, Any], evaluated: bool) -> None:
         if evaluated or not self.watched():
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)

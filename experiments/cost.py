@@ -53,12 +53,13 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def __str__(self) -> str:
+    def on(self, gpu: bool) -> str:
+        """In words, on a GPU or on a core of a CPU."""
         size = f"{self.disk / 1e9:.1f} GB" if self.disk > 1e9 else f"{self.disk / 1e6:.0f} MB"
-        return (
-            f"{duration(self.gpu_seconds)} of a GPU (assumed rate) or "
-            f"{duration(self.core_seconds)} of a CPU core; {size} of checkpoints"
-        )
+        time = f"{duration(self.core_seconds)} of a CPU core"
+        if gpu:
+            time = f"{duration(self.gpu_seconds)} of a GPU (assumed rate)"
+        return f"{time}; {size} of checkpoints"
 
 
 @functools.cache
@@ -82,15 +83,32 @@ def core_rate(width: int) -> float:
     return float(np.exp(np.interp(np.log(width), np.log(widths), np.log(rates))))
 
 
-def cost(line: Line) -> Cost:
-    """The cost of one line from its first epoch to its last, its metrics included."""
+def in_epochs(line: Line, left: bool = False) -> float:
+    """The work of a line, or of what is `left` of it, in epochs of its training.
+
+    The metrics of a checkpoint are a pass over the training images, and a forward one over those
+    of the test set.
+    """
+    o = line.options
+    epochs, checkpoints = line.left() if left else (line.epochs, line.checkpoints)
+    test_images = o.use_test_size or TEST_IMAGES[o.dataset]
+    share = test_images / ((1 + BACKWARD) * (o.use_data_size or IMAGES[o.dataset]))
+    return epochs + checkpoints * (1 + share)
+
+
+def cost(line: Line, left: bool = False) -> Cost:
+    """The cost of one line from its first epoch to its last, or of what is `left` of it.
+
+    Its metrics are included.
+    """
     o = line.options
     classes = CLASSES.get(o.dataset, 10)
     forward, parameters = count(o.model, classes, o.num_channels, o.depth, o.norm)
     images = o.use_data_size or IMAGES[o.dataset]
     trained = (1 + BACKWARD) * forward * images
-    operations = line.passes * trained + line.checkpoints * forward * TEST_IMAGES[o.dataset]
-    steps = line.passes * math.ceil(images / o.batch_size)
+    work = in_epochs(line, left)
+    operations = work * trained
+    steps = work * math.ceil(images / o.batch_size)
     moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
     kept = line.checkpoints
     if o.keep is not None:
@@ -101,5 +119,5 @@ def cost(line: Line) -> Cost:
     return Cost(operations, operations / core_rate(o.num_channels), gpu_seconds, disk)
 
 
-def total(lines: Sequence[Line]) -> Cost:
-    return sum(map(cost, lines), Cost(0, 0, 0, 0))
+def total(lines: Sequence[Line], left: bool = False) -> Cost:
+    return sum((cost(line, left) for line in lines), Cost(0, 0, 0, 0))

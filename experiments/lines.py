@@ -33,10 +33,16 @@ class Line:
         """How many checkpoints the run will leave."""
         return sum(runs.is_saved(e, self.options.save_freq) for e in range(self.epochs + 1))
 
-    @property
-    def passes(self) -> int:
-        """Passes over the training images: an epoch is one, and so are a checkpoint's metrics."""
-        return self.epochs + self.checkpoints
+    def left(self) -> tuple[int, int]:
+        """How many epochs are not trained yet, and how many checkpoints not measured."""
+        rows = runs.read_log(self.folder)
+        trained = int(rows[-1]["epoch"]) if rows else 0
+        try:
+            measured = runs.Metrics.read_if_there(self.folder / "train-tm.npz").rows
+        except UserError:  # a damaged file is measured anew
+            measured = {}
+        saved = [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
+        return max(self.epochs - trained, 0), len({*saved} - measured.keys())
 
     def log(self, step: str) -> Path:
         return self.folder / f"{step}.log"
@@ -150,10 +156,14 @@ def check_data(lines: Sequence[Line]) -> None:
     """
     import data  # only now: it loads torch
 
-    keys = ("dataset", "data_path", "use_test", "use_data_size")
-    for values in {tuple(getattr(line.options, key) for key in keys): None for line in lines}:
-        dataset, data_path, use_test, size = values
-        data.load(dataset, data_path, use_test=use_test, use_data_size=size)
+    sizes = ("use_test", "use_data_size", "use_test_size")
+    asked = {
+        (o.dataset, o.data_path, *(getattr(o, key) for key in sizes)): o
+        for o in (line.options for line in lines)
+    }
+    for options in asked.values():
+        which = {key: getattr(options, key) for key in sizes}
+        data.load(options.dataset, options.data_path, **which)
 
 
 def run_of(line: Line) -> runs.Run:

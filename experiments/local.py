@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import runs
+from experiments import cost
 from experiments.lines import ROOT, Line
 from experiments.queue import say_cost, to_do
 from experiments.runner import LineRunner, say
@@ -54,11 +55,10 @@ class Pool:
                 rows = runs.read_log(line.folder)
                 if len(rows) > 1:
                     seconds = rows[-1]["seconds"]
-                    passes = sum(line.passes for line in self.lines)
+                    left = sum(cost.in_epochs(line, left=True) for line in self.lines)
                     say(
-                        f"about {duration(passes * seconds / self.jobs)} for "
-                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch of training, "
-                        "and as long for the metrics of a checkpoint"
+                        f"about {duration(left * seconds / self.jobs)} to train and measure "
+                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch"
                     )
                     return
 
@@ -68,7 +68,9 @@ def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
     runners = []
     todo = to_do(lines)
     if todo:
-        say_cost(todo)
+        import torch  # only now: it is slow to import
+
+        say_cost(todo, gpu=torch.cuda.is_available())
         pool = Pool(todo, jobs)
         try:
             pool.run()

@@ -42,9 +42,10 @@ def to_do(lines: Sequence[Line]) -> list[Line]:
     return todo
 
 
-def say_cost(lines: Sequence[Line]) -> None:
+def say_cost(lines: Sequence[Line], gpu: bool) -> None:
+    """What is left of these lines will take, on a GPU or on a core of a CPU."""
     try:
-        about = f", from the first epoch on about {cost.total(lines)}"
+        about = f", training and metrics still to do: about {cost.total(lines, left=True).on(gpu)}"
     except RuntimeError:  # of a network of one's own that takes other images than of 32 x 32
         about = ", of a network whose work is not known"
     say(plural(len(lines), "line") + about)

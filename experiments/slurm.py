@@ -90,7 +90,7 @@ def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> N
     todo = to_do(lines)
     if not todo:
         return
-    say_cost(todo)
+    say_cost(todo, gpu=cluster.gpus > 0)
     import submitit  # only now: few need it
 
     folder = (ROOT / experiment.name / "slurm").resolve()

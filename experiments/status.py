@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 import runs
+from experiments import cost
 from experiments.lines import Line, is_finished
 from experiments.queue import squeue
 from utils import UserError, duration, is_alive
@@ -53,8 +54,7 @@ def row(line: Line, queue: dict[str, str] | None) -> list[str]:
     error = f"{100 - 100 * accuracies[-1]:.2f}" if accuracies else ""
     left = ""
     if state in ("queued", "running", "stopped", "failed"):
-        done = last["epoch"] / line.epochs
-        left = duration((1 - done) * line.passes * seconds)
+        left = duration(cost.in_epochs(line, left=True) * seconds)
     epoch = f"{last['epoch']:g}/{line.epochs}"
     return [line.name, state, epoch, f"{last['train_loss']:.4g}", error, f"{seconds:.2f}", left]
 

@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import models
 from data import ImageSet
@@ -57,6 +59,7 @@ class Meter:
     augment_seed : measure on images cropped and flipped with this seed; None: as they are.
     vector_seed : seed of the random unit vectors of the trace estimates.
     precision, compile : of loss, accuracy and gradients, as in training; curvature is always exact.
+    progress : show on a terminal how far a pass is, and which product of an eigenvalue it is for.
     """
 
     def __init__(
@@ -74,10 +77,12 @@ class Meter:
         vector_seed: int = 0,
         precision: str = "fp32",
         compile: bool = False,
+        progress: bool = False,
     ):
         self.model, self.images, self.wanted, self.loss = model, images, wanted, loss
         self.train_mode, self.scopes, self.augment_seed = train_mode, scopes, augment_seed
         self.initial, self.batch_size, self.precision = initial, batch_size, precision
+        self.progress = progress
         self.network = torch.compile(model) if compile else model
         self.device = device = images.images.device
         if not train_mode and not wanted.by_batch:
@@ -144,7 +149,7 @@ class Meter:
             tensor.zero_()
         seen = 0
         with mode(self.model, self.train_mode):
-            for x, y in self._batches() if self.wanted.needs_data else ():
+            for x, y in self._shown("one pass") if self.wanted.needs_data else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
                 with products(self.precision):
                     self.captured(self._add_batch, x, y, corrupted)
@@ -157,6 +162,17 @@ class Meter:
         seed = self.augment_seed
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return self.images.batches(self.batch_size, generator, augment=seed is not None)
+
+    def _shown(self, what: str) -> Iterable[curvature.Batch]:
+        """The batches, with a bar on a terminal where that is asked for."""
+        total = -(-len(self.images) // self.batch_size)
+        off = None if self.progress else True
+        return tqdm(self._batches(), what, total, leave=False, disable=off)
+
+    def _products(self, what: str) -> Callable[[], Iterable[curvature.Batch]]:
+        """The batches of one product after the other: the bar says which one it is."""
+        number = itertools.count(1)
+        return lambda: self._shown(f"{what}, product {next(number)}")
 
     def _add_batch(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
         wanted = self.wanted
@@ -211,7 +227,7 @@ class Meter:
             row["l2_init"] = distance.l2(self.parameters, self.initial, self.parameters)
         if wanted.sharpness:
             row["sharpness"] = curvature.sharpness(
-                self.model, self.invariant, self._batches, self.loss
+                self.model, self.invariant, self._products("sharpness"), self.loss
             )
         return row
 
@@ -243,7 +259,7 @@ class Meter:
                 row |= {f"{name}_{s}": mean for s, mean in zip(SUBSETS, means, strict=True)}
         for name, product in wanted.spectra.items():
             row[name] = curvature.leading_eigenvalues(
-                product, self.model, names, self._batches, self.loss
+                product, self.model, names, self._products(name), self.loss
             )
         return row
 

@@ -1,8 +1,12 @@
 """The cost of a line is what its network and its files come to."""
 
+import functools
+from types import SimpleNamespace
+
 import pytest
 
 import models
+import runs
 import train
 from experiments import Experiment, cost
 from experiments.lines import lines_of
@@ -34,6 +38,36 @@ def test_a_line_costs_its_epochs_and_the_passes_of_its_metrics():
     assert often.disk / rarely.disk == pytest.approx(101 / 2)
     assert of(save_freq=1, keep=3, keep_epochs="0,50,1000").disk == pytest.approx(2.5 * rarely.disk)
     assert of(momentum=0).disk == of(momentum=0.9).disk / 2
+
+
+def test_what_is_left_of_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = {"epochs": 100, "save_freq": 10, "use_data_size": 5000, "use_test_size": 1500}
+    (line,) = lines_of(Experiment("x", "", params=params))
+    whole = cost.in_epochs(line)
+    assert whole == pytest.approx(100 + 11 * 1.1) == cost.in_epochs(line, left=True)
+    runs.write_log(line.folder, [{"epoch": epoch, "seconds": 2.0} for epoch in range(1, 41)])
+    runs.Metrics({e: {"loss": 1.0} for e in range(0, 41, 10)}).write(line.folder / "train-tm.npz")
+    assert cost.in_epochs(line, left=True) == pytest.approx(60 + 6 * 1.1)
+    parts = [cost.total([line], left).operations for left in (True, False)]
+    assert parts[0] / parts[1] == pytest.approx((60 + 6.6) / whole)
+
+
+def test_costs_on_a_cpu_say_nothing_of_a_gpu():
+    (line,) = lines_of(Experiment("x", ""))
+    assert "GPU" not in cost.cost(line).on(gpu=False)
+    assert "GPU (assumed rate)" in cost.cost(line).on(gpu=True)
+
+
+def test_the_first_epoch_tells_training_and_measuring():
+    options = {"save_freq": None, "eval_freq": 10, "use_test": True}
+    images = {"images": range(300), "evaluator": SimpleNamespace(images=range(900))}
+    run = SimpleNamespace(options=SimpleNamespace(**options), recorder=None, **images)
+    left = functools.partial(train.Training.left, run)
+    assert left(0, 1, 60, 2.0) == pytest.approx(59 * 2 + 6 * 2)  # evaluated 6 times, 2 s each
+    run.recorder, run.record_seconds = "there", 5.0
+    saved = sum(runs.is_saved(epoch, None) for epoch in range(2, 61))
+    assert left(0, 1, 60, 2.0) == pytest.approx(59 * 2 + saved * 5)  # the metrics hold the test
 
 
 def test_rates_between_the_measured_ones():

@@ -152,7 +152,7 @@ def test_lines_that_run_at_once_share_the_cores(line, monkeypatch, jobs, lines, 
 
 
 def test_a_failed_line_is_the_status_of_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(local, "say_cost", lambda lines: None)
+    monkeypatch.setattr(local, "say_cost", lambda lines, gpu: None)
     monkeypatch.setattr(local, "to_do", list)
     monkeypatch.setitem(sys.modules, "figures", argparse.Namespace(report=lambda folder: None))
     good = scripted(tmp_path / "a", train="")
