@@ -122,7 +122,12 @@ def whole_numbers(text: str) -> list[int]:
 def chosen_epochs(text: str) -> Sequence[int]:
     """Whole numbers separated by commas, or every n-th from 0 on: 'every10' or 'every 10'."""
     every = re.fullmatch(r"every[ _]?([1-9]\d*)", text)
-    return range(0, sys.maxsize, int(every[1])) if every else whole_numbers(text)
+    if every:
+        return range(0, sys.maxsize, int(every[1]))
+    try:
+        return whole_numbers(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not epochs: 0,100,200 or every10") from None
 
 
 def key_values(text: str) -> dict[str, str]:

@@ -63,6 +63,7 @@ def test_the_first_epoch_tells_training_and_measuring():
     options = {"save_freq": None, "eval_freq": 10, "use_test": True}
     images = {"images": range(300), "evaluator": SimpleNamespace(images=range(900))}
     run = SimpleNamespace(options=SimpleNamespace(**options), recorder=None, **images)
+    run.record_seconds = 0.0
     left = functools.partial(train.Training.left, run)
     assert left(0, 1, 60, 2.0) == pytest.approx(59 * 2 + 6 * 2)  # evaluated 6 times, 2 s each
     run.recorder, run.record_seconds = "there", 5.0

@@ -38,7 +38,7 @@ def test_some_epochs_or_one_checkpoint_are_measured_and_added(run, capsys):
     with np.load(file) as arrays:
         assert np.isfinite(arrays["loss"]).all() and "missing" not in arrays
     assert "there are 7 epochs from 0 to 6" in measure(f"--models_dir {folder} --epochs 9", capsys)
-    assert "whole number" in measure(f"--models_dir {folder} --epochs some", capsys)
+    assert "is not epochs" in measure(f"--models_dir {folder} --epochs some", capsys)
     assert "no checkpoint" in measure(f"--models_dir {folder}/config.json", capsys)
 
 
