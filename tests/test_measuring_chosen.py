@@ -68,6 +68,7 @@ def test_long_metrics_show_how_far_they_are(run, capsys, monkeypatch):
         return tqdm(*words, file=shown, mininterval=0, **more)
 
     monkeypatch.setattr(meter, "tqdm", bar)
-    measure(f"--models_dir {folder}/checkpoint-1.pt --sharpness --prebn_only", capsys)
+    measure(f"--models_dir {folder}/checkpoint-1.pt --sharpness --train_mode", capsys)
     text = shown.getvalue()
-    assert "sharpness, product 1:" in text and "sharpness, product 2:" in text and "4/4" in text
+    assert "sharpness, product 1:" in text and "sharpness, product 2:" in text
+    assert "| 4/4 " in text
