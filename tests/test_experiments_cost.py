@@ -59,7 +59,7 @@ def test_costs_on_a_cpu_say_nothing_of_a_gpu():
     assert "GPU (assumed rate)" in cost.cost(line).on(gpu=True)
 
 
-def test_the_first_epoch_tells_training_and_measuring():
+def test_the_second_epoch_tells_training_and_measuring():
     options = {"save_freq": None, "eval_freq": 10, "use_test": True}
     images = {"images": range(300), "evaluator": SimpleNamespace(images=range(900))}
     run = SimpleNamespace(options=SimpleNamespace(**options), recorder=None, **images)
