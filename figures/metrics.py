@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import colours, describe, name_below
-from figures.summaries import curves, label
+from figures.style import colours, describe, name_below, shades
+from figures.summaries import curves, label, on_sphere
 from runs import Run
 
 SHARE = "trace / number of weights"
@@ -27,12 +27,17 @@ PANELS = {
     "Loss of the subsets": (("loss", "loss_normal", "loss_corrupt"), "train loss", "log"),
     "Error of the subsets": (("acc", "acc_normal", "acc_corrupt"), "train error, %", "linear"),
     "Direction and the start's": (("cos_init",), "cosine with epoch 0", "linear"),
-    "Distance from the start": (("l2_init",), "distance from epoch 0", "log"),
+    "Distance from the start": (("l2_init",), "distance from epoch 0", "linear"),
 }  # fmt: skip
 STYLES = {"": "-", "normal": "--", "corrupt": ":"}
 SUBSETS = {"": "all images", "normal": "true labels", "corrupt": "corrupted labels"}
 # These are in every run's files, and the main figures show them: of interest beside their subsets.
 MAIN = ("loss", "acc")
+
+
+def _colours(runs: Sequence[Run]) -> list[str]:
+    """As in the papers' figures of these runs."""
+    return shades(runs) if on_sphere(runs) else colours(runs)
 
 
 def find_array(run: Run, name: str) -> tuple[str, np.ndarray, np.ndarray] | None:
@@ -67,7 +72,7 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
         axis.set_visible(False)
     for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
         names, words, scale = PANELS[title]
-        for colour, run in zip(colours(runs), runs, strict=True):
+        for colour, run in zip(_colours(runs), runs, strict=True):
             for name in names:
                 if found[run.folder, name] is None:
                     continue
@@ -91,7 +96,7 @@ def effective_steps(runs: Sequence[Run]) -> Figure:
     A step turns the weights by more than a small angle where it is large (P1, section 2).
     """
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    for colour, run in zip(colours(runs), runs, strict=True):
+    for colour, run in zip(_colours(runs), runs, strict=True):
         found = curves(run)
         if "effective gradient norm" not in found:
             continue
@@ -110,5 +115,5 @@ def effective_steps(runs: Sequence[Run]) -> Figure:
 
 
 def _name_lines(figure: Figure, runs: Sequence[Run]) -> None:
-    handles = [plt.Line2D([], [], color=colour) for colour in colours(runs)]
+    handles = [plt.Line2D([], [], color=colour) for colour in _colours(runs)]
     name_below(figure, handles, [label(run, runs) for run in runs])

@@ -157,7 +157,7 @@ def layers(run: Run) -> Figure:
     arrays = run.metrics("train-tm-prebn")
     names = [n.removesuffix("_norm") for n in arrays if n.endswith(".weight_norm")]
     figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for shade, name in zip(shades(names), names, strict=True):
+    for shade, name in zip(shades(names), names, strict=False):
         norm = arrays[f"{name}_norm"]
         norms.plot(arrays["report_epochs"], norm, color=shade, label=name, linewidth=1.2)
         rate = effective_lr(run.lr_at(arrays["report_epochs"]), norm)

@@ -76,7 +76,8 @@ def table(runs: Sequence[Run]) -> str:
         "best test error, %",
     )
     rates = {(run.config["lr_init"], run.config["wd"]) for run in runs}
-    if len(rates) < len(runs):  # then the rates do not tell the runs apart
+    named = any("name" in run.config for run in runs)
+    if named or len(rates) < len(runs):  # then the rates do not tell the runs apart
         headers = ("line", *headers)
         rows = [[label(run, runs), *row] for run, row in zip(runs, rows, strict=True)]
     return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))

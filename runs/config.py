@@ -61,20 +61,22 @@ LATER_OPTIONS = {
 OFFICIAL = {"norm_eps": 1e-5}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
     """The configuration that train.py saved with a run.
+
+    `labels` says whether the images are wanted with the labels that the run was trained on.
 
     Raises
     ------
     FileNotFoundError : the folder holds no config.json.
-    UserError : the file is damaged, or the run's labels cannot be had any more.
+    UserError : the file is damaged, or the labels are wanted and cannot be had any more.
     """
     text = (folder / CONFIG).read_text()
     try:
         saved = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
-    if saved.get("corrupt_train") and "norm_eps" not in saved:
+    if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
         raise UserError(f"{folder} is of an older version, which corrupted other labels")
     return {**LATER_OPTIONS, **saved}
 

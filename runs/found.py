@@ -45,7 +45,7 @@ class Run:
         folder = self.folder.parent
         if not self.is_branch or not (folder / CONFIG).exists():
             return None
-        return Run(folder, read_config(folder), window=self.window)
+        return Run(folder, read_config(folder, labels=False), window=self.window)
 
     def branches(self) -> "list[Run]":
         """The measured branches off this run."""
@@ -138,7 +138,10 @@ def _order(run: Run) -> tuple[float, float, str]:
 
 def all_runs(root: str | Path) -> list[Run]:
     """Every run and branch in and below a folder, measured or not, by folder."""
-    return [Run(path.parent, read_config(path.parent)) for path in sorted(Path(root).rglob(CONFIG))]
+    return [
+        Run(path.parent, read_config(path.parent, labels=False))
+        for path in sorted(Path(root).rglob(CONFIG))
+    ]
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:

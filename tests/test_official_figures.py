@@ -183,3 +183,18 @@ def test_the_command_draws_a_window(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "exp"), "--epochs", "4:2"])
     assert "is not A:B" in capsys.readouterr().err
+
+
+def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsys):
+    import json
+
+    import test as test_script
+
+    folder = run("--corrupt_train 0.3 --epochs 1 --metrics")
+    config = json.loads((folder / "config.json").read_text())
+    del config["norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(runs.find_runs(folder)) == 1
+    with pytest.raises(SystemExit):
+        test_script.main(f"--models_dir {folder} --gpu -1".split())
+    assert "corrupted other labels" in capsys.readouterr().err
