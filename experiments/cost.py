@@ -106,9 +106,10 @@ def cost(line: Line, left: bool = False) -> Cost:
     forward, parameters = count(o.model, classes, o.num_channels, o.depth, o.norm)
     images = o.use_data_size or IMAGES[o.dataset]
     trained = (1 + BACKWARD) * forward * images
-    work = in_epochs(line, left)
-    operations = work * trained
-    steps = work * math.ceil(images / o.batch_size)
+    operations = in_epochs(line, left) * trained
+    steps = sum(line.left() if left else (line.epochs, line.checkpoints)) * math.ceil(
+        images / o.batch_size
+    )
     moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
     kept = line.checkpoints
     if o.keep is not None:

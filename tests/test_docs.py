@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -142,6 +143,25 @@ def requirements(name):
     lines = (ROOT / name).read_text().splitlines()
     found = [line.split(";")[0].strip() for line in lines if '< "3.11"' not in line]
     return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
+
+
+def test_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "scripting.md").read_text()
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+    figures.plt.close("all")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(find_runs(ROOT / "results" / "demo"))
+    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+    run, log = names["run"], names["log"]
+    for name, column in run.log().items():
+        np.testing.assert_array_equal(log[name], column)  # NaN where nothing was evaluated
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(run.folder / "log.csv")
+    np.testing.assert_array_equal(frame["test_acc"], run.log()["test_acc"])
 
 
 def test_conda_and_pip_requirements_are_the_same():
