@@ -126,6 +126,16 @@ def test_what_official_drivers_put_into_params():
     assert line.folder.name == "trial_3"
 
 
+def test_same_last_layer_is_a_variable_of_the_driver(monkeypatch):
+    import run_train_and_test as driver
+
+    for value in (True, False):
+        monkeypatch.setattr(driver, "same_last_layer", value)
+        (line,) = lines_of(driver.edited_experiment())
+        assert line.options.same_last_layer == value
+        assert ("--same_last_layer" in line.commands["train"]) == value
+
+
 def test_a_trial_named_among_the_flags_is_where_it_is_measured():
     (line,) = lines_of(Experiment("x", "", add_params="--use_test --trial 4"))
     assert line.folder.name == "trial_4"

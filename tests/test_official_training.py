@@ -114,6 +114,24 @@ def test_every_filter_is_held_at_one_norm(run, name):
     assert runs.read_log(folder)[0]["lr"] == pytest.approx(0.01 * total, rel=1e-5)
 
 
+def test_squared_loss_is_measured_as_it_is_trained(run, tmp_path):
+    folder = run("--use_squared_loss --metrics --epochs 1 --batch_size 200 --lr_init 0.01")
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=200)
+    model = models.build("ConvNetSI", 10, 2).train()
+    test_script.main(f"--models_dir {folder} --train_mode --eval_model --gpu -1 --save_path "
+                     f"{tmp_path}/x.npz".split())  # fmt: skip
+    found = np.load(tmp_path / "x.npz")["loss"]
+    np.testing.assert_array_equal(found, np.load(folder / "train-tm.npz")["loss"])
+    for epoch in (0, 1):
+        path = folder / f"checkpoint-{epoch}.pt"
+        checkpoints.load_weights(model, checkpoints.load(path), path)
+        with torch.no_grad():
+            outputs = model(images.normalise(images.images))
+        target = torch.nn.functional.one_hot(images.labels, 10)
+        assert found[epoch] == pytest.approx((outputs - target).square().mean().item(), rel=1e-4)
+    assert runs.read_log(folder)[0]["train_loss"] == pytest.approx(found[0], rel=1e-4)
+
+
 # --- the epsilon of the normalisation ---
 
 
