@@ -7,6 +7,7 @@ from torch import nn
 
 import data
 import models
+import options
 import test as test_script
 from experiments import Experiment
 from experiments.lines import lines_of
@@ -260,3 +261,27 @@ def test_the_driver_measures_the_subsets_of_corrupted_runs(run):
     folder = run("--corrupt_train 0.3 --epochs 1 --metrics")
     with np.load(folder / "train-tm.npz") as file:
         assert {"loss_corrupt", "acc_corrupt", "loss_normal", "acc_normal"} <= set(file)
+
+
+def test_checkpoints_of_older_runs_are_at_the_time_that_they_say(run, tmp_path):
+    """Older versions counted steps in a file's name."""
+    folder = run("--save_freq_int 2 --epochs 1")
+    (folder / "checkpoint-0-1.pt").rename(folder / "checkpoint-0-37.pt")
+    out = tmp_path / "out.npz"
+    test_script.main(f"--models_dir {folder} --save_path {out} --gpu -1 --save_freq_int 5".split())
+    with np.load(out) as file:
+        assert file["report_epochs"].tolist() == [0, 0.5, 1]
+
+
+def test_every_option_of_an_official_line_is_known():
+    line = (
+        "--dataset CIFAR10 --data_path ~/datasets/ --model ResNet18SIAf --models_dir x "
+        "--save_path y --num_channels 32 --depth 3 --initscale -1. --fix_noninvlr -1 --gpu 0 "
+        "--batch_size 128 --use_data_size 50000 --corrupt_train 0.0 --num_workers 4 --seed 1 "
+        "--use_test --no_aug --use_aug --prebn_only --update --fisher_evals --hess_evals "
+        "--train_mode --calc_grad_norms --save_freq_int 0 --split_classes 0 --use_squared_loss "
+        f"--eval_on_random_subset {ALL}"
+    )
+    args, words = options.test_options(line.split())
+    assert {"init_scale", "noninvlr", "noaug", "calc_grad_norms"} <= words
+    assert args.eval_on_random_subset == 0 and args.split_classes == 0
