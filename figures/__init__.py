@@ -17,7 +17,7 @@ from figures.periods import (
     same_rate,
 )
 from figures.regimes import diagram_of_runs, diagram_of_toy, regime_diagram
-from figures.report import report
+from figures.report import panels, report
 from figures.style import plt, save
 from figures.summaries import (
     NO_RUNS,

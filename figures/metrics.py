@@ -90,11 +90,13 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def effective_steps(runs: Sequence[Run]) -> Figure:
-    """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch.
+def effective_steps(runs: Sequence[Run]) -> Figure | None:
+    """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch; None without gradients.
 
     A step turns the weights by more than a small angle where it is large (P1, section 2).
     """
+    if not any("effective gradient norm" in curves(run) for run in runs):
+        return None
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for colour, run in zip(_colours(runs), runs, strict=True):
         found = curves(run)

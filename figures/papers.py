@@ -116,13 +116,14 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
+    scale = "log" if any(gradient in curves(run) for run in runs) else "linear"  # empty: no log
     describe(
         phase_axis,
         "Phase diagram",
         "effective learning rate η̃ = η / ρ²",
         "mean full gradient norm × ρ" if full else "mean effective gradient norm ρ‖g‖",
-        xscale="log",
-        yscale="log",
+        xscale=scale,
+        yscale=scale,
     )
     norm_axis.legend(fontsize=9)
     phase_axis.legend(fontsize=9)

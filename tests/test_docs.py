@@ -252,14 +252,17 @@ def test_notebook_draws_small_runs(run, executed):
     run("--trial 1 --lr_init 0.5 --resume_epoch 2 --epochs 1 --metrics")
     outputs = executed()
     assert not [output for output in outputs if output["output_type"] == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4 + CLAIMS_SHOWN
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5 + CLAIMS_SHOWN
     assert any("learning rate" in output.get("text", "") for output in outputs)
 
 
-def test_notebook_without_runs_says_what_to_do(executed):
+def test_notebook_without_runs_says_what_to_do_and_shows_the_results(executed):
     outputs = executed()
+    assert not [output for output in outputs if output["output_type"] == "error"]
     assert any("make demo" in output.get("text", "") for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == CLAIMS_SHOWN
+    titles = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+    assert {"### demo", "### figure2_cpu", "### three_regimes_cpu"} <= set(titles)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 10 + CLAIMS_SHOWN
 
 
 def test_committed_notebook_shows_figures():

@@ -1,12 +1,14 @@
 """Panels show what the runs on disk hold: every epoch, loss and norm in one colour."""
 
+import json
+
 import numpy as np
 import pytest
 
 import figures
-from figures.report import panels
+from figures.report import panels, report
 from figures.summaries import course, history
-from runs import Run, write_log
+from runs import Run, write_arrays, write_log
 
 EPOCHS = np.arange(1, 101)
 FALL = np.exp(-0.02 * (EPOCHS % 20))  # ρ and loss fall for 20 epochs and jump, five times
@@ -62,3 +64,11 @@ def test_lines_that_the_label_does_not_tell_apart_have_a_panel_each(tmp_path):
     runs = [recorded(tmp_path, name, FALL**10, 5 * FALL) for name in "ab"]
     titles = [axis.get_title() for axis in panels(runs).axes if axis.get_title()]
     assert titles == [f"{run.folder}: 5 periods" for run in runs]
+
+
+def test_a_run_without_measured_gradients_is_drawn(three, tmp_path):
+    for run in three:  # its test error alone is measured
+        write_arrays(run.folder / "test-em.npz", {"report_epochs": [0, 100], "acc": [0.1, 0.9]})
+        (run.folder / "config.json").write_text(json.dumps({**run.config, "resume_epoch": None}))
+    report([tmp_path])
+    assert {path.name for path in tmp_path.glob("*.png")} == {"periods.png", "overview.png"}
