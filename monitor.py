@@ -41,6 +41,7 @@ COLUMNS = (
     "group",
     "loss",
     "lr",
+    "decay",
     "si_norm",
     "effective_lr",
     "effective_gradient_norm",
@@ -63,7 +64,7 @@ class Record:
     step : number of the step, from 1.
     group : name of its first tensor, and how many more; "all" for all weights together.
     loss : mean of what was recorded since the record before.
-    lr : learning rate η.
+    lr, decay : learning rate η; the fraction of the weights that decay takes off in a step, ηλ.
     si_norm, effective_lr, effective_gradient_norm : ρ before the step, η̃ = η / ρ², ρ ‖g‖.
     angle : between the weights before and after the step, in radians.
     equilibrium_angle : what weight decay and gradients balance at, `equilibrium_angle`; None: none.
@@ -76,6 +77,7 @@ class Record:
     group: str
     loss: float
     lr: float
+    decay: float
     si_norm: float
     effective_lr: float
     effective_gradient_norm: float
@@ -267,6 +269,7 @@ class Monitor:
             found.append(
                 {
                     "lr": lr,
+                    "decay": decay,
                     "si_norm": before,
                     "effective_lr": float(effective_lr(lr, before)),
                     "effective_gradient_norm": before * gradient,
@@ -351,7 +354,8 @@ class Monitor:
         if len(periods) > 1:
             steps = f", one every {periods.mean:.0f} steps"
             spread = f" (coefficient of variation {periods.cv:.2f})" if len(periods) > 2 else ""
-            verdict = ": periodic" if periods.is_periodic else ""
+            settled = periods.after(1 / whole.decay) if whole.decay else periods
+            verdict = ": periodic" if settled.is_periodic else ""
             words.append(f"{plural(len(periods), 'period')} so far{steps}{spread}{verdict}.")
         else:
             words.append(

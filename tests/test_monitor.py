@@ -130,7 +130,7 @@ def test_groups_of_the_optimiser_keep_their_own_rates():
     schedule.step()
     loop(model, optimizer, 1, monitor.record)
     record = monitor.records[-1]
-    assert record.lr == pytest.approx(0.15)
+    assert (record.lr, record.decay) == pytest.approx((0.15, 0.015))
     assert record.equilibrium_angle == pytest.approx(math.sqrt(2 * 0.15 * 0.1))
 
 
