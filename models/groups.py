@@ -94,8 +94,8 @@ def _find(probe: "_Probe", seed: int) -> ScaleInvariance:
         ]
         fresh = probe.point(generator)
         alone = {group[0] for group in groups if len(group) == 1}
-        moving |= {n for n in alone if not probe.unchanged(point, {n: fresh.weights[n]})}
-        inert = {n: point.weights[n] for n in probe.names if n in alone - moving}
+        moving |= {n for n in alone if not probe.unchanged(point, {n: -fresh.weights[n]})}
+        inert = {n: -point.weights[n] for n in probe.names if n in alone - moving}
         groups = [group for group in groups if group[0] not in inert]
         point = fresh
         if all(probe.unchanged(point, inert | _scaled(point, groups, f)) for f in FACTORS):

@@ -199,3 +199,12 @@ def test_outputs_that_say_nothing_are_refused():
 class Argmax(nn.Module):
     def forward(self, x):
         return x.argmax(1)
+
+
+def test_a_filter_of_which_only_the_sign_matters_has_an_effect():
+    """One weight for each channel in front of batch normalisation."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 9)
+    )
+    found = models.scale_invariant_groups(model, torch.randn(8, 3, 4, 4))
+    assert found == models.ScaleInvariance((("0.weight",),), ())
