@@ -77,7 +77,9 @@ def cosine(progress: float) -> float:
 FIGURES = {
     "periods": {f"η = {LR:g}, λ = {WD:g}": Case()},
     "data": {"four bad batches, λ = 0": Case(lr=0.3, wd=0.0, bad_images=True)},
-    "divergence": {"no normalisation, η = 0.1": Case(lr=0.1, wd=0.0, change=remove_normalisation)},
+    "unnormalised": {
+        "no normalisation, η = 0.1": Case(lr=0.1, wd=0.0, change=remove_normalisation)
+    },
     "equilibrium": {"η = 3, λ = 0.1": Case(wd=0.1)},
     "epsilon": {
         "eps = 1e-12": Case(lr=0.3, wd=0.1),
