@@ -132,6 +132,16 @@ def test_what_follows_a_failed_command_is_not_run(tmp_path, status_of_first, sec
     assert note["state"] == state and note.get("step") == (None if second_runs else "train")
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_train_py_has_measured_is_not_measured_again(tmp_path, measured):
+    line = scripted(tmp_path, train="", second=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name in runs.METRICS[: None if measured else 2]:
+        runs.Metrics({0: {"loss": 1.0}}).write(line.folder / f"{name}.npz")
+    runs.checkpoint_path(line.folder, 0).touch()
+    LineRunner(line).run()
+    assert (tmp_path / "ran").exists() == (not measured)
+
+
 def test_only_training_diverges(tmp_path):
     line = scripted(tmp_path, other="import sys; sys.exit(3)")
     runner = LineRunner(line)
