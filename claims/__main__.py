@@ -97,7 +97,7 @@ def say_what_is_left(todo: dict, options) -> None:
         every += groups
         lines = sum(map(len, groups))
         left = duration(seconds_left(groups))
-        print(f"{claim.key:12} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
+        print(f"{claim.key:15} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
     print(f"in all {duration(seconds_left(every))} of one core left; branches come on top")
 
 
