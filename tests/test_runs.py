@@ -13,8 +13,8 @@ from utils import UserError
 # Options that may differ between the commands of one run; every other one makes another run.
 MAY_DIFFER = {
     "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "keep_going",
-    "metrics", "metrics_precision", "trace", "keep", "keep_epochs", "compile", "deterministic", "eval_freq", "save_freq",
-    "save_freq_int",
+    "metrics", "metrics_precision", "trace", "keep", "keep_epochs", "compile", "deterministic",
+    "eval_freq", "save_freq", "save_freq_int",
 }  # fmt: skip
 
 
