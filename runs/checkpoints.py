@@ -71,9 +71,9 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
     hint = "check --model, --num_channels, --depth and --dataset"
     if _affine(own) != _affine(saved):
         has, ending = ("has", "SIAf") if _affine(saved) else ("has no", "SI")
-        raise UserError(
-            f"{path} belongs to another network: its normalisation {has} trainable scale and "
-            f"shift (--model ConvNet{ending} or ResNet18{ending})"
+        hint = (
+            f"its normalisation {has} trainable scale and shift: --model ConvNet{ending} or "
+            f"ResNet18{ending}"
         )
     if missing or foreign:
         what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}"
