@@ -33,7 +33,9 @@ from measuring import Meter, Wanted, parameter_names
 from measuring.recorder import Recorder
 from options import train_options
 from runs import checkpoints
+from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
 from training.device import describe, memory_format, mix, select_device
+from training.table import Table
 from training.trainer import Recipe, Schedule, Trainer
 from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
@@ -63,7 +65,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
     branch_point = None if branch is None else runs.checkpoint_path(trial, branch)
-    if is_complete(folder, last, options):
+    if is_complete(folder, last, vars(options)):
         return
     if branch_point and not branch_point.exists():
         raise UserError(f"there is no {branch_point} to branch off")
@@ -349,77 +351,6 @@ class Training:
             runs.prune(self.folder, self.options.keep, self.options.keep_epochs)
 
 
-class Diverged(Exception):
-    """The training loss has become NaN or infinite."""
-
-    def __init__(self, epoch: float):
-        super().__init__(
-            f"diverged: the training loss of epoch {epoch:g} is not finite. All up to there is "
-            "saved and measured; --resume --keep_going goes on all the same"
-        )
-
-
-def is_complete(folder: Path, last: int, options: argparse.Namespace) -> bool:
-    """Whether nothing is left to do for --resume, which is then said.
-
-    Raises
-    ------
-    UserError : the folder holds a run, and it is not said what to do with it, or it is another one.
-    Diverged : the run ended in NaN.
-    """
-    found = runs.checkpoints_in(folder)
-    if not (found or (folder / runs.LATEST).exists()) or options.overwrite:
-        return False
-    if not options.resume:
-        raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
-    try:
-        runs.check_same_run(folder, vars(options))
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} has checkpoints but no {runs.CONFIG}, so --resume cannot tell whether they "
-            "belong to this run: branch off one with --resume_epoch, or name another --dir"
-        ) from None
-    diverged = runs.diverged_at(folder)
-    if diverged and not options.keep_going:
-        raise Diverged(diverged)
-    newest = max((epoch for epoch, part in found if not part), default=0)
-    if newest < last:
-        return False
-    tables = [runs.Metrics.read_if_there(folder / f"{name}.npz") for name in runs.METRICS]
-    if options.metrics and not all(newest in table.rows for table in tables):
-        return False
-    print(f"{folder} is complete: checkpoint-{newest}.pt is its last")
-    return True
-
-
-def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
-    """The newest state that can be read, and its epoch; damaged files are named and passed over.
-
-    Raises
-    ------
-    UserError : there are checkpoints, but none can be read.
-    """
-    numbered = [path for (_, part), path in runs.checkpoints_in(folder).items() if not part]
-    paths = [folder / runs.LATEST, *reversed(numbered)]
-    for path in filter(Path.exists, paths):
-        try:
-            content = checkpoints.load(path)
-            return int(content["epoch"]), content
-        except UserError as error:
-            print(f"note: passed over: {error}")
-    if numbered:
-        raise UserError(f"no checkpoint in {folder} can be read: --overwrite starts the run anew")
-    return None, None
-
-
-def norm_eps_of(trial: Path) -> float:
-    """The epsilon with which the checkpoints of a folder were trained."""
-    try:
-        return runs.read_config(trial)["norm_eps"]
-    except FileNotFoundError:
-        return runs.OFFICIAL["norm_eps"]
-
-
 def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
     """What the configuration records beside the options."""
     return {
@@ -434,38 +365,6 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-class Table:
-    """A line an evaluated epoch.
-
-    Where nobody watches, in a log, a line every epoch, as the official code prints.
-    """
-
-    HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
-    REPEATED = 40  # lines between two headers
-
-    def __init__(self):
-        self.lines = 0
-
-    @staticmethod
-    def watched() -> bool:
-        return sys.stdout.isatty()
-
-    def show(self, row: dict[str, Any], evaluated: bool) -> None:
-        if evaluated or not self.watched():
-            if self.lines % self.REPEATED == 0:
-                tqdm.write(self.HEADER)
-            test = f"{'':9}  {'':10}"
-            if row["test_loss"] is not None:
-                test = f"{row['test_loss']:9.4f}  {100 - 100 * row['test_acc']:10.2f}"
-            tqdm.write(
-                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}"
-                f"  {100 - 100 * row['train_acc']:11.2f}  {test}  {row['si_norm']:8.4f}"
-                f"  {row['seconds']:7.2f}"
-            )
-            self.lines += 1
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a run leaves on disk, and how it is read back.
 
 `folder` names the files, `config` decides whether two runs are the same, `log` and `arrays` hold
-what was recorded and measured, `found` reads runs back, and `checkpoints`, which alone needs
-torch, the weights.
+what was recorded and measured, `found` reads runs back; `checkpoints` and `resuming`, which alone
+need torch, read the weights, and find where a run goes on.
 """
 
 from runs.arrays import TEST_FLAGS, TRAIN_FLAGS, Metrics, write_arrays

@@ -10,9 +10,9 @@ import models
 import options
 import runs
 import test as test_script
-import train
 from models.layers import NORM_EPS
 from runs import checkpoints
+from training.table import Table
 
 
 def states(folder):
@@ -96,7 +96,7 @@ def test_accuracies_of_a_checkpoint_are_in_per_cent(run):
 
 @pytest.mark.parametrize("terminal, rows", [(False, 3), (True, 1)])
 def test_a_log_has_a_row_every_epoch(run, capsys, monkeypatch, terminal, rows):
-    monkeypatch.setattr(train.Table, "watched", staticmethod(lambda: terminal))
+    monkeypatch.setattr(Table, "watched", staticmethod(lambda: terminal))
     run("--eval_freq 3")
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert len(shown) == rows

@@ -24,6 +24,7 @@ import train
 import utils
 from runs import checkpoints
 from runs.config import LATER_OPTIONS
+from runs.resuming import newest_checkpoint
 
 LONG = TINY.replace("--noaug ", "") + (
     " --epochs 24 --save_freq 4 --metrics --keep 3 --keep_epochs 0,12 --momentum 0.9 --fix_si_pnorm"
@@ -113,7 +114,7 @@ def test_a_polite_stop_says_how_to_go_on(run, capsys, monkeypatch, number, where
     assert "--resume goes on from there" in out and error == f"train.py: stopped by {number.name}\n"
     folder = run.folder
     assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LOCK).exists()
-    _, content = train.newest_checkpoint(folder)
+    _, content = newest_checkpoint(folder)
     assert content["epoch"] == (2 if where == "epoch" else 1)
     run("--epochs 3 --metrics --resume")
     resumed = contents(folder)

@@ -1,0 +1,82 @@
+"""What a folder holds of the run that is asked for, and the state from which it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+from runs import checkpoints
+from runs.arrays import Metrics
+from runs.config import OFFICIAL, check_same_run, read_config
+from runs.folder import CONFIG, LATEST, METRICS, checkpoints_in
+from runs.log import diverged_at
+from utils import UserError
+
+
+class Diverged(Exception):
+    """The training loss has become NaN or infinite."""
+
+    def __init__(self, epoch: float):
+        super().__init__(
+            f"diverged: the training loss of epoch {epoch:g} is not finite. All up to there is "
+            "saved and measured; --resume --keep_going goes on all the same"
+        )
+
+
+def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
+    """Whether nothing is left to do for --resume, which is then said.
+
+    Raises
+    ------
+    UserError : the folder holds a run, and it is not said what to do with it, or it is another one.
+    Diverged : the run ended in NaN.
+    """
+    found = checkpoints_in(folder)
+    if not (found or (folder / LATEST).exists()) or options["overwrite"]:
+        return False
+    if not options["resume"]:
+        raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
+    try:
+        check_same_run(folder, options)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} has checkpoints but no {CONFIG}, so --resume cannot tell whether they "
+            "belong to this run: branch off one with --resume_epoch, or name another --dir"
+        ) from None
+    diverged = diverged_at(folder)
+    if diverged and not options["keep_going"]:
+        raise Diverged(diverged)
+    newest = max((epoch for epoch, part in found if not part), default=0)
+    if newest < last:
+        return False
+    tables = [Metrics.read_if_there(folder / f"{name}.npz") for name in METRICS]
+    if options["metrics"] and not all(newest in table.rows for table in tables):
+        return False
+    print(f"{folder} is complete: checkpoint-{newest}.pt is its last")
+    return True
+
+
+def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
+    """The newest state that can be read, and its epoch; damaged files are named and passed over.
+
+    Raises
+    ------
+    UserError : there are checkpoints, but none can be read.
+    """
+    numbered = [path for (_, part), path in checkpoints_in(folder).items() if not part]
+    paths = [folder / LATEST, *reversed(numbered)]
+    for path in filter(Path.exists, paths):
+        try:
+            content = checkpoints.load(path)
+            return int(content["epoch"]), content
+        except UserError as error:
+            print(f"note: passed over: {error}")
+    if numbered:
+        raise UserError(f"no checkpoint in {folder} can be read: --overwrite starts the run anew")
+    return None, None
+
+
+def norm_eps_of(trial: Path) -> float:
+    """The epsilon with which the checkpoints of a folder were trained."""
+    try:
+        return read_config(trial)["norm_eps"]
+    except FileNotFoundError:
+        return OFFICIAL["norm_eps"]

@@ -1,0 +1,38 @@
+"""The table that a training run prints."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Table:
+    """A line an evaluated epoch.
+
+    Where nobody watches, in a log, a line every epoch, as the official code prints.
+    """
+
+    HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
+    REPEATED = 40  # lines between two headers
+
+    def __init__(self):
+        self.lines = 0
+
+    @staticmethod
+    def watched() -> bool:
+        return sys.stdout.isatty()
+
+    def show(self, row: dict[str, Any], evaluated: bool) -> None:
+        if evaluated or not self.watched():
+            if self.lines % self.REPEATED == 0:
+                tqdm.write(self.HEADER)
+            test = f"{'':9}  {'':10}"
+            if row["test_loss"] is not None:
+                test = f"{row['test_loss']:9.4f}  {100 - 100 * row['test_acc']:10.2f}"
+            tqdm.write(
+                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}"
+                f"  {100 - 100 * row['train_acc']:11.2f}  {test}  {row['si_norm']:8.4f}"
+                f"  {row['seconds']:7.2f}"
+            )
+            self.lines += 1
+        sys.stdout.flush()
