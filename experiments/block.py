@@ -10,7 +10,7 @@ from utils import UserError
 
 TEXTS = ("exp_name", "dataset", "data_path", "network", "combine", "fix_elr", "add_params")
 LISTS = ("lrs", "wds", "elrs")
-NAMES = (*TEXTS, *LISTS, "fix_noninvlr", "params")
+NAMES = (*TEXTS, *LISTS, "fix_noninvlr", "params", "same_last_layer")
 
 
 def is_number(value: Any) -> bool:
@@ -32,6 +32,8 @@ def check(values: dict[str, Any]) -> None:
             raise UserError(f"{name} is a list of numbers, as in {name} = [{example}], not {value}")
         if name == "fix_noninvlr" and not is_number(value):
             raise UserError(f"{name} is a number, as in {name} = 0.0, not {value!r}")
+        if name == "same_last_layer" and not isinstance(value, bool):
+            raise UserError(f"{name} is True or False, not {value!r}")
         if name == "params" and not isinstance(value, dict):
             example = '{"num_channels": 32}'
             raise UserError(f"{name} is a dictionary, as in {name} = {example}, not {value!r}")

@@ -134,6 +134,9 @@ def test_same_last_layer_is_a_variable_of_the_driver(monkeypatch):
         (line,) = lines_of(driver.edited_experiment())
         assert line.options.same_last_layer == value
         assert ("--same_last_layer" in line.commands["train"]) == value
+    monkeypatch.setattr(driver, "same_last_layer", "yes")
+    with pytest.raises(UserError, match="same_last_layer is True or False, not 'yes'"):
+        driver.edited_experiment()
 
 
 def test_a_trial_named_among_the_flags_is_where_it_is_measured():
