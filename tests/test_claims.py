@@ -75,6 +75,7 @@ STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
         (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 2], [1, 2], [0.7])),
         (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 3], [1, 2], [0.69])),
         (rules.improve, ([[3, 2, 1]] * 4 + [[1, 2, 3]],), ([[3, 2, 1]] * 3 + [[1, 2, 3]] * 2,)),
+        (rules.improve, ([[6, 5, 4, 3, 2, 1, *range(7, 15)]],), ([[*range(6), *range(-9, 0)]],)),
         (rules.postponed, ([1] * 10, [2] * 9 + [1]), ([1] * 10, [2] * 8 + [1] * 2)),
         (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, LEVELS, [[True, False]])),
         (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, [[1, 2, 4, 3]], [[True]])),
@@ -107,6 +108,7 @@ def test_intervals_cover_what_they_should():
     rng = np.random.RandomState(0)
     means = [rules.mean_interval(rng.normal(1, 0.3, 5)) for _ in range(400)]
     assert 370 <= sum(low < 1 < high for low, high in means) <= 390
+    assert rules.mean_interval([1, 2, 3]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     medians = [rules.median_interval(rng.exponential(1, 40)) for _ in range(60)]
     assert 51 <= sum(low < math.log(2) < high for low, high in medians) <= 60
     assert rules.median_interval([2.0, 2.0]) == (2, 2) and math.isnan(rules.mean_interval([1])[0])
