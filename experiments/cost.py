@@ -10,13 +10,14 @@ work by the rate at which this project's training step does it. The rates on a C
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 import runs
 from experiments.lines import Line
+from options import MODEL_NAMES
 from utils import duration
 
 IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
@@ -62,9 +63,52 @@ class Cost:
         return f"{time}; {size} of checkpoints"
 
 
-@functools.cache
+def convolutions(model: str, width: int, depth: int) -> Iterator[tuple[int, int, int, int]]:
+    """The convolutions of a published network: output pixels, inputs, outputs, kernel's pixels."""
+    if model.startswith("ConvNet"):
+        side, c = 32, width
+        yield side**2, 3, c, 9
+        for stage in range(3):
+            blocks = -((stage - depth) // 3)  # as models/convnet.py says
+            yield from [(side**2, c, c, 9)] * (blocks - 1)
+            if blocks > 0:
+                yield side**2, c, 2 * c, 9
+                side, c = side // 2, 2 * c
+        return
+    yield 32**2, 3, width, 9
+    for layer in range(4):
+        pixels, c = (32 >> layer) ** 2, width << layer
+        yield pixels, c // 2 if layer else c, c, 9
+        yield from [(pixels, c, c, 9)] * 3
+        if layer:
+            yield pixels, c // 2, c, 1  # the shortcut
+
+
 def count(model: str, classes: int, width: int, depth: int, norm: str) -> tuple[int, int]:
-    """Operations of a forward pass over one image, and number of parameters."""
+    """Operations of a forward pass over one image, and number of parameters.
+
+    Without torch for the published networks, whose listing would take seconds to begin.
+    """
+    if model not in MODEL_NAMES:
+        return count_by_torch(model, classes, width, depth, norm)
+    layers = list(convolutions(model, width, depth))
+    last = layers[-1][2]
+    affine = 0
+    if model.endswith("Af"):
+        resnet = model.startswith("ResNet")
+        channels = [outputs for _, _, outputs, _ in layers]
+        # In the ResNet every normalisation comes before its convolution, and one behind the last.
+        channels = [inputs for _, inputs, _, _ in layers[1:]] + [last] if resnet else channels
+        affine = 2 * sum(channels)
+    linear = classes * last
+    operations = sum(2 * pixels * i * o * kernel for pixels, i, o, kernel in layers) + 2 * linear
+    parameters = sum(i * o * kernel for _, i, o, kernel in layers) + linear + affine
+    return operations, parameters + classes * model.startswith("ConvNet")  # its bias
+
+
+@functools.cache
+def count_by_torch(model: str, classes: int, width: int, depth: int, norm: str) -> tuple[int, int]:
+    """The same for any network, counted while it runs on no device."""
     import torch  # only now: it is slow to import
     from torch.utils.flop_counter import FlopCounterMode
 

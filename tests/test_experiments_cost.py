@@ -1,11 +1,15 @@
 """The cost of a line is what its network and its files come to."""
 
 import functools
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 
 import models
+import options
 import runs
 import train
 from experiments import Experiment, cost
@@ -14,14 +18,27 @@ from experiments.lines import lines_of
 CONV, LINEAR = 2 * 9, 2  # operations of a 3x3 convolution and a linear layer, by channels and place
 
 
-@pytest.mark.parametrize("width", [1, 8, 32])
-@pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_operations_and_parameters_of_the_convnet(width, norm):
-    c = width
+@pytest.mark.parametrize("model", options.MODEL_NAMES)
+@pytest.mark.parametrize("width, depth", [(1, 3), (4, 1), (8, 3), (2, 7)])
+def test_operations_and_parameters_are_those_of_the_network(model, width, depth):
+    counted = cost.count_by_torch(model, 10, width, depth, "batch")
+    assert cost.count(model, 10, width, depth, "batch") == counted
+    assert counted[1] == sum(p.numel() for p in models.build(model, 10, width, depth).parameters())
+
+
+def test_operations_by_hand():
+    c = 8
     expected = CONV * (32**2 * (3 * c + c * 2 * c) + 16**2 * 2 * c * 4 * c + 8**2 * 4 * c * 8 * c)
-    operations, parameters = cost.count("ConvNetSI", 10, width, 3, norm)
-    assert operations == expected + LINEAR * 8 * c * 10
-    assert parameters == sum(p.numel() for p in models.build("ConvNetSI", 10, width).parameters())
+    assert cost.count("ConvNetSI", 10, c, 3, "batch")[0] == expected + LINEAR * 8 * c * 10
+
+
+def test_the_list_of_settings_does_without_torch():
+    code = (
+        "import sys, run_train_and_test as d; d.main(['--list']); sys.exit('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    )
 
 
 def test_a_line_costs_its_epochs_and_the_passes_of_its_metrics():
