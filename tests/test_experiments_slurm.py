@@ -152,8 +152,9 @@ def test_status_of_local_lines(tmp_path, monkeypatch):
     runs.write_log(line.folder, [row])
     assert [state(x) for x in (line, other, third)] == ["running", "stopped", "failed"]
     (first, *_) = status.table([line]).splitlines()[2:]
-    # 30 of 40 epochs left, and 31 checkpoints to measure, of 2 s each
-    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "2.00", "2", "min"]
+    # 30 epochs of 2 s are left, and none of 41 checkpoints is measured: each a pass over the 256
+    # training images, and a forward one, a third of that, over the 297 of the test set; 174 s.
+    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "2.00", "3", "min"]
 
 
 def test_the_driver_tells_the_status(drive, tmp_path):
