@@ -26,7 +26,7 @@ claims-full: setup
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS)
 
 mutants: test
 	$(BIN)/python tests/mutants.py --jobs $(JOBS)
