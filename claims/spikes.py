@@ -1,6 +1,6 @@
 """Why a training loss spikes: small runs of each kind, watched by the monitor (docs/spikes.md).
 
-    python -m claims.spikes                  # all of them: about three minutes of one core
+    python -m claims.spikes                  # all of them
     python -m claims.spikes periods data     # some
 
 Each trains a ConvNetSI of width 4 on 256 digits, but for what its name says, prints what the
