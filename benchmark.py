@@ -35,10 +35,10 @@ from torch.nn import functional as F
 import data
 import models
 import runs
+from command_line import Option, Parser, integer, one_of
 from experiments import speed
 from experiments.speed import BATCH, in_turn
 from measuring import Meter, Wanted, parameter_names
-from options import Option, Parser, integer, one_of
 from training import Recipe, Trainer
 from training.device import autocast, describe, memory_format, products, select_device
 from utils import UserError, user_errors, write_atomically

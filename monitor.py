@@ -20,7 +20,7 @@ import argparse
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import ScaleInvariance, own, scale_invariant_groups
+from models import group_table, own, scale_invariant_groups
+from theory import dynamics
 from theory.dynamics import effective_lr, effective_step, jump_threshold
-from theory.forecast import time_to_turn
-from theory.periods import Detector, Periods
+from theory.forecast import Course
+from theory.periods import Periods
 from utils import UserError, plural, user_errors
 
 DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
 ALL = "all"
-COLUMNS = (
-    "step",
-    "group",
-    "loss",
-    "lr",
-    "decay",
-    "si_norm",
-    "effective_lr",
-    "effective_gradient_norm",
-    "angle",
-    "equilibrium_angle",
-    "effective_step",
-    "jump_threshold",
-    "phase",
-    "periods",
-    "steps_to_turn",
-)
 
 
 @dataclass(frozen=True)
@@ -90,21 +74,12 @@ class Record:
     steps_to_turn: float | None = None
 
 
+COLUMNS = tuple(field.name for field in fields(Record))
+
+
 def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
-    """RMS angle of a step, in radians, where weight decay and random gradients are in balance.
+    """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
 
-    Decay takes a fraction κ of the norm a step, and a gradient acts on the weights in steps of
-    sizes c₀, c₁, ... (momentum). ρ² then stays as it is if 2κρ² = (Σc)² ‖g‖², and a step turns the
-    weights by an angle of square (Σc²) ‖g‖² / ρ² = 2κ Σc² / (Σc)². SGD with momentum α:
-    sqrt(2ηλ / (1 + α)); AdamW: sqrt(2ηλ (1 - β₁) / (1 + β₁)) (Wan et al. 2021, arXiv 2006.08419;
-    Kosson et al. 2024, arXiv 2305.17212).
-
-    Parameters
-    ----------
-    group : one of the optimiser's parameter groups.
-
-    Returns
-    -------
     None where there is no such balance: without weight decay, for Adam with coupled decay (which
     the second moment divides by the gradients' size), and for optimisers of other kinds.
     """
@@ -115,13 +90,9 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
         momentum = group["momentum"]
         if momentum:
             decay *= 1 - group["dampening"]
-        if not group["nesterov"]:
-            return math.sqrt(2 * decay / (1 + momentum))
-        squares = (1 + momentum) ** 2 + momentum**4 / (1 - momentum**2)
-        return math.sqrt(2 * decay * (1 - momentum) * squares)
+        return dynamics.equilibrium_angle(decay, momentum, nesterov=group["nesterov"])
     if isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay"):
-        beta = float(group["betas"][0])
-        return math.sqrt(2 * decay * (1 - beta) / (1 + beta))
+        return dynamics.equilibrium_angle(decay, float(group["betas"][0]), decoupled=True)
     return None
 
 
@@ -148,12 +119,7 @@ class Monitor:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        inputs: Any,
-        *,
-        every: int = 10,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, *, every: int = 10
     ):
         self.optimizer, self.every = optimizer, every
         model = getattr(model, "_orig_mod", model)
@@ -173,9 +139,7 @@ class Monitor:
         self.owner = [owner[id(weight)] for weight in self.weights]
         self.records: list[Record] = []
         self.steps = 0
-        self.detector = Detector()
-        self.history: list[tuple[int, float]] = []  # (step, ρ) since the last period began
-        self.rates: list[tuple[int, float]] = []  # (step, η) where η changed
+        self.course = Course()
         self._unsaved = 0
         self._old: list[torch.Tensor] = []
         self._measured: tuple[int, torch.Tensor, list[tuple]] | None = None
@@ -202,7 +166,7 @@ class Monitor:
     @property
     def periods(self) -> Periods:
         """The periods so far, in steps."""
-        return Periods(tuple(self.detector.periods))
+        return Periods(tuple(self.course.periods))
 
     @torch.no_grad()
     def _before(self, *_: object) -> None:
@@ -244,8 +208,12 @@ class Monitor:
         if self._unsaved == 0:
             self.records.clear()
         for label, values in zip(self.labels, numbers, strict=True):
-            course = self._course(step, mean, values) if label == ALL else {}
-            self.records.append(Record(step, label, mean, **values, **course))
+            record = Record(step, label, mean, **values)
+            if label == ALL:
+                left = self.course.add(step, mean, record.si_norm, record.lr)
+                phase, periods = self.course.phase, len(self.course.periods)
+                record = replace(record, phase=phase, periods=periods, steps_to_turn=left)
+            self.records.append(record)
         self._unsaved += len(self.labels)
 
     def _numbers(self, norms: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
@@ -282,32 +250,6 @@ class Monitor:
                 }
             )
         return found
-
-    def _course(self, step: int, loss: float, values: dict[str, Any]) -> dict[str, Any]:
-        """Where in its periods training is: phase, number of periods, steps to the next turn."""
-        rho, lr = values["si_norm"], values["lr"]
-        self.detector.add(step, loss, rho)
-        periods = self.detector.periods
-        begin = periods[-1].start if periods else 0
-        if not periods and self.history and rho >= self.history[0][1]:
-            self.history.clear()
-        self.history = [*(h for h in self.history if h[0] >= begin), (step, rho)]
-        if not self.rates or not math.isclose(self.rates[-1][1], lr, rel_tol=1e-9):
-            self.rates.append((step, lr))
-        phase, forecast = self._phase(step), None
-        if phase == "B" and periods:
-            at_turn = [rate for since, rate in self.rates if since <= periods[-1].turn][-1]
-            forecast = time_to_turn(*zip(*self.history, strict=True), periods, lr / at_turn)
-        return {"phase": phase, "periods": len(periods), "steps_to_turn": forecast}
-
-    def _phase(self, step: int) -> str:
-        """The present phase. A turn is known when ρ has risen by a tenth: until then it is B."""
-        if not self.detector.periods:
-            return "B" if len(self.history) > 1 else "A"
-        last = self.detector.periods[-1]
-        if step > last.end:
-            return "B"
-        return "C" if last.high == step else "A"
 
     def save(self, path: str | Path) -> None:
         """Append the records that are not yet in the file: whole rows, under a header.
@@ -351,16 +293,13 @@ class Monitor:
         latest = self.records[-len(self.labels) :]
         whole, periods = latest[0], self.periods
         words = [f"Step {whole.step}, loss {whole.loss:.4g}."]
+        so_far = f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far"
         if len(periods) > 1:
-            steps = f", one every {periods.mean:.0f} steps"
+            so_far += f", one every {periods.mean:.0f} steps"
             spread = f" (coefficient of variation {periods.cv:.2f})" if len(periods) > 2 else ""
             settled = periods.after(1 / whole.decay) if whole.decay else periods
-            verdict = ": periodic" if settled.is_periodic else ""
-            words.append(f"{plural(len(periods), 'period')} so far{steps}{spread}{verdict}.")
-        else:
-            words.append(
-                f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far."
-            )
+            so_far += spread + (": periodic" if settled.is_periodic else "")
+        words.append(f"{so_far}.")
         if len(periods):
             words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
         if whole.steps_to_turn is not None:
@@ -373,15 +312,11 @@ class Monitor:
         else:
             ratio = whole.angle / whole.equilibrium_angle
             words.append(f"The latest step turned the weights by {ratio:.2g} of the equilibrium.")
-        rows = [
-            (r.group, r.si_norm, r.effective_lr, r.effective_gradient_norm, r.angle,
-             r.equilibrium_angle, r.effective_step, r.jump_threshold)
-            for r in latest
-        ]  # fmt: skip
+        rows = [[getattr(record, column) for column in TABLE.values()] for record in latest]
         left_out = [group for group in self.found if group not in self.groups]
         if left_out:
             words.append(f"{plural(len(left_out), 'group')} with frozen tensors left out.")
-        return "\n".join([*words, "", _table(TABLE, rows)])
+        return "\n".join([*words, "", _table([*TABLE], rows)])
 
 
 PHASES = {
@@ -389,7 +324,16 @@ PHASES = {
     "B": "weight decay dominates, the norm falls and the effective rate rises",
     "C": "the effective rate is too high for this minimum, the loss rises",
 }
-TABLE = ("group", "ρ", "η̃", "‖g̃‖", "angle", "equilibrium", "η̃‖g̃‖", "δ-jump above")
+TABLE = {
+    "group": "group",
+    "ρ": "si_norm",
+    "η̃": "effective_lr",
+    "‖g̃‖": "effective_gradient_norm",
+    "angle": "angle",
+    "equilibrium": "equilibrium_angle",
+    "η̃‖g̃‖": "effective_step",
+    "δ-jump above": "jump_threshold",
+}
 
 
 def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]) -> set[str]:
@@ -411,7 +355,7 @@ def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
 
 
-def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
+def _table(header: list[str], rows: list[list]) -> str:
     """Columns side by side; numbers with three digits, "-" where there is none."""
     cells = [
         [("-" if v is None else v if isinstance(v, str) else f"{v:.3g}") for v in row]
@@ -426,28 +370,6 @@ def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
         )
         for line in lines
     )
-
-
-def group_table(model: nn.Module, found: ScaleInvariance) -> str:
-    """What is scale invariant in a network: a line for each group, and the tensors in it."""
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    rows = [
-        (str(number), f"{sum(sizes[name] for name in group):,}", " ".join(group))
-        for number, group in enumerate(found, 1)
-    ]
-    lines = [f"{number:>5}  {size:>11}  {names}" for number, size, names in rows]
-    covered = sum(sizes[name] for name in set().union(*found))
-    share = f"{covered:,} of {sum(sizes.values()):,} weights are in a group"
-    if not found.groups:
-        return "No tensor of this network is scale invariant, alone or with others."
-    words = [
-        f"{plural(len(found), 'scale-invariant group')}: {share}.",
-        "",
-        "group      weights  tensors",
-    ]
-    if found.without_effect:
-        lines += ["", "Without any effect: " + " ".join(found.without_effect)]
-    return "\n".join([*words, *lines])
 
 
 def main(argv: list[str] | None = None) -> None:

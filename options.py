@@ -5,14 +5,19 @@ The names and defaults are those of the papers' official code, so its command li
 """
 
 import argparse
-import math
-import re
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
 
-from utils import UserError, nearest
+from command_line import (
+    Option,
+    Parser,
+    chosen_epochs,
+    given,
+    integer,
+    number,
+    one_of,
+    whole_numbers,
+)
+from utils import UserError
 
 # Names only: models/ and data.py implement them, and a test compares. Importing those modules here
 # would load torch before a mistyped option is reported.
@@ -24,149 +29,9 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 NORM_EPS = 1e-12
 
 
-# --- types of values: each raises ValueError or ArgumentTypeError with what would be right ---
-
-
-def number(low: float = -math.inf, high: float = math.inf, *, open_low=False, open_high=False):
-    """A finite float from low to high; an `open_` end is itself excluded."""
-    bounds = []
-    if low > -math.inf:
-        bounds.append(f"{'>' if open_low else '>='} {low:g}")
-    if high < math.inf:
-        bounds.append(f"{'<' if open_high else '<='} {high:g}")
-    words = f"a finite number {' and '.join(bounds)}".strip()
-
-    def parse(text: str) -> float:
-        value = float(text)
-        above = value > low if open_low else value >= low
-        below = value < high if open_high else value <= high
-        if not (math.isfinite(value) and above and below):
-            raise argparse.ArgumentTypeError(f"{text} is not {words}")
-        return value
-
-    parse.__name__ = "number"
-    return parse
-
-
-def integer(low: int):
-    """A whole number of at least `low`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number >= {low}")
-        return value
-
-    parse.__name__ = "whole number"
-    return parse
-
-
-def off_or(low_open: bool, words: str):
-    """-1 (off) or a finite number that is >= 0 (> 0 where `low_open`)."""
-
-    def parse(text: str) -> float:
-        value = float(text)
-        if value != -1 and not (math.isfinite(value) and (value > 0 if low_open else value >= 0)):
-            raise argparse.ArgumentTypeError(f"{text} is not {words}")
-        return value
-
-    parse.__name__ = "number"
-    return parse
-
-
-def one_of(known: Sequence[str]):
-    """One of the known names; the nearest one is suggested for a misspelt one."""
-
-    def parse(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(
-                f"unknown name {text!r}{nearest(text, known)}; known: {', '.join(known)}"
-            )
-        return text
-
-    return parse
-
-
 def network(text: str) -> str:
     """One of the networks of the papers, or the function that makes one of your own."""
     return text if ":" in text else one_of(MODEL_NAMES)(text)
-
-
-def zero_or(parse: Callable[[str], float]):
-    """As `parse`, or 0, of which the official code says elsewhere that it does not count."""
-
-    def parse_or_zero(text: str) -> float:
-        return 0.0 if float(text) == 0 else parse(text)
-
-    parse_or_zero.__name__ = parse.__name__
-    return parse_or_zero
-
-
-def one_of_numbers(*known: int):
-    """One of a few whole numbers."""
-
-    def parse(text: str) -> int:
-        if (value := int(text)) not in known:
-            raise argparse.ArgumentTypeError(f"{text} is not {' or '.join(map(str, known))}")
-        return value
-
-    parse.__name__ = "whole number"
-    return parse
-
-
-def whole_numbers(text: str) -> list[int]:
-    """Whole numbers >= 0, separated by commas."""
-    return [integer(0)(part) for part in text.split(",")]
-
-
-def chosen_epochs(text: str) -> Sequence[int]:
-    """Whole numbers separated by commas, or every n-th from 0 on: 'every10' or 'every 10'."""
-    every = re.fullmatch(r"every[ _]?([1-9]\d*)", text)
-    if every:
-        return range(0, sys.maxsize, int(every[1]))
-    try:
-        return whole_numbers(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not epochs: 0,100,200 or every10") from None
-
-
-def key_values(text: str) -> dict[str, str]:
-    """name=value pairs, separated by commas."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(name and separator for name, separator, _ in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not name=value,name=value")
-    return {name.removeprefix("--"): value for name, _, value in pairs}
-
-
-# --- the declaration ---
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option: its names (the first is the one in files and tables), default and meaning.
-
-    `type` is None for a flag. `const` is the value of an option whose value may be left out.
-    """
-
-    names: str
-    type: Callable[[str], Any] | None
-    default: Any
-    help: str
-    const: Any = None
-    key: str = field(init=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "key", self.names.split()[0].removeprefix("--"))
-
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
-        kwargs: dict[str, Any] = {"dest": self.key, "default": self.default, "help": self.help}
-        if self.type is None:
-            kwargs["action"] = "store_true"
-        else:
-            kwargs.update(type=self.type, metavar=self.key.rsplit("_", 1)[-1].upper())
-        if self.const is not None:
-            kwargs.update(nargs="?", const=self.const)
-        parser.add_argument(*self.names.split(), **kwargs)
 
 
 DATA = (
@@ -183,7 +48,7 @@ DATA = (
         "replace the labels of this fraction of the training images by random ones",
     ),
     Option(
-        "--split_classes", one_of_numbers(0, 1), None,
+        "--split_classes", integer(0, 1), None,
         "of ten classes keep half: 0: those numbered 0, 1, 2, 8, 9; 1: 3 to 7 (numbered anew)",
     ),
     Option("--num_workers", integer(0), 4, "accepted, and changes nothing: no workers needed"),
@@ -214,11 +79,11 @@ LOSS = Option(
     "(Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the cross-entropy (P2)",
 )
 INIT_SCALE = Option(
-    "--init_scale --initscale", off_or(True, "a number > 0, or -1 (leave the last layer)"),
-    -1.0, "Frobenius norm given to the last layer's weights at the start (-1: leave them)",
+    "--init_scale --initscale", number(0, open_low=True, off=-1), -1.0,
+    "Frobenius norm given to the last layer's weights at the start (-1: leave them)",
 )  # fmt: skip
 NONINVLR = Option(
-    "--noninvlr --fix_noninvlr", off_or(False, "a learning rate >= 0, or -1"), -1.0,
+    "--noninvlr --fix_noninvlr", number(0, off=-1), -1.0,
     "learning rate of all weights that are not scale invariant (0: frozen; -1: as the others)",
 )  # fmt: skip
 METRICS_PRECISION = Option(
@@ -243,7 +108,7 @@ TRAIN = (
     INIT_SCALE,
     NONINVLR,
     LOSS,
-    Option("--lr_init", zero_or(number(0, open_low=True)), 0.01, "learning rate η"),
+    Option("--lr_init", number(0), 0.01, "learning rate η"),
     Option("--wd", number(0), 1e-4, "weight decay λ (added to the gradient; adamw: decoupled)"),
     Option("--optimizer", one_of(OPTIMIZERS), "sgd", ", ".join(OPTIMIZERS)),
     Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
@@ -275,11 +140,11 @@ TRAIN = (
     ),
     Option("--no_schedule --noschedule", None, False, "constant learning rate"),
     Option(
-        "--c_schedule", zero_or(number(0, open_low=True)), None,
+        "--c_schedule", number(0), None,
         "after the first quarter the rate falls linearly to 1/P of lr_init (0: off)",
     ),
     Option(
-        "--d_schedule", zero_or(number(0, open_low=True)), None,
+        "--d_schedule", number(0), None,
         "the rate is divided by P after each quarter of training (0: off)",
     ),
     Option("--cosan_schedule", None, False, "cosine annealing of the rate to 0"),
@@ -392,37 +257,6 @@ NO_EFFECT_IN_TEST = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and exit status 2, with the nearest known option."""
-
-    def __init__(self, options: Sequence[Option], **kwargs: Any):
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
-        )
-        # As in Python 3.14: -1e-3 is a number, not an option; so are -inf and -nan, to be refused.
-        number_pattern = r"^-(\d[\d_.]*|\.\d+)([eE][-+]?\d+)?$|^-(inf|nan)$"
-        self._negative_number_matcher = re.compile(number_pattern)
-        self.known = [name for option in options for name in option.names.split()]
-        for option in options:
-            option.add_to(self)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
-
-    def parse_args(self, args=None, namespace=None):
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            word = unknown[0].split("=")[0]
-            self.error(f"unknown option {unknown[0]}{nearest(word, self.known)}")
-        return parsed
-
-
-def given(argv: Sequence[str] | None, options: Sequence[Option]) -> set[str]:
-    """The keys of the options that the command line itself gives."""
-    words = {word.split("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
-    return {o.key for o in options if words & set(o.names.split())}
-
-
 def train_options(
     argv: Sequence[str] | None = None, say: Callable[[str], object] = print
 ) -> argparse.Namespace:
@@ -524,17 +358,6 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
     if args.prebn_only and args.prebn_save_path:
         raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
     return args, given(argv, TEST)
-
-
-def command(script: str, values: dict[str, Any], extra: Sequence[str] = ()) -> list[str]:
-    """The words of a command line: true flags bare, false and None ones left out."""
-    words = [script]
-    for key, value in values.items():
-        if value is True:
-            words.append(f"--{key}")
-        elif value is not None and value is not False:
-            words += [f"--{key}", str(value)]
-    return [*words, *extra]
 
 
 def markdown_table(options: Sequence[Option]) -> str:

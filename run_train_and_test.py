@@ -11,12 +11,12 @@ from textwrap import fill
 from tabulate import tabulate
 
 import runs
+from command_line import Option, Parser, given, integer, key_values, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
 from experiments.lines import ROOT, check_data, is_finished, lines_of
 from experiments.local import run_here
 from experiments.runner import say
 from experiments.slurm import Cluster, submit
-from options import Option, Parser, given, integer, key_values, one_of
 from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
@@ -107,8 +107,7 @@ def print_experiments() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(DRIVER, prog="run_train_and_test.py", description=__doc__.split("\n")[0])
-    arguments = parser.parse_args(argv)
+    arguments = Parser(DRIVER, "run_train_and_test.py", __doc__).parse_args(argv)
     words = given(argv, DRIVER)
     for key in SLURM_OPTIONS:
         if key in words and arguments.launcher != "slurm":

@@ -26,9 +26,9 @@ from claims.table import (
     seconds_left,
     table,
 )
+from command_line import Option, Parser, integer, one_of
 from experiments import IMAGE_FOLDER
 from experiments.lines import ROOT
-from options import Option, Parser, integer, one_of
 from utils import UserError, duration, nearest, plural, user_errors, write_atomically
 
 
@@ -61,8 +61,7 @@ def trials_of(claim, options) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="claims", description=__doc__.split("\n")[0])
-    options = parser.parse_args(argv)
+    options = Parser(OPTIONS, prog="claims", description=__doc__).parse_args(argv)
     folder = Path(options.results or ROOT / f"claims_{options.scale}")
     path = folder / "claims.json"
     record = json.loads(path.read_text()) if path.exists() else {"claims": {}}

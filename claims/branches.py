@@ -4,7 +4,8 @@ import numpy as np
 
 import runs
 import train
-from options import TRAIN, command
+from command_line import command
+from options import TRAIN
 from runs import Run
 
 

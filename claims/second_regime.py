@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel
 import figures
 import runs
 from claims.branches import branch
+from command_line import Option, Parser, integer, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from experiments.lines import ROOT, lines_of, run_of
 from experiments.local import run_here
 from measuring import Meter, Wanted, parameter_names
 from measuring.rebuild import rebuild, renew_statistics
-from options import Option, Parser, integer, one_of
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import runs
+from command_line import Option, Parser, integer, number, one_of
 from experiments.lines import ROOT, Line, lines_of
 from experiments.local import run_here
 from experiments.papers import PAPERS
 from experiments.runner import SCRIPTS, say
 from experiments.setting import IMAGE_FOLDER, Experiment
-from options import PRECISIONS, Option, Parser, integer, number, one_of
+from options import PRECISIONS
 from utils import Interrupted, locked, user_errors
 
 OPTIONS = (
@@ -88,8 +89,7 @@ def keep(lines: Sequence[Line]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(OPTIONS, prog="experiments.gpu", description=__doc__.split("\n")[0])
-    options = parser.parse_args(argv)
+    options = Parser(OPTIONS, prog="experiments.gpu", description=__doc__).parse_args(argv)
 
     def stop(number: int, frame: object) -> None:
         raise Interrupted(number)

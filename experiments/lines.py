@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import runs
+from command_line import command
 from experiments.setting import Experiment
-from options import command, train_options
+from options import train_options
 from utils import UserError
 
 ROOT = Path("Experiments")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from options import Option
+from command_line import Option
 
 IMAGE_FOLDER = Option(
     "--image_folder", str, None, "take this ImageFolder's images instead of the setting's data set"

@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from command_line import Option, Parser
 from figures import plt, report, save
 from figures.dynamics import dynamics, read
 from figures.report import WHOLE, listing
-from options import Option, Parser
 from utils import plural, user_errors
 
 
@@ -35,7 +35,7 @@ OPTIONS = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="python -m figures", description=__doc__.split("\n")[0])
+    parser = Parser(OPTIONS, prog="python -m figures", description=__doc__)
     words = "experiments, lines, runs or branches to draw together (none: list the experiments)"
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=words)
     options = parser.parse_args(argv)

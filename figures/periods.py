@@ -4,27 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, colours, describe, label_plainly
-from figures.summaries import (
-    course,
-    equilibrium_angle,
-    history,
-    label,
-    periods_of,
-)
+from figures.summaries import course, equilibrium_angle, history, label, periods_of
 from runs import Run
-from theory.periods import Periods, find_periods
+from theory.periods import find_periods
 
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
-
-
-def mark_turns(axis: Axes, found: Periods) -> None:
-    """Dash the times at which ρ turns."""
-    for turn in found.turns:
-        axis.axvline(turn, color="grey", linestyle="--", linewidth=0.7)
 
 
 def loss_panels(named: Mapping[str, Run]) -> Figure:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runs import Run, differing_options
+from theory import dynamics
 from theory.dynamics import effective_gradient_norm, effective_lr
 from theory.periods import Periods, find_periods
 from theory.regimes import Regime, find_regime
@@ -144,15 +145,11 @@ def dead_layer(run: Run) -> str | None:
 
 
 def equilibrium_angle(run: Run) -> float:
-    """RMS angle of a step of the scale-invariant weights in equilibrium, in radians.
-
-    sqrt(2ηλ/(1 + α)) for SGD with momentum α, and sqrt(2ηλ (1 - β₁)/(1 + β₁)) for AdamW (Kosson,
-    Messmer, Jaggi, Rotational Equilibrium, arXiv 2305.17212, table 1).
-    """
-    product = run.base_lr * run.config["wd"]
-    if run.config["optimizer"] == "adamw":
-        return float(np.sqrt(2 * product * (1 - BETA1) / (1 + BETA1)))
-    return float(np.sqrt(2 * product / (1 + (run.config["momentum"] or 0))))
+    """`theory.dynamics.equilibrium_angle` of a run."""
+    config, decay = run.config, run.base_lr * run.config["wd"]
+    if config["optimizer"] == "adamw":
+        return dynamics.equilibrium_angle(decay, BETA1, decoupled=True)
+    return dynamics.equilibrium_angle(decay, config["momentum"] or 0)
 
 
 def regime(run: Run) -> Regime:

@@ -16,11 +16,11 @@ import torch
 
 import models
 import runs
+from command_line import Option, Parser, integer
 from data import ImageSet
 from measuring import meter
 from measuring.distance import cosine
 from measuring.rebuild import rebuild, renew_statistics
-from options import Option, Parser, integer
 from runs import checkpoints
 from utils import UserError, user_errors
 
@@ -121,8 +121,7 @@ def turning(folder: Path) -> dict[str, np.ndarray]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="measuring.diversity", description=__doc__.split("\n")[0])
-    options = parser.parse_args(argv)
+    options = Parser(OPTIONS, prog="measuring.diversity", description=__doc__).parse_args(argv)
     if options.models_dir is None or options.anchor is None:
         raise UserError("--models_dir and --anchor are needed")
     folder = Path(options.models_dir).expanduser()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import models
 import runs
+from command_line import Option, Parser
 from data import ImageSet
 from measuring.diversity import accuracy, probabilities
 from measuring.meter import Meter, Wanted, parameter_names
 from measuring.rebuild import rebuild, renew_statistics
-from options import Option, Parser
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
@@ -55,8 +55,7 @@ def training_loss(model, images: ImageSet, batch_size: int) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="measuring.minima", description=__doc__.split("\n")[0])
-    options = parser.parse_args(argv)
+    options = Parser(OPTIONS, prog="measuring.minima", description=__doc__).parse_args(argv)
     root = Path(options.folder)
     found = {
         path.relative_to(root).as_posix(): measure(path.parent, path)

@@ -14,31 +14,17 @@ from torch import nn
 
 from models import own
 from models.convnet import ConvNet
-from models.groups import ScaleInvariance, scale_invariant_groups
+from models.groups import ScaleInvariance, group_table, scale_invariant_groups
 from models.layers import NORM_EPS, NORMS, Layers
 from models.resnet import ResNet18
+from models.scale_invariance import norm as norm
 from models.scale_invariance import (
-    norm,
     rescale_filters,
     rescale_to_norm,
     si_parameters,
     split_parameters,
 )
 from utils import UserError
-
-__all__ = [
-    "MODELS",
-    "NORMS",
-    "ScaleInvariance",
-    "build",
-    "norm",
-    "own",
-    "rescale_filters",
-    "rescale_to_norm",
-    "scale_invariant_groups",
-    "si_parameters",
-    "split_parameters",
-]
 
 OFFICIAL_SEED = 228  # of same_init and same_last_layer in the official code
 IMAGE_SIZE = (32, 32)  # that the networks of the papers take

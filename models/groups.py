@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from utils import plural
+
 EPS = 1e-12  # at most this in normalisations: invariance is meant in the limit of none
 SPREAD = 0.5  # of the logarithms of the weights at a random point
 POINTS = 4  # random points that are solved at, at most (of few outputs, more)
@@ -78,6 +80,25 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
         return _find(_Probe(model, inputs, torch.float64), seed)
     except (RuntimeError, TypeError):  # the network insists on float32 somewhere
         return _find(_Probe(model, inputs, torch.float32), seed)
+
+
+def group_table(model: nn.Module, found: ScaleInvariance) -> str:
+    """What is scale invariant in a network: a line for each group, and the tensors in it."""
+    if not found.groups:
+        return "No tensor of this network is scale invariant, alone or with others."
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    covered = sum(sizes[name] for name in set().union(*found))
+    lines = [
+        f"{plural(len(found), 'scale-invariant group')}: {covered:,} of {sum(sizes.values()):,} "
+        "weights are in a group.",
+        "",
+        "group      weights  tensors",
+    ]
+    for number, group in enumerate(found, 1):
+        lines.append(f"{number:>5}  {sum(sizes[name] for name in group):>11,}  {' '.join(group)}")
+    if found.without_effect:
+        lines += ["", "Without any effect: " + " ".join(found.without_effect)]
+    return "\n".join(lines)
 
 
 def _find(probe: "_Probe", seed: int) -> ScaleInvariance:

@@ -11,7 +11,6 @@ from theory.dynamics import (
     effective_step,
     equilibrium_norm,
     jump_threshold,
-    moving_equilibrium,
     next_norm,
     step_cosine,
     steps_between,
@@ -165,17 +164,6 @@ def test_a_loss_that_still_falls_is_converging(falling, name):
 def test_percentiles_of_a_regime_are_of_the_second_half():
     found = find_regime([*[100.0] * 11, *range(11)], np.full(22, 0.5))
     assert (found.low, found.level, found.high) == (1, 5, 9)
-
-
-def test_moving_equilibrium_forgets_with_the_time_of_weight_decay():
-    """A weighted mean of the past squares, by hand; of constant gradients it is theirs."""
-    lr, wd, g = 0.5, 0.1, np.array([1.0, 2, 0.5, 3])
-    found = moving_equilibrium(g, lr, wd)
-    for n in range(4):
-        weights = 0.95 ** np.arange(n, -1, -1)
-        mean = np.sqrt((weights * g[: n + 1] ** 2).sum() / weights.sum())
-        assert found[n] == pytest.approx(equilibrium_norm(mean, lr, wd))
-    assert moving_equilibrium(np.full(9, 2.0), lr, wd) == pytest.approx(equilibrium_norm(2, lr, wd))
 
 
 def test_effective_step_is_the_angle_that_a_gradient_turns_by():

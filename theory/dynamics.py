@@ -72,23 +72,28 @@ def equilibrium_norm(gradient_norm: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> 
     return (lr * np.asarray(gradient_norm) ** 2 / (wd * (2 - lr * wd))) ** 0.25
 
 
-def moving_equilibrium(gradient_norm: ArrayLike, lr: float, wd: float) -> np.ndarray:
-    """The equilibrium norm of every step's past gradients: (n,).
+def equilibrium_angle(
+    decay: float, momentum: float = 0.0, *, nesterov: bool = False, decoupled: bool = False
+) -> float:
+    """RMS angle of a step, in radians, where weight decay and random gradients are in balance.
 
-    ‖g̃‖² is averaged over the past with exponentially falling weights and a memory of 1 / (ηλ)
-    steps, the time that weight decay takes; the first steps average over what there is.
+    Decay takes a fraction κ of the norm a step, and a gradient acts on the weights in steps of
+    sizes c₀, c₁, ... (momentum). ρ² then stays as it is if 2κρ² = (Σc)² ‖g‖², and a step turns the
+    weights by an angle of square (Σc²) ‖g‖² / ρ² = 2κ Σc² / (Σc)². SGD with momentum α:
+    sqrt(2ηλ / (1 + α)); AdamW: sqrt(2ηλ (1 - β₁) / (1 + β₁)) (Wan et al. 2021, arXiv 2006.08419;
+    Kosson et al. 2024, arXiv 2305.17212, table 1).
 
     Parameters
     ----------
-    gradient_norm : (n,) norms of the effective gradients of successive steps.
+    decay : ηλ.
+    momentum : α of SGD (with `nesterov`: Nesterov's), or β₁ of AdamW, whose decay is `decoupled`.
     """
-    from scipy.signal import lfilter  # here alone: the rest needs no more than NumPy
-
-    squares = np.asarray(gradient_norm, dtype=float) ** 2
-    kept = 1 - lr * wd
-    weighted = lfilter([1], [1, -kept], squares)
-    weights = lfilter([1], [1, -kept], np.ones(len(squares)))
-    return equilibrium_norm(np.sqrt(weighted / weights), lr, wd)
+    if decoupled:
+        return float(np.sqrt(2 * decay * (1 - momentum) / (1 + momentum)))
+    if nesterov:
+        squares = (1 + momentum) ** 2 + momentum**4 / (1 - momentum**2)
+        return float(np.sqrt(2 * decay * (1 - momentum) * squares))
+    return float(np.sqrt(2 * decay / (1 + momentum)))
 
 
 def steps_between(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.periods import Period
+from theory.periods import Detector, Period
 
 RECENT = 5  # periods whose depth is the usual one
 OVERDUE = 0.25  # of the usual depth, which is expected to be left at the least
@@ -56,3 +56,40 @@ def time_to_turn(
     if len(higher) == 0:
         return float(left / rate)
     return float((last.turn - times[fall][higher[-1]]) / lr_ratio)
+
+
+class Course:
+    """Where a training run is in its periods while it goes on: fed one record after the other.
+
+    Attributes
+    ----------
+    periods : list of Period, those so far.
+    phase : "A", "B" or "C". A turn is known when ρ has risen by a tenth: until then it is B.
+    """
+
+    def __init__(self):
+        self._detector = Detector()
+        self.periods = self._detector.periods
+        self.phase = "A"
+        self._history: list[tuple[float, float]] = []  # (time, ρ) since the last period began
+        self._rates: list[tuple[float, float]] = []  # (time, η) where η changed
+
+    def add(self, time: float, loss: float, rho: float, lr: float) -> float | None:
+        """Take the next record; in phase B, `time_to_turn`."""
+        self._detector.add(time, loss, rho)
+        last = self.periods[-1] if self.periods else None
+        if last:
+            self._history = [record for record in self._history if record[0] >= last.start]
+        elif self._history and rho >= self._history[0][1]:
+            self._history.clear()
+        self._history.append((time, rho))
+        if not self._rates or not math.isclose(self._rates[-1][1], lr, rel_tol=1e-9):
+            self._rates.append((time, lr))
+        if last is None:
+            self.phase = "B" if len(self._history) > 1 else "A"
+            return None
+        self.phase = "B" if time > last.end else "C" if time == last.high else "A"
+        if self.phase != "B":
+            return None
+        at_turn = [rate for since, rate in self._rates if since <= last.turn][-1]
+        return time_to_turn(*zip(*self._history, strict=True), self.periods, lr / at_turn)
