@@ -246,4 +246,5 @@ def test_chance():
     for n in (3, 5, 10, 20):
         lengths = rng.exponential(size=(20_000, n))
         cv = lengths.std(1) / lengths.mean(1)
-        assert np.mean(cv < chance_cv(n)) < 0.05 < np.mean(cv < chance_cv(n) / 0.6 + 0.02)
+        assert np.mean(cv < chance_cv(n, 0.1)) < 0.05 < np.mean(cv < chance_cv(n, 0.1) / 0.6 + 0.02)
+        assert chance_cv(n, 0.1) < chance_cv(n, math.log(2)) < chance_cv(n, math.log(10))

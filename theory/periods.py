@@ -211,7 +211,9 @@ class Periods:
         if len(self) < ENOUGH:
             return False
         orderly = np.mean([period.is_orderly for period in self.cycles])
-        return bool(orderly >= ORDERLY and self.cv < min(LARGEST_CV, chance_cv(len(self) - 1)))
+        fall = np.mean(np.log(self.each("rho_start") / self.each("rho_turn")))
+        limit = min(LARGEST_CV, chance_cv(len(self) - 1, fall))
+        return bool(orderly >= ORDERLY and self.cv < limit)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
         """The time of the lowest loss in every period that has turned, the first one included.
@@ -246,13 +248,20 @@ class Periods:
         return np.array([*names, "A"])[at]
 
 
-def chance_cv(lengths: int) -> float:
+def chance_cv(lengths: int, fall: float) -> float:
     """What the CV of so many lengths between independent events falls below in 5 % of draws.
 
-    1 - 1.38 / √n for a Poisson process (fitted to draws of 3 to 20 lengths, within 0.01), times
-    0.6: ρ has to fall by 10 % before it can turn again, which keeps a distance between events.
+    1 - 1.38 / √n for a Poisson process (fitted to draws of 3 to 20 lengths, within 0.01), times the
+    share of the time in which an event would be seen: not while ρ falls by the factor `RISE` that it
+    has to before it can turn again, nor while it rises by that: 0.6 to 0.8.
+
+    Parameters
+    ----------
+    lengths : their number n.
+    fall : mean of ln(ρ_start / ρ_turn), what ρ falls in a period.
     """
-    return 0.6 * (1 - 1.38 / math.sqrt(lengths))
+    seen = min(max(1 - 2 * math.log(RISE) / fall, 0.6), 0.8)
+    return seen * (1 - 1.38 / math.sqrt(lengths))
 
 
 def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike) -> Periods:
