@@ -89,8 +89,8 @@ def practice(practice: list[Run]) -> Finding:
     return has_periods(practice, lambda run: "momentum, augmentation, all weights")
 
 
-def resnet(resnet: list[Run]) -> Finding:
-    return has_periods(resnet, lambda run: "ResNet-18, all weights")
+def all_weights(figure1: list[Run]) -> Finding:
+    return has_periods(figure1, lambda run: run.config["model"])
 
 
 def adam(adam: list[Run]) -> Finding:
@@ -141,10 +141,14 @@ def periods_in_a_range(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
     return Finding("; ".join(words), holds, numbers, figure)
 
 
-def frequency(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
+def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) -> Finding:
     _, between, _ = ends_of(vary_lr)
     sweeps, exponents, holds, words = {}, {}, True, []
-    for name, lines in (("η varied", between), ("λ varied", by_line(vary_wd).values())):
+    for name, lines in (
+        ("η varied", between),
+        ("λ varied", by_line(vary_wd).values()),
+        ("η varied, other images", by_line(vary_images).values()),
+    ):
         points = [
             (run.config["trial"], rate_product(run), settled(run).frequency)
             for line in lines

@@ -18,6 +18,7 @@ SWING = 5.0  # of an equilibrium's loss: its 90 % quantile over its 10 % quantil
 CLOSE = 0.1  # relative error of a forecast
 ALIKE = 1.5  # factor between two levels of the same thing
 CHAOTIC_RATES = 4  # whose levels rank in order
+WANDERS = 0.1  # of the cosines of a random walk, at most
 
 
 def trend(values: Sequence[float]) -> float:
@@ -167,13 +168,17 @@ def three_regimes(
     names: Sequence[Sequence[str]],
     chaotic_levels: Sequence[Sequence[float]],
     equilibria: Sequence[Sequence[bool]],
+    walks: Sequence[Sequence[float]],
 ) -> bool:
     """In every seed the regimes come in order, and the levels of at least four chaotic rates too.
+
+    In divergence the weights walk at random: cosines are within 0.1 of a random walk's.
 
     Parameters
     ----------
     names : of the regimes of a seed, by rising rate.
     chaotic_levels, equilibria : loss levels of its chaotic rates, and whether each is_equilibrium.
+    walks : of its divergent rates, the largest difference from the cosines of a random walk.
     """
     order = ("convergence", "chaotic equilibrium", "divergence")
     ranks = [[order.index(name) for name in seed] for seed in names]
@@ -181,7 +186,8 @@ def three_regimes(
     levels = all(
         len(seed) >= CHAOTIC_RATES and list(seed) == sorted(seed) for seed in chaotic_levels
     )
-    return in_order and levels and all(map(all, equilibria))
+    wandering = all(gap <= WANDERS for seed in walks for gap in seed)
+    return in_order and levels and all(map(all, equilibria)) and wandering
 
 
 def alike_at_the_same_rate(loss: Sequence[float], gradient: Sequence[float]) -> bool:

@@ -5,16 +5,21 @@ from collections.abc import Iterator
 import numpy as np
 
 import figures
+import runs
 from claims import rules
 from claims.branches import branch
 from claims.finding import Finding, NotMeasurable, spread
-from runs import Run
+from measuring import parameter_names
+from measuring.distance import cosine
+from measuring.rebuild import rebuild
+from runs import Run, checkpoints
 from theory import toy
 from theory.regimes import find_regime
 
 SAME_LOSS = 0.1  # training loss at which rates are compared
 TOY_RATES = (0.01, 0.03, 0.1, 0.2, 0.28, 0.3, 0.4, 0.6, 1, 2, 5, 10, 100, 1000)
 STEPS = 10_000  # of the toy function
+LAGS = 10  # steps over which a random walk is followed
 HIGH, LOW = 8e-3, 1e-3  # the schedule, fixed in advance
 
 
@@ -25,16 +30,50 @@ def seeds(sphere: list[Run]) -> Iterator[list[Run]]:
         yield sorted(line, key=lambda run: run.config["elr"])
 
 
+def walk_gap(cosines: np.ndarray, steps: np.ndarray) -> float:
+    """How far the weights are from a random walk on the sphere: 0 for one, up to 2.
+
+    Over k steps in directions that are independent of the way so far, the cosine with the weights
+    at their beginning is the product of the cosines of the k steps; the largest difference between
+    the two means over all beginnings, for k = 2 to 10.
+
+    Parameters
+    ----------
+    cosines : (n, n) of the weights after each step with each other.
+    steps : (n - 1,) the cosines of the steps.
+    """
+    n, gaps = len(cosines), []
+    for lag in range(2, LAGS + 1):
+        expected = [np.prod(steps[i : i + lag]) for i in range(n - lag)]
+        gaps.append(abs(np.mean(np.diagonal(cosines, lag)) - np.mean(expected)))
+    return float(max(gaps))
+
+
+def random_walk(run: Run) -> float:
+    """`walk_gap` of the scale-invariant weights in an epoch after a run's last."""
+    steps, last = run.steps_per_epoch, run.config["epochs"]
+    after = branch(run, last, 1, save_freq_int=steps, trace=True)
+    names = parameter_names(rebuild(run.config)[0], True)
+    paths = runs.checkpoints_in(after.folder).values()
+    weights = [checkpoints.load(path)["state_dict"] for path in paths]
+    cosines = np.array([[cosine(a, b, names) for b in weights] for a in weights])
+    return walk_gap(cosines, 1 - after.trace()["one_minus_cosine"])
+
+
 def three_regimes(regimes: list[Run]) -> Finding:
     found = [[figures.regime(run) for run in line] for line in seeds(regimes)]
     names = [[regime.name for regime in seed] for seed in found]
     levels = [[r.level for r in seed if r.name == "chaotic equilibrium"] for seed in found]
     equilibria = [
         [
-            rules.is_equilibrium(run.metrics("train-tm")["loss"])
+            rules.is_equilibrium(run.log()["train_loss"])
             for run, regime in zip(line, seed, strict=True)
             if regime.name == "chaotic equilibrium"
         ]
+        for line, seed in zip(seeds(regimes), found, strict=True)
+    ]
+    walks = [
+        [random_walk(run) for run, r in zip(line, seed, strict=True) if r.name == "divergence"]
         for line, seed in zip(seeds(regimes), found, strict=True)
     ]
     rates = [run.config["elr"] for run in next(seeds(regimes))]
@@ -47,8 +86,11 @@ def three_regimes(regimes: list[Run]) -> Finding:
     words.append(f"{steady} of {chaotic} chaotic runs without trend and in a factor 5")
     ranked = sum(list(seed) == sorted(seed) for seed in levels)
     words.append(f"levels in order in {ranked} of {len(levels)} seeds")
-    numbers = {"elrs": rates, "names": names, "chaotic_levels": levels, "equilibria": equilibria}
-    holds = rules.three_regimes(names, levels, equilibria)
+    gaps = [gap for seed in walks for gap in seed]
+    words.append(f"in divergence cosines within {spread(gaps, '.2g')} of a random walk's")
+    numbers = {"elrs": rates, "names": names, "chaotic_levels": levels, "equilibria": equilibria,
+               "walks": walks}  # fmt: skip
+    holds = rules.three_regimes(names, levels, equilibria, walks)
     return Finding("; ".join(words), holds, numbers, figures.three_regimes(next(seeds(regimes))))
 
 

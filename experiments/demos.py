@@ -17,9 +17,11 @@ DIGITS = {
     "metrics": True,
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
+# Where the steps are what is looked at, and the regime: every epoch, few test images.
+TRACED_CIFAR = {**SMALL_CIFAR, "trace": True, "use_test_size": 500}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
-_CHAOS = tuple({"lr_init": 2.5, "wd": wd} for wd in (0.03, 0.04, 0.06))
-_CHAOTIC_ELRS = (1.4e-2, 1.6e-2, 1.8e-2, 2e-2, 2.2e-2)
+_CHAOS = tuple({"wd": wd} for wd in (0.012, 0.02, 0.03))
+_CHAOTIC_ELRS = (5e-3, 8e-3, 1.2e-2, 1.8e-2, 2.7e-2)
 _EPOCH = 4  # steps of one, for 512 digits
 
 
@@ -68,6 +70,13 @@ DEMOS = (
         variants=_sweep("wd", (0.016, 0.028, 0.052, 0.092, 0.16), 0.1),
     ),
     Experiment(
+        "demo_vary_images",
+        "frequency of periods by learning rate on other images: 512 of CIFAR-10",
+        params={**DIGITS, "save_freq": 20},
+        wds=(0.04,),
+        variants=_sweep("lr_init", (0.07, 0.13, 0.23, 0.4), 0.04),
+    ),
+    Experiment(
         "demo_base",
         "one line with periods, every step and every epoch of it, to branch off from",
         dataset="Digits",
@@ -79,33 +88,31 @@ DEMOS = (
     Experiment(
         "demo_chaos",
         "every step of three lines in chaotic equilibrium",
-        dataset="Digits",
-        params={**DIGITS, "epochs": 100, "trace": True},
+        params={**TRACED_CIFAR, "epochs": 40, "save_freq": 10},
+        lrs=(1.0,),
         variants=_CHAOS,
     ),
     Experiment(
         "demo_sphere",
         "every step on the sphere at the effective rates of that chaos",
-        dataset="Digits",
-        params={**DIGITS, "epochs": 60, "trace": True, "save_freq": 2},
+        params={**TRACED_CIFAR, "epochs": 40},
         fix_elr="fix_elr",
         elrs=_CHAOTIC_ELRS,
     ),
     Experiment(
         "demo_angles",
         "every step with momentum, and with AdamW: the angle of a step in equilibrium",
-        dataset="Digits",
-        params={**DIGITS, "trace": True, "epochs": 150},
+        params={**TRACED_CIFAR, "epochs": 60, "save_freq": 10},
         variants=(
-            {"momentum": 0.9, "lr_init": 0.25, "wd": 0.04},
+            {"momentum": 0.9, "lr_init": 0.1, "wd": 0.02},
             {"momentum": None, "optimizer": "adamw", "lr_init": 0.02, "wd": 0.5},
         ),
     ),
     Experiment(
         "demo_minima",
         "test errors at the minima of successive periods: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "epochs": 900, "save_freq": 2},
-        lrs=(0.01,),
+        params={**SMALL_CIFAR, "epochs": 300, "save_freq": 2},
+        lrs=(0.03,),
         wds=(0.02,),
     ),
     Experiment(
@@ -125,9 +132,9 @@ DEMOS = (
         params=DIGITS,
         add_params="--use_test --no_schedule",
         variants=(
-            {"momentum": 0.9, "noaug": True, "lr_init": 0.25, "wd": 0.04},
+            {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.1, "epochs": 400},
             {"lr_init": 0.2, "wd": 0.1},
-            {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.04},
+            {**TRAINABLE, "noaug": True, "lr_init": 0.2, "wd": 0.1},
         ),
     ),
     Experiment(
@@ -151,9 +158,8 @@ DEMOS = (
         wds=(0.01,),
     ),
     Experiment(
-        "demo_resnet",
-        "P1, Figure 1 on a CPU: ResNet-18 of width 8, all weights, 1,280 CIFAR-10 images",
-        network="ResNet18SIAf",
+        "demo_figure1",
+        "P1, Figure 1 on a CPU: all weights trainable, width 8, 1,280 CIFAR-10 images",
         fix_noninvlr=-1,
         params={
             **PAPER,
@@ -167,6 +173,7 @@ DEMOS = (
         },
         lrs=(0.1,),
         wds=(0.01,),
+        variants=({"model": "ConvNetSIAf"}, {"model": "ResNet18SIAf"}),
     ),
     Experiment(
         "demo_adam",
@@ -181,17 +188,24 @@ DEMOS = (
         "demo_norms",
         "periods with layer, group, instance and weight normalisation",
         dataset="Digits",
-        params={**DIGITS, "epochs": 450},
-        lrs=(0.1,),
-        wds=(0.04,),
+        params=DIGITS,
+        lrs=(0.2,),
+        wds=(0.1,),
         variants=tuple({"norm": norm} for norm in ("layer", "group", "instance", "weight")),
     ),
     Experiment(
         "demo_sphere_cifar",
         "the three regimes on the sphere: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "epochs": 120, "save_freq": 2, "keep": 2},
+        params={**SMALL_CIFAR, "save_freq": 2, "keep": 2},
         fix_elr="fix_elr",
-        elrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 0.1, 1.0),
+        elrs=(1.0,),
+        variants=(
+            {"elr": 5e-4, "epochs": 130},
+            {"elr": 1e-3, "epochs": 90},
+            {"elr": 2e-3, "epochs": 90},
+            *({"elr": elr, "epochs": 150, "save_freq": 3} for elr in _CHAOTIC_ELRS[:4]),
+            {"elr": 0.1, "epochs": 30},
+        ),
     ),
     Experiment(
         "demo_optima",

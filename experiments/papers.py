@@ -29,6 +29,13 @@ PAPERS = (
         lrs=(0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 1.0),
     ),
     Experiment(
+        "vary_images",
+        "frequency of periods by learning rate on other images: CIFAR-100",
+        dataset="CIFAR100",
+        params={**PAPER, **_RECORD},
+        lrs=(0.005, 0.01, 0.02, 0.03),
+    ),
+    Experiment(
         "vary_wd",
         "frequency of periods by weight decay",
         params={**PAPER, **_RECORD},

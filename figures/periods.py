@@ -114,7 +114,7 @@ def frequency(
     exponents : the same keys -> the mean exponent over the seeds.
     """
     figure, axis = plt.subplots(figsize=(6.5, 4.4), layout="constrained")
-    for (name, (x, y)), colour, marker in zip(sweeps.items(), COLOURS, "os", strict=False):
+    for (name, (x, y)), colour, marker in zip(sweeps.items(), COLOURS, "os^", strict=False):
         words = f"{name}: exponent {exponents[name]:.2f}"
         axis.plot(x, y, marker, color=colour, alpha=0.6, markersize=6, label=words)
         middle = np.nanmean(np.log(y) - exponents[name] * np.log(x))

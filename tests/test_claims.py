@@ -51,6 +51,7 @@ def share(yes, of=100):
 RATIOS = [1.0] * 45 + [1.3] * 45
 LEVELS = [[1, 2, 3, 4]] * 2
 NAMES = [["convergence", *["chaotic equilibrium"] * 4, "divergence"]] * 2
+THREE = (NAMES, LEVELS, [[True]], [[0.09]])
 STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
 
 
@@ -77,11 +78,12 @@ STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
         (rules.improve, ([[3, 2, 1]] * 4 + [[1, 2, 3]],), ([[3, 2, 1]] * 3 + [[1, 2, 3]] * 2,)),
         (rules.improve, ([[6, 5, 4, 3, 2, 1, *range(7, 15)]],), ([[*range(6), *range(-9, 0)]],)),
         (rules.postponed, ([1] * 10, [2] * 9 + [1]), ([1] * 10, [2] * 8 + [1] * 2)),
-        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, LEVELS, [[True, False]])),
-        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, [[1, 2, 4, 3]], [[True]])),
-        (rules.three_regimes, (NAMES, LEVELS, [[True]]), (NAMES, [[1, 2, 3]], [[True]])),
-        (rules.three_regimes, (NAMES, LEVELS, [[True]]), ([NAMES[0][1:]], LEVELS, [[True]])),
-        (rules.three_regimes, (NAMES, LEVELS, [[True]]), ([NAMES[0][::-1]], LEVELS, [[True]])),
+        (rules.three_regimes, THREE, (*THREE[:2], [[True, False]], [[0.09]])),
+        (rules.three_regimes, THREE, (*THREE[:3], [[0.09, 0.11]])),
+        (rules.three_regimes, THREE, (NAMES, [[1, 2, 4, 3]], *THREE[2:])),
+        (rules.three_regimes, THREE, (NAMES, [[1, 2, 3]], *THREE[2:])),
+        (rules.three_regimes, THREE, ([NAMES[0][1:]], *THREE[1:])),
+        (rules.three_regimes, THREE, ([NAMES[0][::-1]], *THREE[1:])),
         (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.51], [0.68])),
         (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.49], [0.66])),
         (rules.better_with_the_rate, ([[3, 2, 1]], [[3, 2, 1]]), ([[3, 1, 2]], [[3, 2, 1]])),
@@ -222,11 +224,11 @@ def test_periods_in_a_range(make):
 @pytest.mark.parametrize("exponent, holds", [(1.0, True), (0.7, False)])
 def test_frequency(make, exponent, holds):
     lrs, wds = ([*sweep(make, key, exponent)] for key in ("lr_init", "wd"))
-    found = periodic.frequency([*lrs, *ends(make)], wds)
+    found = periodic.frequency([*lrs, *ends(make)], wds, lrs)
     assert found.numbers["η varied"]["exponents"] == pytest.approx([exponent] * 2, abs=0.05)
     assert found.holds == holds
     with pytest.raises(NotMeasurable):
-        periodic.frequency([*lrs[:4], *ends(make)], wds)
+        periodic.frequency([*lrs[:4], *ends(make)], wds, lrs)
 
 
 @pytest.mark.parametrize("slower, holds", [(1.1, True), (1.5, False)])
@@ -426,8 +428,34 @@ def regimes_of(make, order):
     [(("low", *"abcd", "high"), True), (("low", *"abdc", "high"), False),
      (("low", *"abc", "high"), False), (("low", *"abcd"), False)],
 )  # fmt: skip
-def test_regimes(make, order, holds):
+def test_regimes(make, order, holds, monkeypatch):
+    monkeypatch.setattr(sphere, "random_walk", lambda run: 0.01)
     assert sphere.three_regimes([*regimes_of(make, order)]).holds == holds
+
+
+def test_random_walk():
+    """The gap of a random walk is small; that of weights that swing to and fro is not."""
+    rng = np.random.RandomState(0)
+    w, walk = rng.normal(size=1000), []
+    for _ in range(40):
+        w = w / np.linalg.norm(w) + 0.6 * rng.normal(size=1000) / math.sqrt(1000)
+        walk.append(w / np.linalg.norm(w))
+    swing = np.array([walk[i % 2] for i in range(40)])
+    for weights, wanders in ((np.array(walk), True), (swing, False)):
+        cosines = weights @ weights.T
+        gap = sphere.walk_gap(cosines, np.diagonal(cosines, 1))
+        assert (gap < 0.1) == wanders
+
+
+def test_random_walk_of_a_run(run, monkeypatch):
+    """What is measured are the cosines of consecutive steps, as their trace says."""
+    folder = run("--fix_elr --elr 0.1 --save_freq 1")
+    seen = []
+    monkeypatch.setattr(sphere, "walk_gap", lambda *found: seen.extend(found))
+    sphere.random_walk(runs.Run(folder, runs.read_config(folder)))
+    cosines, steps = seen
+    assert cosines.shape == (len(steps) + 1,) * 2 and len(steps) > 1
+    assert np.diagonal(cosines, 1) == pytest.approx(steps, abs=1e-6)
 
 
 def test_features(make):

@@ -252,8 +252,8 @@ def chance_cv(lengths: int, fall: float) -> float:
     """What the CV of so many lengths between independent events falls below in 5 % of draws.
 
     1 - 1.38 / √n for a Poisson process (fitted to draws of 3 to 20 lengths, within 0.01), times the
-    share of the time in which an event would be seen: not while ρ falls by the factor `RISE` that it
-    has to before it can turn again, nor while it rises by that: 0.6 to 0.8.
+    share of the time in which an event would be seen, 0.6 to 0.8: not while ρ falls by the factor
+    `RISE` that it has to before it can turn again, nor while it rises by that.
 
     Parameters
     ----------
