@@ -87,7 +87,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 @functools.cache
 def code_version() -> str | None:
-    """The git commit of this code, "+ changes" behind it where files differ; None outside git."""
+    """The git commit, "+ changes" behind it where tracked files differ; None outside git."""
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:

@@ -1,6 +1,7 @@
 """What lies in a run's folder is read back as it was, and no two runs are taken for one."""
 
 import math
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,26 @@ def test_folders_of_trials(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert runs.trial_folder("~/x", 3) == tmp_path / "x" / "trial_3"
     assert runs.trial_folder(Path("y"), 0) == Path("y/trial_0")
+
+
+def test_code_version_is_the_commit_and_whether_its_files_differ(tmp_path, monkeypatch):
+    def git(*words):
+        words = ["git", "-c", "user.name=A", "-c", "user.email=a@b.c", *words]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(runs.config, "__file__", str(tmp_path / "runs" / "config.py"))
+    version = runs.code_version.__wrapped__  # which is asked once a process
+    assert version() is None
+    (tmp_path / "train.py").write_text("as committed")
+    git("init")
+    git("add", "train.py")
+    git("commit", "--no-gpg-sign", "-m", "First")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "notes.txt").touch()
+    assert version() == commit
+    (tmp_path / "train.py").write_text("changed")
+    assert version() == f"{commit} + changes"
+    monkeypatch.setattr(runs.config, "__file__", str(tmp_path / "copy" / "runs" / "config.py"))
+    (tmp_path / "copy").mkdir()
+    assert version() is None  # of another repository's commit
