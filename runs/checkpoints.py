@@ -1,6 +1,7 @@
 """What a checkpoint holds, and reading one (own or official) without running code from it."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def load(path: Path) -> dict[str, Any]:
     UserError : the file is missing, truncated or foreign.
     """
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a foreign file: the error below says it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None

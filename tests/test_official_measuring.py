@@ -80,6 +80,7 @@ def losses_of(logits, labels, squared):
     return ((logits - target) ** 2).mean(1)
 
 
+@pytest.mark.filterwarnings("ignore:std")  # of the one image of a class
 @pytest.mark.parametrize("squared", [False, True])
 def test_every_array_against_a_plain_computation(official, tmp_path, squared):
     folder, (first, network) = official
