@@ -7,7 +7,8 @@
 
 The rules (`claims.rules`) and settings (`experiments`) are fixed before trials 10 to 14, which are
 what they judge; trials 0 to 2 are for trying. Every line goes on where it was stopped. Written
-after every claim: claims.json (verdict, numbers, runs), claims.md (the table) and a PNG.
+after every claim: claims.json (verdicts), claims.md (the table), and of the claim <claim>.json
+(the numbers behind the verdict, run by run) and a PNG.
 """
 
 import json
@@ -18,7 +19,6 @@ import figures
 import runs
 from claims.table import (
     CLAIMS,
-    FIRST_TRIAL,
     environment,
     experiments_of,
     lines_behind,
@@ -45,7 +45,7 @@ OPTIONS = (
     Option("--claim", names, None, "claims to measure, separated by commas (default: all)"),
     Option("--scale", one_of(("quick", "demo", "paper")), "demo", "quick, demo (CPU), paper (GPU)"),
     Option("--trials", integer(1), None, "repetitions of every line (default: what a rule needs)"),
-    Option("--first_trial", integer(0), FIRST_TRIAL, "number of the first of them"),
+    Option("--first_trial", integer(0), None, "number of the first of them (default: the rule's)"),
     Option("--jobs", integer(1), 1, "lines that run at once"),
     Option("--results", str, None, "folder for table and figures (Experiments/claims_<scale>)"),
     Option("--list", None, False, "list claims, lines and time left, and run nothing"),
@@ -56,7 +56,8 @@ OPTIONS = (
 
 def trials_of(claim, options) -> list[int]:
     count = options.trials or (1 if options.scale == "quick" else claim.trials)
-    first = 0 if options.scale == "quick" else options.first_trial
+    first = claim.first_trial if options.first_trial is None else options.first_trial
+    first = 0 if options.scale == "quick" else first
     return [*range(first, first + count)]
 
 
@@ -81,8 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         for claim, settings in todo.items():
             record["claims"][claim.key] = on_record(claim, settings, options, folder)
             record |= {"scale": options.scale, **environment()}
-            text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
-            write_atomically(path, text.encode())
+            write_json(path, record)
             write_atomically(folder / "claims.md", table(record["claims"]).encode())
     write_atomically(folder / "claims.md", table(record["claims"]).encode())
     print(f"{folder / 'claims.md'}")
@@ -101,18 +101,23 @@ def say_what_is_left(todo: dict, options) -> None:
 
 
 def on_record(claim, settings, options, folder: Path) -> dict:
-    """Measure one claim and save its figure: what claims.json says of it."""
+    """Measure one claim, save its numbers and its figure: what claims.json says of it."""
     start, trials = time.time(), trials_of(claim, options)
     finding = measure(claim, settings, trials, options.jobs)
     if finding.figure is not None:
         figures.save(finding.figure, folder / f"{claim.key}.png")
+    write_json(folder / f"{claim.key}.json", finding.numbers)
     print(f"\n{claim.source}: {claim.statement}\n    {finding.verdict}: {finding.measured}\n")
     return {
         "claim": claim.statement, "rule": claim.rule, "holds": finding.verdict,
         "measured": finding.measured, "trials": trials, "code": runs.code_version() or "unknown",
         "seconds": round(time.time() - start), "figure": finding.figure is not None,
-        "numbers": finding.numbers,
     }  # fmt: skip
+
+
+def write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=1, default=float, ensure_ascii=False)
+    write_atomically(path, text.encode())
 
 
 if __name__ == "__main__":

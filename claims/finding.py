@@ -43,7 +43,8 @@ class Claim:
     ----------
     key, source, statement, rule : in words; the rule itself is in `claims.rules`.
     experiments : names of experiments, without "demo_"; `measure` gets the runs of each.
-    trials : independent repetitions that the rule asks for.
+    trials, first_trial : independent repetitions that the rule asks for, and the number of the
+        first: 10, or 20 where trials 10 to 14 had been seen when the rule was changed.
     before : what an earlier rule gave, and why it was replaced.
     """
 
@@ -54,6 +55,7 @@ class Claim:
     experiments: tuple[str, ...]
     measure: Callable[..., Finding]
     trials: int = 5
+    first_trial: int = 10
     before: str = ""
 
 

@@ -16,7 +16,7 @@ from theory.periods import Period
 
 POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
 BRANCHED = 3  # periods of a run that are branched
-FACTORS = (1, 2, 4, 8, 16)  # on η, late in phase B
+FACTORS = (1 / 16, 1 / 4, 1, 16, 128, 512)  # on η and 1/λ, late in phase B
 WITHIN = 50  # steps
 DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
 OTHER_SEED = 7919  # of the branches: they do not repeat their parent's batches
@@ -91,11 +91,14 @@ def destabilisation(base: list[Run]) -> Finding:
         smallest, largest = np.quantile(np.concatenate(others), (0.01, 0.99))
         for _, epoch, _ in [*branch_points(run)][len(POINTS) - 1 :: len(POINTS)]:
             for factor in FACTORS:
-                lr = factor * run.config["lr_init"]
+                rates = {
+                    "lr_init": factor * run.config["lr_init"],
+                    "wd": run.config["wd"] / factor,
+                }
                 epochs = -(-WITHIN // run.steps_per_epoch)
-                found = branch(run, epoch, epochs, seed=OTHER_SEED, lr_init=lr, trace=True).trace()
-                elr = lr / found["si_norm"][0] ** 2
-                threshold = jump_threshold(DELTA, lr, run.config["wd"])
+                found = branch(run, epoch, epochs, seed=OTHER_SEED, trace=True, **rates).trace()
+                elr = rates["lr_init"] / found["si_norm"][0] ** 2
+                threshold = jump_threshold(DELTA, *rates.values())
                 rows.append({
                     "run": run.folder.as_posix(), "from": epoch, "factor": factor, "elr": elr,
                     "possible": threshold / largest, "guaranteed": threshold / smallest,
