@@ -130,14 +130,18 @@ def features(regimes: list[Run]) -> Finding:
 def better_optima(optima: list[Run]) -> Finding:
     rows = []
     for line in seeds(optima):
-        held_out = [run.log()["test_acc"][-1] for run in line]  # without --use_test
-        best = line[int(np.argmax(held_out))]
-        high = next(run for run in line if run.config["elr"] == HIGH)
-        epochs = high.config["epochs"]
-        dropped = branch(high, epochs // 2, epochs - epochs // 2, elr=LOW)
+        *constant, high = line  # by rising rate
+        if high.config["elr"] != HIGH:
+            raise NotMeasurable(f"the highest rate is not {HIGH:g}")
+        held_out = [run.log()["test_acc"][-1] for run in constant]  # without --use_test
+        best = int(np.argmax(held_out))
+        errors = [float(figures.curves(run)["test error"][-1]) for run in constant]
+        at = high.config["epochs"]
+        dropped = branch(high, at, constant[0].config["epochs"] - at, elr=LOW)
         rows.append({
-            "trial": high.config["trial"], "constant_elr": best.config["elr"],
-            "constant": float(figures.curves(best)["test error"][-1]),
+            "trial": high.config["trial"], "elrs": [run.config["elr"] for run in constant],
+            "errors": errors, "constant_elr": constant[best].config["elr"],
+            "constant": errors[best],
             "dropped": float(figures.curves(dropped)["test error"][-1]),
         })  # fmt: skip
     constant, dropped = ([row[key] for row in rows] for key in ("constant", "dropped"))
@@ -145,7 +149,8 @@ def better_optima(optima: list[Run]) -> Finding:
         f"test error {spread(dropped)} % with ELR {HIGH:g}, then {LOW:g}; {spread(constant)} % at "
         "the constant rate that is best on held-out images"
     )
-    return Finding(measured, rules.better_optima(dropped, constant), {"rows": rows})
+    figure = figures.optima(rows, HIGH, LOW)
+    return Finding(measured, rules.better_optima(dropped, constant), {"rows": rows}, figure)
 
 
 def toy_function() -> Finding:

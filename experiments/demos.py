@@ -17,8 +17,8 @@ DIGITS = {
     "metrics": True,
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
-# Where the steps are what is looked at, and the regime: every epoch, few test images.
-TRACED_CIFAR = {**SMALL_CIFAR, "trace": True, "use_test_size": 500}
+# Where the test error is not what is looked at
+FEW_TESTS = {**SMALL_CIFAR, "use_test_size": 500}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
 _CHAOS = tuple({"wd": wd} for wd in (0.012, 0.02, 0.03))
 _CHAOTIC_ELRS = (5e-3, 8e-3, 1.2e-2, 1.8e-2, 2.7e-2)
@@ -88,21 +88,21 @@ DEMOS = (
     Experiment(
         "demo_chaos",
         "every step of three lines in chaotic equilibrium",
-        params={**TRACED_CIFAR, "epochs": 40, "save_freq": 10},
+        params={**FEW_TESTS, "trace": True, "epochs": 40, "save_freq": 10},
         lrs=(1.0,),
         variants=_CHAOS,
     ),
     Experiment(
         "demo_sphere",
         "every step on the sphere at the effective rates of that chaos",
-        params={**TRACED_CIFAR, "epochs": 40},
+        params={**FEW_TESTS, "trace": True, "epochs": 40},
         fix_elr="fix_elr",
         elrs=_CHAOTIC_ELRS,
     ),
     Experiment(
         "demo_angles",
         "every step with momentum, and with AdamW: the angle of a step in equilibrium",
-        params={**TRACED_CIFAR, "epochs": 60, "save_freq": 10},
+        params={**FEW_TESTS, "trace": True, "epochs": 60, "save_freq": 10},
         variants=(
             {"momentum": 0.9, "lr_init": 0.1, "wd": 0.02},
             {"momentum": None, "optimizer": "adamw", "lr_init": 0.02, "wd": 0.5},
@@ -111,7 +111,7 @@ DEMOS = (
     Experiment(
         "demo_minima",
         "test errors at the minima of successive periods: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "epochs": 300, "save_freq": 2},
+        params={**FEW_TESTS, "epochs": 300, "save_freq": 2},
         lrs=(0.03,),
         wds=(0.02,),
     ),
@@ -120,8 +120,8 @@ DEMOS = (
         "periods in full-batch gradient descent on 256 digits",
         dataset="Digits",
         params={**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 600},
-        lrs=(0.3,),
-        wds=(0.02,),
+        lrs=(0.5,),
+        wds=(0.05,),
         add_params="--use_test --noaug --no_schedule --fbgd",
         quick={"params": {"save_freq": 40}},
     ),
@@ -133,8 +133,8 @@ DEMOS = (
         add_params="--use_test --no_schedule",
         variants=(
             {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.1, "epochs": 400},
-            {"lr_init": 0.2, "wd": 0.1},
-            {**TRAINABLE, "noaug": True, "lr_init": 0.2, "wd": 0.1},
+            {"lr_init": 0.1, "wd": 0.05, "epochs": 400},
+            {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.05, "epochs": 400},
         ),
     ),
     Experiment(
@@ -179,7 +179,7 @@ DEMOS = (
         "demo_adam",
         "periods with Adam",
         dataset="Digits",
-        params={**DIGITS, "momentum": None, "optimizer": "adam"},
+        params={**DIGITS, "momentum": None, "optimizer": "adam", "epochs": 400},
         lrs=(0.02,),
         wds=(0.04,),
         quick={"params": {"epochs": 120}},
@@ -196,14 +196,17 @@ DEMOS = (
     Experiment(
         "demo_sphere_cifar",
         "the three regimes on the sphere: 2,560 CIFAR-10 images, width 8",
-        params={**SMALL_CIFAR, "save_freq": 2, "keep": 2},
+        params={**SMALL_CIFAR, "save_freq": 4, "keep": 2},
         fix_elr="fix_elr",
         elrs=(1.0,),
         variants=(
             {"elr": 5e-4, "epochs": 130},
             {"elr": 1e-3, "epochs": 90},
             {"elr": 2e-3, "epochs": 90},
-            *({"elr": elr, "epochs": 150, "save_freq": 3} for elr in _CHAOTIC_ELRS[:4]),
+            *(
+                {"elr": elr, "epochs": 150, "save_freq": 3, "use_test_size": 500}
+                for elr in _CHAOTIC_ELRS[:4]
+            ),
             {"elr": 0.1, "epochs": 30},
         ),
     ),
@@ -213,7 +216,11 @@ DEMOS = (
         params={**SMALL_CIFAR, "epochs": 200, "save_freq": 10},
         add_params="--noaug --no_schedule",
         fix_elr="fix_elr",
-        elrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+        elrs=(5e-4,),
+        variants=(
+            *({"elr": elr} for elr in (5e-4, 1e-3, 2e-3, 4e-3)),
+            {"elr": 8e-3, "epochs": 100},
+        ),
     ),
     Experiment(
         "second_regime",

@@ -3,7 +3,7 @@
 Every function that draws takes runs (`runs.find_runs`) or arrays and returns a matplotlib Figure.
 """
 
-from figures.optima import improvement, minima, second_regime
+from figures.optima import improvement, minima, optima, second_regime
 from figures.papers import comparison, figure2, layers, three_regimes
 from figures.periods import (
     angles,

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, describe
+from figures.style import COLOURS, colours, describe
 
 
 def minima(found: Mapping[str, np.ndarray], turns: np.ndarray, anchor: int) -> Figure:
@@ -48,6 +48,30 @@ def improvement(errors: np.ndarray) -> Figure:
     describe(axis, "Minima of successive periods", "period", "test error, %")
     axis.set_xticks(number)
     axis.legend(fontsize=9)
+    return figure
+
+
+def optima(rows: Sequence[Mapping[str, Any]], high: float, low: float) -> Figure:
+    """Test errors at the end of constant rates, a line a seed, and of a dropped rate, a star.
+
+    `rows` have, of each seed, "elrs" and "errors" in % of the constant rates, the one chosen,
+    "constant_elr" and its error "constant", and "dropped", the error of `high` dropped to `low`.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    axis.axvline(low, color="grey", linestyle="--", linewidth=0.8, label=f"target rate {low:g}")
+    for colour, row in zip(colours(rows), rows, strict=True):
+        axis.plot(row["elrs"], row["errors"], "o-", color=colour, linewidth=1, markersize=4,
+                  label=f"trial {row['trial']}")  # fmt: skip
+        axis.plot(row["constant_elr"], row["constant"], "o", color=colour, markersize=9, mfc="none")
+        axis.plot(low, row["dropped"], "*", color=colour, markersize=12, markeredgecolor="black")
+    axis.plot(
+        [], [], "o", color="black", markersize=9, mfc="none", label="chosen on held-out images"
+    )
+    words = f"{high:g}, then {low:g}"
+    axis.plot([], [], "*", color="white", markersize=12, markeredgecolor="black", label=words)
+    title = "Optima by effective learning rate"
+    describe(axis, title, "constant effective learning rate", "test error at the end, %", "log")
+    axis.legend(fontsize=8)
     return figure
 
 
