@@ -22,9 +22,9 @@ import torch
 from tqdm import tqdm
 
 import data
-import models
 import runs
 from measuring import Meter, Wanted, parameter_names
+from measuring.rebuild import network
 from options import FROM_RUN, test_options, without_effect
 from runs import checkpoints
 from training.device import describe, memory_format, mix, select_device
@@ -66,17 +66,8 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     device = select_device(options.gpu)
     layout = memory_format(device, options.num_channels, options.norm)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
-    model = models.build(
-        options.model,
-        images.num_classes,
-        options.num_channels,
-        options.depth,
-        norm=options.norm,
-        image_size=images.size,
-        si_names=config.get("si_weights") if options.model == config.get("model") else None,
-        norm_eps=options.norm_eps,
-    )
-    model.to(device, memory_format=layout)
+    si_weights = config.get("si_weights") if options.model == config.get("model") else None
+    model = network({**vars(options), "si_weights": si_weights}, images)
 
     wanted = Wanted.from_flags(key for key, value in vars(options).items() if value is True)
     scopes = {scope: parameter_names(model, scope == "si") for scope in files}

@@ -29,7 +29,7 @@ from tqdm import tqdm
 import data
 import models
 import runs
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter, Wanted
 from measuring.recorder import Recorder
 from options import train_options
 from runs import checkpoints
@@ -124,7 +124,6 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
             Wanted(eval_model=True),
             train_mode=False,
             batch_size=options.batch_size,
-            scopes={"si": parameter_names(model, si_only=True)},
             loss=trainer.loss,
             precision=options.metrics_precision,
             compile=options.compile,
@@ -155,8 +154,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
             print(note)
         done = first if resumed is None else resumed  # epochs behind the present weights
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
-        training = Training(folder, options, trainer, train_images, recorder, evaluator)
-        training.epochs(first, done, last)
+        Training(folder, options, trainer, train_images, recorder, evaluator).epochs(done)
         if recorder is None:
             print(f"{folder}: trained; the same command with --resume --metrics measures it")
 
@@ -209,6 +207,8 @@ class Training:
     ):
         self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
         self.recorder, self.evaluator = recorder, evaluator
+        self.first = options.resume_epoch or 0  # the number of the run's first checkpoint
+        self.last = self.first + options.epochs
         self.record_seconds = 0.0  # what the metrics of a checkpoint took the last time
         self.schedule = schedule_of(options)
         steps = math.ceil(len(images) / options.batch_size)  # in an epoch
@@ -217,8 +217,15 @@ class Training:
             part * steps // options.save_freq_int: part for part in range(1, options.save_freq_int)
         }
 
-    def epochs(self, first: int, done: int, last: int) -> None:
-        """Train from `done` to `last` epochs, in a run whose first checkpoint is `first`."""
+    def is_saved(self, epoch: int) -> bool:
+        return runs.is_saved(epoch - self.first, self.options.save_freq) or epoch == self.last
+
+    def is_evaluated(self, epoch: int) -> bool:
+        return (epoch - self.first) % self.options.eval_freq == 0 or epoch == self.last
+
+    def epochs(self, done: int) -> None:
+        """Train on, from the state after `done` epochs to the last."""
+        first, last = self.first, self.last
         rows = [row for row in runs.read_log(self.folder) if row["epoch"] <= done]
         runs.write_log(self.folder, rows)
         table = Table()
@@ -233,16 +240,16 @@ class Training:
                 diverged = not math.isfinite(row["train_loss"])
                 stop = diverged and not self.options.keep_going
                 now = epoch + 1
-                saved = runs.is_saved(now - first, self.options.save_freq) or now == last or stop
-                evaluated = (now - first) % self.options.eval_freq == 0 or now == last
+                saved, evaluated = self.is_saved(now) or stop, self.is_evaluated(now)
                 test = self.test(now, saved, evaluated)
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
                 runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
                 self.save(now, row=row, latest=not saved)
                 if now == done + 2 and now < last:  # kernels are loaded in the first, and so on
-                    left = duration(self.left(first, now, last, row["seconds"]))
-                    words = f"about {left} to train and measure"
-                    tqdm.write(f"second epoch {row['seconds']:.2f} s: {words}")
+                    left = duration(self.left(now, row["seconds"]))
+                    tqdm.write(
+                        f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
+                    )
                 table.show(row, evaluated)
                 if stop:
                     raise Diverged(now)
@@ -256,20 +263,16 @@ class Training:
             if self.recorder:
                 self.recorder.write()
 
-    def left(self, first: int, now: int, last: int, seconds: float) -> float:
+    def left(self, now: int, seconds: float) -> float:
         """About how many seconds the run still takes, with its metrics and evaluations.
 
         `seconds` is what an epoch of training takes; an evaluation is the forward third of that.
         """
-        to_come = range(now + 1, last + 1)
-        measured = [
-            e
-            for e in to_come
-            if self.recorder and (e == last or runs.is_saved(e - first, self.options.save_freq))
-        ]
-        evaluated = {e for e in to_come if e == last or (e - first) % self.options.eval_freq == 0}
+        to_come = range(now + 1, self.last + 1)
+        measured = {e for e in to_come if self.recorder and self.is_saved(e)}
+        evaluated = {e for e in to_come if self.is_evaluated(e)}
         if self.options.use_test:
-            evaluated -= {*measured}  # the metrics hold it
+            evaluated -= measured  # the metrics hold it
         evaluation = seconds / 3 * len(self.evaluator.images) / len(self.images)
         measuring = len(measured) * self.record_seconds + len(evaluated) * evaluation
         return len(to_come) * seconds + measuring
@@ -310,7 +313,7 @@ class Training:
         recorded = self.record(now) if saved else {}
         if recorded and self.options.use_test:
             return recorded
-        return self.evaluator.measure()["si"] if evaluated else {}
+        return self.evaluator.measure()["all"] if evaluated else {}
 
     def record(self, epoch: int, part: int = 0) -> dict[str, Any]:
         """With --metrics, measure the present network; the results on the test set."""

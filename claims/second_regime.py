@@ -23,7 +23,7 @@ from command_line import Option, Parser, integer, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
 from experiments.lines import ROOT, lines_of, run_of
 from experiments.local import run_here
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter, Wanted
 from measuring.rebuild import rebuild, renew_statistics
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
@@ -58,11 +58,9 @@ def average(run: runs.Run, epoch: int) -> float:
             checkpoints.load_weights(model, checkpoints.load(path), path)
             averaged.update_parameters(model)
     renew_statistics(averaged, images, batch_size)
-    meter = Meter(
-        averaged.module, test, Wanted(eval_model=True), train_mode=False,
-        batch_size=batch_size, scopes={"si": parameter_names(model, True)},
-    )  # fmt: skip
-    return 100 * (1 - meter.measure()["si"]["acc"])
+    wanted = Wanted(eval_model=True)
+    meter = Meter(averaged.module, test, wanted, train_mode=False, batch_size=batch_size)
+    return 100 * (1 - meter.measure()["all"]["acc"])
 
 
 def compare(trial: int, found: list[runs.Run]) -> list[dict]:

@@ -15,7 +15,6 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-import runs
 from experiments.lines import Line
 from options import MODEL_NAMES
 from utils import duration
@@ -134,7 +133,7 @@ def in_epochs(line: Line, left: bool = False) -> float:
     of the test set.
     """
     o = line.options
-    epochs, checkpoints = line.left() if left else (line.epochs, line.checkpoints)
+    epochs, checkpoints = line.work(left)
     test_images = o.use_test_size or TEST_IMAGES[o.dataset]
     share = test_images / ((1 + BACKWARD) * (o.use_data_size or IMAGES[o.dataset]))
     return epochs + checkpoints * (1 + share)
@@ -151,14 +150,11 @@ def cost(line: Line, left: bool = False) -> Cost:
     images = o.use_data_size or IMAGES[o.dataset]
     trained = (1 + BACKWARD) * forward * images
     operations = in_epochs(line, left) * trained
-    steps = sum(line.left() if left else (line.epochs, line.checkpoints)) * math.ceil(
-        images / o.batch_size
-    )
+    steps = sum(line.work(left)) * math.ceil(images / o.batch_size)
     moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
-    kept = line.checkpoints
+    kept = len(line.checkpoints)
     if o.keep is not None:
-        saved = [e for e in o.keep_epochs if e <= o.epochs and runs.is_saved(e, o.save_freq)]
-        kept = min(kept, o.keep + len(saved))
+        kept = min(kept, o.keep + len({*o.keep_epochs} & {*line.checkpoints}))
     disk = 4.0 * parameters * (1 + moments) * kept
     gpu_seconds = operations / GPU_RATE + steps * GPU_STEP
     return Cost(operations, operations / core_rate(o.num_channels), gpu_seconds, disk)

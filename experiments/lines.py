@@ -30,20 +30,21 @@ class Line:
         return self.options.epochs
 
     @property
-    def checkpoints(self) -> int:
-        """How many checkpoints the run will leave."""
-        return sum(runs.is_saved(e, self.options.save_freq) for e in range(self.epochs + 1))
+    def checkpoints(self) -> list[int]:
+        """The epochs after which the run saves a checkpoint."""
+        return [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
 
-    def left(self) -> tuple[int, int]:
-        """How many epochs are not trained yet, and how many checkpoints not measured."""
+    def work(self, left: bool = False) -> tuple[int, int]:
+        """How many epochs to train and checkpoints to measure: all, or those `left` to do."""
+        if not left:
+            return self.epochs, len(self.checkpoints)
         rows = runs.read_log(self.folder)
         trained = int(rows[-1]["epoch"]) if rows else 0
         try:
             measured = runs.Metrics.read_if_there(self.folder / "train-tm.npz").rows
         except UserError:  # a damaged file is measured anew
             measured = {}
-        saved = [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
-        return max(self.epochs - trained, 0), len({*saved} - measured.keys())
+        return max(self.epochs - trained, 0), len({*self.checkpoints} - measured.keys())
 
     def log(self, step: str) -> Path:
         return self.folder / f"{step}.log"

@@ -3,7 +3,7 @@
 Every function that draws takes runs (`runs.find_runs`) or arrays and returns a matplotlib Figure.
 """
 
-from figures.optima import improvement, minima, optima, second_regime
+from figures.optima import improvement, minima, optima
 from figures.papers import comparison, figure2, layers, three_regimes
 from figures.periods import (
     angles,
@@ -16,7 +16,7 @@ from figures.periods import (
     period_explained,
     same_rate,
 )
-from figures.regimes import diagram_of_runs, diagram_of_toy, regime_diagram
+from figures.regimes import diagram_of_runs, diagram_of_toy
 from figures.report import panels, report
 from figures.style import plt, save
 from figures.summaries import (
@@ -32,4 +32,4 @@ from figures.summaries import (
     summary_row,
     varies,
 )
-from figures.tables import claims, period_table, regime_table, table
+from figures.tables import claims, period_table, table

@@ -1,4 +1,4 @@
-"""Minima of different periods, and what the second regime is good for."""
+"""Minima of different periods, and what comes of dropping the rate on the sphere."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,20 +72,4 @@ def optima(rows: Sequence[Mapping[str, Any]], high: float, low: float) -> Figure
     title = "Optima by effective learning rate"
     describe(axis, title, "constant effective learning rate", "test error at the end, %", "log")
     axis.legend(fontsize=8)
-    return figure
-
-
-def second_regime(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Test errors of constant rates, of dropping the rate and of averaging weights, by ELR.
-
-    `rows` are those of second_regime.py: "how", "elr" and "test error" in %.
-    """
-    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    styles = zip(("constant", "drop", "average"), COLOURS, "os^", strict=False)
-    for how, colour, marker in styles:
-        x, y = ([row[key] for row in rows if row["how"] == how] for key in ("elr", "test error"))
-        axis.plot(x, y, marker, color=colour, alpha=0.6, label=how)
-    title = "Constant rates, and what the second regime gives"
-    describe(axis, title, "effective learning rate at first", "test error, %", "log")
-    axis.legend(fontsize=9)
     return figure

@@ -1,6 +1,7 @@
 """The figures of the papers and their kin: lines of one experiment side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -44,7 +45,8 @@ def _lines(
             parents[parent.folder] = parent, until
     for parent, until in parents.values():
         words = f"{label(parent, [parent])}, up to the branch"
-        yield None, curves(parent, until), {"color": "grey", "label": words, "linewidth": 1.2}
+        shown = replace(parent, window=(parent.window[0], until))
+        yield None, curves(shown), {"color": "grey", "label": words, "linewidth": 1.2}
     for colour, run in zip(palette(runs), runs, strict=True):
         yield run, curves(run), {"color": colour, "label": label(run, runs), "linewidth": 1.2}
 

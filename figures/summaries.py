@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runs import Run, differing_options
+from runs import METRICS, Run, differing_options
 from theory import dynamics
 from theory.dynamics import effective_gradient_norm, effective_lr
 from theory.periods import Periods, find_periods
@@ -63,14 +63,9 @@ def label(run: Run, among: Sequence[Run]) -> str:
     return ", ".join(parts)
 
 
-def curves(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
-    """The quantities of Figure 2 for one run, by name, up to an epoch.
-
-    What was not measured is left out.
-    """
-    train, si, test = (
-        _up_to(until, run.metrics(name)) for name in ("train-tm", "train-tm-prebn", "test-em")
-    )
+def curves(run: Run) -> dict[str, np.ndarray]:
+    """The quantities of Figure 2 for one run, by name. What was not measured is left out."""
+    train, si, test = map(run.metrics, METRICS)
     found = {}
     if "loss" in train:
         found["epochs"], found["train loss"] = train["report_epochs"], train["loss"]
@@ -86,21 +81,12 @@ def curves(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
     return found
 
 
-def _up_to(epoch: float, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rows of a metrics file up to an epoch."""
-    if not arrays or epoch == np.inf:
-        return arrays
-    keep = arrays["report_epochs"] <= epoch
-    return {name: values[keep] for name, values in arrays.items() if name != "missing"}
-
-
-def history(run: Run, until: float = np.inf) -> dict[str, np.ndarray]:
+def history(run: Run) -> dict[str, np.ndarray]:
     """The run's `curves`, but "train loss" and "si norm" of every epoch where there is a log."""
-    found, log = curves(run, until), run.log()
+    found, log = curves(run), run.log()
     if log:
-        keep = log["epoch"] <= until
-        found["epochs"] = found["si epochs"] = log["epoch"][keep]
-        found["train loss"], found["si norm"] = log["train_loss"][keep], log["si_norm"][keep]
+        found["epochs"] = found["si epochs"] = log["epoch"]
+        found["train loss"], found["si norm"] = log["train_loss"], log["si_norm"]
     return found
 
 

@@ -53,7 +53,7 @@ class Meter:
     ----------
     train_mode : normalise with each batch's own statistics, batches in data-set order.
     scopes : sets of parameter names, each under a name of its own ("all", "si"): norms, gradients
-        and curvature are measured for each of them, from the same pass.
+        and curvature are measured for each of them, from the same pass. None: "all" alone.
     loss : of which everything is measured that depends on one.
     initial : weights by name to compare with; needed for cos_init and l2_init.
     augment_seed : measure on images cropped and flipped with this seed; None: as they are.
@@ -70,7 +70,7 @@ class Meter:
         *,
         train_mode: bool,
         batch_size: int,
-        scopes: dict[str, list[str]],
+        scopes: Mapping[str, list[str]] | None = None,
         loss: Loss = cross_entropy,
         initial: Mapping[str, torch.Tensor] | None = None,
         augment_seed: int | None = None,
@@ -80,7 +80,7 @@ class Meter:
         progress: bool = False,
     ):
         self.model, self.images, self.wanted, self.loss = model, images, wanted, loss
-        self.train_mode, self.scopes, self.augment_seed = train_mode, scopes, augment_seed
+        self.train_mode, self.augment_seed = train_mode, augment_seed
         self.initial, self.batch_size, self.precision = initial, batch_size, precision
         self.progress = progress
         self.network = torch.compile(model) if compile else model
@@ -88,6 +88,7 @@ class Meter:
         if not train_mode and not wanted.by_batch:
             self.batch_size = max(batch_size, EVALUATION_BATCH[device.type])
         self.parameters = dict(model.named_parameters())
+        self.scopes = scopes = scopes or {"all": list(self.parameters)}
         self.invariant = parameter_names(model, si_only=True)
         self.sizes = {
             scope: sum(self.parameters[n].numel() for n in names) for scope, names in scopes.items()

@@ -12,10 +12,10 @@ from pathlib import Path
 import models
 import runs
 from command_line import Option, Parser
-from data import ImageSet
 from measuring.diversity import accuracy, probabilities
-from measuring.meter import Meter, Wanted, parameter_names
+from measuring.meter import Meter
 from measuring.rebuild import rebuild, renew_statistics
+from measuring.wanted import Wanted
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
@@ -40,18 +40,12 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
     model, train_images, test_images = rebuild(config)
     checkpoints.load_weights(model, checkpoints.load(path), path)
     si_norm = models.norm(models.split_parameters(model)[0]).item()
-    loss = training_loss(model, train_images, config["batch_size"])
-    renew_statistics(model, train_images, config["batch_size"])
+    batch_size, wanted = config["batch_size"], Wanted(eval_model=True)
+    meter = Meter(model, train_images, wanted, train_mode=True, batch_size=batch_size)
+    loss = float(meter.measure()["all"]["loss"])
+    renew_statistics(model, train_images, batch_size)
     error = 1 - accuracy(probabilities(model, test_images), test_images)
     return {"loss": loss, "error": error, "si_norm": si_norm}
-
-
-def training_loss(model, images: ImageSet, batch_size: int) -> float:
-    """Loss on the training images, each batch with its own statistics."""
-    scopes = {"si": parameter_names(model, True)}
-    meter = Meter(model, images, Wanted(eval_model=True), train_mode=True, batch_size=batch_size,
-                  scopes=scopes)  # fmt: skip
-    return float(meter.measure()["si"]["loss"])
 
 
 def main(argv: list[str] | None = None) -> None:

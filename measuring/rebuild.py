@@ -1,5 +1,6 @@
 """The network and the images of a run, as its configuration says, for measuring its checkpoints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,17 +31,22 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
             split_classes=config["split_classes"],
         )
     )
+    return network(config, train_images), train_images, test_images
+
+
+def network(config: Mapping[str, Any], images: data.ImageSet) -> torch.nn.Module:
+    """The network of a configuration for these images, on their device; with any weights."""
     model = models.build(
         config["model"],
-        train_images.num_classes,
+        images.num_classes,
         config["num_channels"],
         config["depth"],
         norm=config["norm"],
-        image_size=train_images.size,
+        image_size=images.size,
         si_names=config.get("si_weights"),
         norm_eps=config["norm_eps"],
     )
-    return model.to(device, memory_format=layout), train_images, test_images
+    return model.to(images.images.device, memory_format=images.memory_format)
 
 
 def renew_statistics(model: torch.nn.Module, images: data.ImageSet, batch_size: int) -> None:

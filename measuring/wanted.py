@@ -106,20 +106,15 @@ class Wanted:
         named = {f"{kind}_{what}": product for kind, product in PRODUCTS.items()}
         return {name: product for name, product in named.items() if getattr(self, name)}
 
-    def scope_names(self, parameters: list[str]) -> list[str]:
-        """The names of the arrays that depend on which parameters are meant."""
+    def names(self, parameters: list[str]) -> list[str]:
+        """The names of all arrays that `Meter.measure` gives for these parameters."""
         names = ["params_norm", "params_numel"]
         if self.all_pnorm:
             names += [f"{p}_{what}" for p in parameters for what in ("norm", "numel")]
-        names += [name for flag in self.flags for name in SCOPED.get(flag, ())]
+        names += [name for flag in self.flags for name in (SCOPED | SHARED).get(flag, ())]
         if self.eval_on_train_subsets:
             names += [f"{trace}_{subset}" for trace in self.traces for subset in SUBSETS]
         return names
-
-    def names(self, parameters: list[str]) -> list[str]:
-        """The names of all arrays that `Meter.measure` gives for these parameters."""
-        shared = [name for flag in self.flags for name in SHARED.get(flag, ())]
-        return shared + self.scope_names(parameters)
 
 
 def parameter_names(model: torch.nn.Module, si_only: bool) -> list[str]:

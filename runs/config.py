@@ -7,46 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from options import TRAIN
 from runs.folder import CONFIG
 from utils import UserError, write_atomically
 
 # Options that say where and how to run, not what to train: they do not make it another run.
-HOW_TO_RUN = frozenset(
-    [
-        "dir",
-        "data_path",
-        "num_workers",
-        "gpu",
-        "resume",
-        "overwrite",
-        "resume_epoch",
-        "keep_going",
-        "metrics",
-        "metrics_precision",
-        "trace",
-        "keep",
-        "keep_epochs",
-        "compile",
-        "deterministic",
-        "eval_freq",
-        "save_freq",
-        "save_freq_int",
-    ]
-)
-# What train.py records beside the options.
-RECORDED = frozenset(
-    [
-        "base_lr",
-        "num_classes",
-        "train_images",
-        "si_parameters",
-        "other_parameters",
-        "device",
-        "commit",
-        "python",
-        "torch",
-    ]
-)
+HOW_TO_RUN = {
+    "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "keep_going",
+    "metrics", "metrics_precision", "trace", "keep", "keep_epochs", "compile", "deterministic",
+    "eval_freq", "save_freq", "save_freq_int",
+}  # fmt: skip
 # Options that configurations of older versions lack, and what those runs did.
 LATER_OPTIONS = {
     "norm": "batch",
@@ -111,13 +81,8 @@ def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple
 
 def differing_options(configs: Sequence[dict[str, Any]]) -> list[str]:
     """The options that decide what is trained and are not the same in all these configurations."""
-    keys = dict.fromkeys(key for config in configs for key in config)
-    return [
-        key
-        for key in keys
-        if key not in HOW_TO_RUN | RECORDED
-        and any(config.get(key) != configs[0].get(key) for config in configs)
-    ]
+    deciding = (option.key for option in TRAIN if option.key not in HOW_TO_RUN)
+    return [key for key in deciding if any(c.get(key) != configs[0].get(key) for c in configs)]
 
 
 def check_same_run(folder: Path, options: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ def test_every_named_experiment_has_valid_lines():
     for experiment in experiments.EXPERIMENTS.values():
         lines = lines_of(experiment)
         assert len({line.folder for line in lines}) == len(lines) > 0
-        assert all(line.checkpoints > 1 for line in lines)
+        assert all(len(line.checkpoints) > 1 for line in lines)
 
 
 def test_zip_and_cross():

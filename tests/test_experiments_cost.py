@@ -1,6 +1,5 @@
 """The cost of a line is what its network and its files come to."""
 
-import functools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -77,15 +76,14 @@ def test_costs_on_a_cpu_say_nothing_of_a_gpu():
 
 
 def test_the_second_epoch_tells_training_and_measuring():
-    options = {"save_freq": None, "eval_freq": 10, "use_test": True}
-    images = {"images": range(300), "evaluator": SimpleNamespace(images=range(900))}
-    run = SimpleNamespace(options=SimpleNamespace(**options), recorder=None, **images)
-    run.record_seconds = 0.0
-    left = functools.partial(train.Training.left, run)
-    assert left(0, 1, 60, 2.0) == pytest.approx(59 * 2 + 6 * 2)  # evaluated 6 times, 2 s each
+    run = object.__new__(train.Training)
+    run.options = SimpleNamespace(save_freq=None, eval_freq=10, use_test=True)
+    run.images, run.evaluator = range(300), SimpleNamespace(images=range(900))
+    run.first, run.last, run.recorder, run.record_seconds = 0, 60, None, 0.0
+    assert run.left(1, 2.0) == pytest.approx(59 * 2 + 6 * 2)  # evaluated 6 times, 2 s each
     run.recorder, run.record_seconds = "there", 5.0
     saved = sum(runs.is_saved(epoch, None) for epoch in range(2, 61))
-    assert left(0, 1, 60, 2.0) == pytest.approx(59 * 2 + saved * 5)  # the metrics hold the test
+    assert run.left(1, 2.0) == pytest.approx(59 * 2 + saved * 5)  # the metrics hold the test
 
 
 def test_rates_between_the_measured_ones():

@@ -124,6 +124,7 @@ def test_unknown_options_are_named(capsys):
     ({"norm": "layer"}, "η = 0.1, layer"),
     ({"fix_elr": True, "elr": 0.001}, "ELR = 0.001"),
     ({"epochs": 9, "commit": "other", "keep_epochs": [0]}, "η = 0.1"),
+    ({"model": "ResNet18SI", "si_weights": ["conv1.weight"]}, "η = 0.1, ResNet18SI"),
 ])  # fmt: skip
 def test_labels_say_what_differs(tmp_path, options, words):
     plain, other = fake(tmp_path / "a"), fake(tmp_path / "b", **options)

@@ -90,10 +90,7 @@ class Detector:
         self._lowest = self._highest = (math.nan, math.nan)  # (time, loss) since top, since bottom
         self._low = self._high = (math.nan, math.nan)  # the same, up to the bottom, up to the top
         self._latest = math.nan  # ρ of the latest record
-        self._since = self._fall = (
-            0,
-            0.0,
-        )  # records and rises of ln ρ since the top; to the bottom
+        self._since = self._fall = (0, 0.0)  # records, rises of ln ρ since the top; to the bottom
         self._confirmed = False  # whether this rise is that of the last period
 
     def add(self, time: float, loss: float, rho: float) -> Period | None:
