@@ -1,6 +1,6 @@
 """What a claim is, what was found for it, and the words for numbers over trials."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,6 +65,18 @@ def by_line(found: Sequence[Run]) -> dict[str, list[Run]]:
     for run in found:
         lines.setdefault(run.folder.parent.name, []).append(run)
     return lines
+
+
+def seeds(sphere: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs of each trial on the sphere, by rising rate."""
+    for trial in sorted({run.config["trial"] for run in sphere}):
+        line = [run for run in sphere if run.config["trial"] == trial]
+        yield sorted(line, key=lambda run: run.config["elr"])
+
+
+def late(values: np.ndarray) -> np.ndarray:
+    """The second half of a record, when the start is forgotten."""
+    return values[len(values) // 2 :]
 
 
 def spread(values: Sequence[float], form: str = ".3g") -> str:

@@ -8,7 +8,16 @@ import numpy as np
 import figures
 from claims import rules
 from claims.branches import branch, destabilises
-from claims.finding import Finding, NotMeasurable, by_line, interval, rate_product, spread
+from claims.finding import (
+    Finding,
+    NotMeasurable,
+    by_line,
+    interval,
+    late,
+    rate_product,
+    seeds,
+    spread,
+)
 from claims.periodic import settled
 from runs import Run
 from theory.dynamics import effective_gradient_norm, equilibrium_norm, jump_threshold
@@ -160,21 +169,26 @@ def levels_on_sphere(sphere: Sequence[Run]) -> dict[int, np.ndarray]:
     Of the second half of the runs in chaotic equilibrium alone.
     """
     found = {}
-    for trial in sorted({run.config["trial"] for run in sphere}):
-        rows = []
-        for run in sorted(sphere, key=lambda r: r.config["elr"]):
-            if run.config["trial"] == trial and figures.regime(run).name == "chaotic equilibrium":
-                rows.append((run.config["elr"], *chaos_levels(run)))
-        found[trial] = np.array(rows).T
+    for line in seeds(sphere):
+        chaotic = [run for run in line if figures.regime(run).name == "chaotic equilibrium"]
+        rows = [(run.config["elr"], *chaos_levels(run)) for run in chaotic]
+        found[line[0].config["trial"]] = np.array(rows).reshape(-1, 3).T
+    return found
+
+
+def levels_beside(run: Run, levels: dict[int, np.ndarray]) -> np.ndarray:
+    """Those of the run's own trial: (3, n), n >= 2."""
+    found = levels.get(run.config["trial"], np.empty((3, 0)))
+    if found.shape[1] < 2:
+        raise NotMeasurable(f"trial {run.config['trial']}: no two chaotic rates on the sphere")
     return found
 
 
 def chaos_levels(run: Run) -> tuple[float, float]:
     """Median loss and root mean square of the effective gradient, in the second half of a run."""
     trace = run.trace()
-    late = slice(len(trace["loss"]) // 2, None)
-    gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])[late]
-    return float(np.median(trace["loss"][late])), float(np.sqrt(np.mean(gradient**2)))
+    gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
+    return float(np.median(late(trace["loss"]))), float(np.sqrt(np.mean(late(gradient) ** 2)))
 
 
 def forecast_norm(elrs: np.ndarray, gradients: np.ndarray, lr: float, wd: float) -> float:
@@ -193,13 +207,10 @@ def forecast_norm(elrs: np.ndarray, gradients: np.ndarray, lr: float, wd: float)
 def equilibrium_in_chaos(chaos: list[Run], sphere: list[Run]) -> Finding:
     levels, rows = levels_on_sphere(sphere), []
     for run in chaos:
-        trial, lr, wd = (run.config[key] for key in ("trial", "lr_init", "wd"))
-        known = levels.get(trial, np.empty((3, 0)))
-        if known.size == 0 or known.shape[1] < 2:
-            raise NotMeasurable(f"trial {trial}: no two chaotic rates on the sphere")
-        predicted = forecast_norm(known[0], known[2], lr, wd)
-        norm = run.trace()["si_norm"]
-        found = float(np.median(norm[len(norm) // 2 :]))
+        lr, wd = run.config["lr_init"], run.config["wd"]
+        elrs, _, gradients = levels_beside(run, levels)
+        predicted = forecast_norm(elrs, gradients, lr, wd)
+        found = float(np.median(late(run.trace()["si_norm"])))
         rows.append({"run": run.folder.as_posix(), "rate_times_decay": lr * wd, "norm": found,
                      "forecast": predicted, "ratio": found / predicted})  # fmt: skip
     ratios = [row["ratio"] for row in rows]
@@ -219,12 +230,8 @@ def equilibrium_in_chaos(chaos: list[Run], sphere: list[Run]) -> Finding:
 def regimes_in_ordinary_training(chaos: list[Run], sphere: list[Run]) -> Finding:
     levels, rows = levels_on_sphere(sphere), []
     for run in chaos:
-        known = levels.get(run.config["trial"], np.empty((3, 0)))
-        if known.size == 0 or known.shape[1] < 2:
-            raise NotMeasurable(f"trial {run.config['trial']}: no two chaotic rates on the sphere")
-        trace = run.trace()
-        late = slice(len(trace["loss"]) // 2, None)
-        elr = float(np.median(trace["lr"][late] / trace["si_norm"][late] ** 2))
+        known, trace = levels_beside(run, levels), run.trace()
+        elr = float(np.median(late(trace["lr"] / trace["si_norm"] ** 2)))
         if not known[0][0] <= elr <= known[0][-1]:
             raise NotMeasurable(f"a chaotic line is at η̃ = {elr:.2g}, outside the sphere's rates")
         loss, gradient = chaos_levels(run)
@@ -250,10 +257,8 @@ def angular_update(angles: list[Run]) -> Finding:
     """RMS angle of a step against theory, in the second half of runs with momentum or AdamW."""
     rows = []
     for run in angles:
-        trace = run.trace()
-        late = slice(len(trace["loss"]) // 2, None)
         # 1 - cos is θ²/2 to the order in which theory's formulas hold
-        found = float(np.sqrt(np.mean(2 * trace["one_minus_cosine"][late])))
+        found = float(np.sqrt(np.mean(2 * late(run.trace()["one_minus_cosine"]))))
         expected = figures.equilibrium_angle(run)
         periods = settled(run)
         rows.append({"run": run.folder.as_posix(), "optimizer": run.config["optimizer"],

@@ -1,14 +1,12 @@
 """P2: the three regimes, on the sphere, and the toy function."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 import figures
 import runs
 from claims import rules
 from claims.branches import branch
-from claims.finding import Finding, NotMeasurable, spread
+from claims.finding import Finding, NotMeasurable, seeds, spread
 from measuring import parameter_names
 from measuring.distance import cosine
 from measuring.rebuild import rebuild
@@ -21,13 +19,6 @@ TOY_RATES = (0.01, 0.03, 0.1, 0.2, 0.28, 0.3, 0.4, 0.6, 1, 2, 5, 10, 100, 1000)
 STEPS = 10_000  # of the toy function
 LAGS = 10  # steps over which a random walk is followed
 HIGH, LOW = 8e-3, 1e-3  # the schedule, fixed in advance
-
-
-def seeds(sphere: list[Run]) -> Iterator[list[Run]]:
-    """The runs of each trial, by rising rate."""
-    for trial in sorted({run.config["trial"] for run in sphere}):
-        line = [run for run in sphere if run.config["trial"] == trial]
-        yield sorted(line, key=lambda run: run.config["elr"])
 
 
 def walk_gap(cosines: np.ndarray, steps: np.ndarray) -> float:
