@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import group_table, own, scale_invariant_groups
+from models import group_table, norms, own, scale_invariant_groups
 from theory import dynamics
 from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import Course
@@ -181,15 +181,15 @@ class Monitor:
         """Norms of every tensor before and after, of its change and its gradient; no waiting."""
         if (self.steps - 1) % self.every:
             return
-        before, after = _norms(self._old), _norms(self.weights)
+        before, after = norms(self._old), norms(self.weights)
         torch._foreach_sub_(self._old, self.weights)
         gradients = [w.grad if w.grad is not None else w.new_zeros(()) for w in self.weights]
-        norms = torch.stack([before, after, _norms(self._old), _norms(gradients)])
+        measured = torch.stack([before, after, norms(self._old), norms(gradients)])
         rates = [
             (float(g["lr"]), g.get("weight_decay", 0.0), equilibrium_angle(self.optimizer, g))
             for g in self.optimizer.param_groups
         ]
-        self._measured = self.steps, norms, rates
+        self._measured = self.steps, measured, rates
 
     def record(self, loss: torch.Tensor | float) -> None:
         """Take the loss of the step just made; every `every`th time make records of it.
@@ -201,10 +201,10 @@ class Monitor:
         self._losses = [self._losses[0] + value, self._losses[1] + 1]
         if self._measured is None:
             return
-        step, norms, rates = self._measured
+        step, measured, rates = self._measured
         mean = float(self._losses[0]) / self._losses[1]
         self._measured, self._losses = None, [0.0, 0]
-        numbers = self._numbers(norms.cpu().numpy(), [rates[k] for k in self.owner])
+        numbers = self._numbers(measured.cpu().numpy(), [rates[k] for k in self.owner])
         if self._unsaved == 0:
             self.records.clear()
         for label, values in zip(self.labels, numbers, strict=True):
@@ -216,9 +216,9 @@ class Monitor:
             self.records.append(record)
         self._unsaved += len(self.labels)
 
-    def _numbers(self, norms: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
-        """The numbers of each scope from those of its tensors: `norms` is (4, tensors)."""
-        squares = norms**2
+    def _numbers(self, measured: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
+        """The numbers of each scope from those of its tensors: `measured` is (4, tensors)."""
+        squares = measured**2
         lrs, decays = np.array([[lr, lr * wd] for lr, wd, _ in rates]).T
         angles = [rate[2] for rate in rates]
         is_sgd = isinstance(self.optimizer, torch.optim.SGD)
@@ -349,10 +349,6 @@ def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]
 
 def _label(group: tuple[str, ...]) -> str:
     return group[0] + (f" +{len(group) - 1}" if len(group) > 1 else "")
-
-
-def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
 
 
 def _table(header: list[str], rows: list[list]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import kendalltau, t
 
+from theory.regimes import REGIMES
+
 SHARE = 0.9  # of the cases that a rule is about
 SLOPE = (0.85, 1.15)  # of the frequency against ηλ, in logarithms
 LENGTH = (1.0, 1.3)  # of phase B, in units of its shortest length
@@ -165,6 +167,11 @@ def is_equilibrium(loss: Sequence[float]) -> bool:
     return abs(trend(late)) < NO_TREND and high / low < SWING
 
 
+def in_order(names: Sequence[str]) -> bool:
+    """Whether these regimes, by rising rate, are all three in their order."""
+    return {*names} == {*REGIMES} and [*names] == sorted(names, key=REGIMES.index)
+
+
 def three_regimes(
     names: Sequence[Sequence[str]],
     chaotic_levels: Sequence[Sequence[float]],
@@ -181,14 +188,11 @@ def three_regimes(
     chaotic_levels, equilibria : loss levels of its chaotic rates, and whether each is_equilibrium.
     walks : of its divergent rates, the largest difference from the cosines of a random walk.
     """
-    order = ("convergence", "chaotic equilibrium", "divergence")
-    ranks = [[order.index(name) for name in seed] for seed in names]
-    in_order = all(set(seed) == {0, 1, 2} and seed == sorted(seed) for seed in ranks)
     levels = all(
         len(seed) >= CHAOTIC_RATES and list(seed) == sorted(seed) for seed in chaotic_levels
     )
     wandering = all(gap <= WANDERS for seed in walks for gap in seed)
-    return in_order and levels and all(map(all, equilibria)) and wandering
+    return all(map(in_order, names)) and levels and all(map(all, equilibria)) and wandering
 
 
 def alike_at_the_same_rate(loss: Sequence[float], gradient: Sequence[float]) -> bool:
@@ -211,8 +215,5 @@ def better_optima(dropped: Sequence[float], constant: Sequence[float]) -> bool:
 
 def toy_regimes(boundary: float, bound: float, names: Sequence[str], levels: dict) -> bool:
     """The boundary within 1 % of 2/Σα, the regimes in order, the levels at ELR 1 and 1000."""
-    order = ("convergence", "chaotic equilibrium", "divergence")
-    ranks = [order.index(name) for name in names]
-    in_order = set(ranks) == {0, 1, 2} and ranks == sorted(ranks)
     near = abs(levels[1] / 1.27 - 1) < 0.02 and abs(levels[1000] / 1.75 - 1) < 0.02
-    return abs(boundary / bound - 1) < 0.01 and in_order and near
+    return abs(boundary / bound - 1) < 0.01 and in_order(names) and near

@@ -12,7 +12,7 @@ from measuring.distance import cosine
 from measuring.rebuild import rebuild
 from runs import Run, checkpoints
 from theory import toy
-from theory.regimes import find_regime
+from theory.regimes import REGIMES, find_regime
 
 SAME_LOSS = 0.1  # training loss at which rates are compared
 TOY_RATES = (0.01, 0.03, 0.1, 0.2, 0.28, 0.3, 0.4, 0.6, 1, 2, 5, 10, 100, 1000)
@@ -69,7 +69,7 @@ def three_regimes(regimes: list[Run]) -> Finding:
     ]
     rates = [run.config["elr"] for run in next(seeds(regimes))]
     words = []
-    for name in ("convergence", "chaotic equilibrium", "divergence"):
+    for name in REGIMES:
         at = [elr for seed in names for elr, n in zip(rates, seed, strict=True) if n == name]
         if at:
             words.append(f"{name} at ELR {min(at):g} to {max(at):g}")

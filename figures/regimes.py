@@ -10,7 +10,7 @@ from figures.style import COLOURS, describe
 from figures.summaries import regime
 from runs import Run
 from theory import toy
-from theory.regimes import Regime, find_regime
+from theory.regimes import REGIMES, Regime, find_regime
 
 
 def regime_diagram(
@@ -26,8 +26,7 @@ def regime_diagram(
     """
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     floor = 1e-6 * max(r.level for r in regimes)  # a logarithmic axis has no 0
-    markers = {"convergence": "o", "chaotic equilibrium": "s", "divergence": "^"}
-    for (name, marker), colour in zip(markers.items(), COLOURS, strict=False):
+    for name, marker, colour in zip(REGIMES, "os^", COLOURS, strict=False):
         group = [(e, r) for e, r in zip(elrs, regimes, strict=True) if r.name == name]
         if not group:
             continue

@@ -141,8 +141,11 @@ def equilibrium_angle(run: Run) -> float:
 def regime(run: Run) -> Regime:
     """The regime of a run on the sphere, by its training loss and error."""
     train = run.metrics("train-tm")
-    random_error = 1 - 1 / run.config["num_classes"]
-    return find_regime(train["loss"], (1 - train["acc"]) / random_error)
+    return _regime(run, train["loss"], train["acc"])
+
+
+def _regime(run: Run, loss: np.ndarray, accuracy: np.ndarray) -> Regime:
+    return find_regime(loss, (1 - accuracy) / (1 - 1 / run.config["num_classes"]))
 
 
 def course(run: Run) -> str:
@@ -150,8 +153,7 @@ def course(run: Run) -> str:
     log, found = run.log(), periods_of(run)
     if len(found) or len(log.get("epoch", ())) < 4:
         return plural(len(found), "period")
-    random_error = 1 - 1 / run.config["num_classes"]
-    return find_regime(log["train_loss"], (1 - log["train_acc"]) / random_error).name
+    return _regime(run, log["train_loss"], log["train_acc"]).name
 
 
 def summary_row(run: Run) -> dict[str, float]:

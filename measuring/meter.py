@@ -235,7 +235,7 @@ class Meter:
     def _results(self, scope: str) -> dict[str, float | np.ndarray]:
         """What depends on the scope, from the sums of a finished pass."""
         wanted, names, parameters = self.wanted, self.scopes[scope], self.parameters
-        norms = torch.stack(torch._foreach_norm([parameters[n] for n in names], 2, torch.float64))
+        norms = models.norms(parameters[n] for n in names)
         row = {
             "params_norm": torch.linalg.vector_norm(norms).item(),
             "params_numel": self.sizes[scope],

@@ -19,6 +19,7 @@ from models.layers import NORM_EPS, NORMS, Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm as norm
 from models.scale_invariance import (
+    norms,
     rescale_filters,
     rescale_to_norm,
     si_parameters,

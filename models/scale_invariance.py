@@ -40,14 +40,18 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 @torch.no_grad()
-def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Euclidean norm of several tensors taken as one vector: a float64 scalar on their device.
+def norms(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Euclidean norm of each of several tensors: float64, (n,), on their device.
 
     The squares are summed in float64: with millions of weights a float32 sum would be
     off by more than the 1e-6 to which a fixed norm is held.
     """
-    norms = torch._foreach_norm(list(tensors), 2, torch.float64)
-    return torch.linalg.vector_norm(torch.stack(norms))
+    return torch.stack(torch._foreach_norm(list(tensors), 2, torch.float64))
+
+
+def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Euclidean norm of several tensors taken as one vector: a float64 scalar on their device."""
+    return torch.linalg.vector_norm(norms(tensors))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from scipy.stats import kendalltau
 
 RANDOM = 0.9  # above this fraction of random guessing's error, a run is at its level
 LEARNT = 0.02  # below this fraction, it has found a minimum
+REGIMES = ("convergence", "chaotic equilibrium", "divergence")  # by rising rate
 FALLING = -0.4  # Kendall's rank correlation of loss and time below which the loss still falls
 
 
@@ -17,7 +18,7 @@ class Regime:
 
     Attributes
     ----------
-    name : "convergence", "chaotic equilibrium" or "divergence".
+    name : one of `REGIMES`.
     level : median loss of the second half of the record.
     low, high : its 10th and 90th percentile there.
     """
