@@ -1,6 +1,7 @@
 """minimal.py is on its own, and takes the same steps as train.py."""
 
 import ast
+import csv
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from theory import periods
 from training.device import mix
 
 LR, WD, BATCH, EPOCHS = 0.1, 0.04, 64, 2
+RECORD = ROOT / "results" / "minimal.csv"  # written by `python tests/test_minimal.py`
 
 
 def test_it_needs_only_torch_and_scikit_learn_and_matplotlib_to_draw():
@@ -114,3 +116,39 @@ def test_as_a_script_it_prints_and_draws(tmp_path, drawing):
     if drawing:
         picture = imread(tmp_path / minimal.PICTURE)[..., :3]
         assert np.ptp(picture, axis=2).max() > 0.5  # lines in colour
+
+
+def recorded():
+    """Loss and norm of every epoch of the run that the README shows."""
+    with RECORD.open(newline="") as file:
+        rows = [(float(row["loss"]), float(row["rho"])) for row in csv.DictReader(file)]
+    return tuple(map(list, zip(*rows, strict=True)))
+
+
+def test_the_readme_shows_the_table_and_the_picture_of_the_record(tmp_path, monkeypatch, capsys):
+    """What `python minimal.py` makes of the recorded epochs, in place of a minute of training."""
+    asked = []
+    monkeypatch.setattr(minimal, "train", lambda *words: (asked.append(words), recorded())[1])
+    monkeypatch.setattr(sys, "argv", ["minimal.py"])
+    monkeypatch.chdir(tmp_path)
+    minimal.main()
+    assert asked == [(LR, WD, len(recorded()[0]))]
+    printed = capsys.readouterr().out
+    shown = (ROOT / "README.md").read_text().split("<!-- minimal -->")[1]
+    table = shown.split("<!-- /minimal -->")[0].strip().removeprefix("```\n").removesuffix("```")
+    assert table.count("\n") > 5 and f"\n{table}The picture is" in printed
+    drawn, committed = (
+        imread(folder / minimal.PICTURE)[..., :3] for folder in (tmp_path, RECORD.parent)
+    )
+    assert drawn.shape == committed.shape
+    assert np.abs(drawn - committed).mean() < 0.01
+
+
+def test_training_begins_as_recorded():
+    for found, expected in zip(minimal.train(LR, WD, 5), recorded(), strict=True):
+        assert found == pytest.approx(expected[:5], rel=1e-3)
+
+
+if __name__ == "__main__":
+    rows = zip(*minimal.train(LR, WD, 320), strict=True)
+    RECORD.write_text("loss,rho\n" + "".join(f"{loss:.6g},{rho:.6g}\n" for loss, rho in rows))
