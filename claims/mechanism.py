@@ -82,12 +82,13 @@ def sharpness(base: list[Run]) -> Finding:
 
 def late_gradients(run: Run) -> np.ndarray:
     """Effective gradient norms of all steps in the second halves of phase B: (n,)."""
-    trace, late = run.trace(), np.zeros(0)
+    trace, found = run.trace(), np.zeros(0)
     gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
     for period in settled(run).cycles:
         middle = (period.start + period.turn) / 2
-        late = np.append(late, gradient[(trace["epoch"] >= middle) & (trace["epoch"] < period.low)])
-    return late
+        steps = (trace["epoch"] >= middle) & (trace["epoch"] < period.low)
+        found = np.append(found, gradient[steps])
+    return found
 
 
 def destabilisation(base: list[Run]) -> Finding:

@@ -29,7 +29,6 @@ from runs.folder import (
     is_saved,
     prune,
     remove_run,
-    traces,
     trial_folder,
 )
 from runs.found import Run, all_runs, find_experiments, find_runs
