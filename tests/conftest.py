@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests sta
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -43,7 +45,33 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def drive(tmp_path, monkeypatch, capsys):
+def cut(run, monkeypatch):
+    """Train, as `run` does, but for a stop before an epoch (counted from 0) begins."""
+
+    def start(before: int, extra: str) -> None:
+        real = train.Training.epoch
+
+        def epoch(self, number, progress):
+            if number == before:
+                raise KeyboardInterrupt
+            return real(self, number, progress)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train.Training, "epoch", epoch)
+            run(extra)
+
+    return start
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """The commands of lines are processes that need not import torch anew."""
+    how = SimpleNamespace(Popen=processes.Started, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("experiments.runner.subprocess", how)
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch, capsys, at_once):
     """Run a driver in this process, in a folder of its own: returns its status and its output."""
 
     def start(*words, script: Path = ROOT / "run_train_and_test.py"):

@@ -6,9 +6,11 @@
 
 Each mutant of mutants.txt is a text of one file and a wrong one in its place. In a copy of the
 tree the change is made and the tests beside it are run; one of them must fail (they must pass
-without it: `make mutants` runs the suite first). A mutant whose text is no longer in its file, or
-that cannot even be imported, stops everything: the list is stale. What is known of the same code
-is kept in .mutants.json, so that an interrupted run goes on.
+without it: `make mutants` runs the suite first). A mutant whose text is no longer in its file stops
+everything, and one with which no test can begin is named: the list is stale.
+
+What is known is kept in .mutants.json, so that an interrupted run goes on: of a killed one until
+its file changes, of one that survived until that or its tests do. Without the file all are tried.
 """
 
 import argparse
@@ -97,10 +99,13 @@ def copy_tree(folder: Path) -> None:
             shutil.copy(ROOT / name, folder / name)
 
 
-def fingerprint() -> str:
-    """Of all code and tests: what is known of a mutant holds for these alone."""
-    files = sorted(p for p in ROOT.rglob("*.py") if ".venv" not in p.parts)
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+def fingerprint(mutant: Mutant, killed: bool) -> str:
+    """Of a mutant and its file, for which alone a result holds; of a survivor also of its tests."""
+    parts = [str(mutant).encode(), mutant.changed().encode()]
+    if not killed:
+        words = [word.split("::")[0] for word in shlex.split(mutant.tests)]
+        parts += [(ROOT / word).read_bytes() for word in words if word.endswith(".py")]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def run_tests(folder: Path, tests: str) -> None:
@@ -119,7 +124,7 @@ def run_tests(folder: Path, tests: str) -> None:
 
 
 def run_all(mutants: list[Mutant], jobs: int, slots: list[Path]):
-    """Yield (mutant, exit status of its tests), as they end."""
+    """Yield (mutant, exit status of its tests, seconds of computing), as they end."""
     todo, running, free = list(mutants), {}, list(slots[:jobs])
     while todo or running:
         if todo and free:
@@ -130,13 +135,13 @@ def run_all(mutants: list[Mutant], jobs: int, slots: list[Path]):
                 run_tests(slot, mutant.tests)
             running[pid] = mutant, slot
             continue
-        pid, status = os.wait()
+        pid, status, used = os.wait4(-1, 0)
         mutant, slot = running.pop(pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # what its tests have started and not ended
         shutil.copy(ROOT / mutant.file, slot / mutant.file)
         free.append(slot)
-        yield mutant, os.waitstatus_to_exitcode(status)
+        yield mutant, os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
 def main() -> int:
@@ -150,12 +155,12 @@ def main() -> int:
         for mutant in read_list(LIST.read_text())
         if (not options.area or mutant.area in options.area) and options.find in str(mutant)
     ]
-    for mutant in mutants:
-        mutant.changed()
-    code = fingerprint()
-    known = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
-    known = known.get("found", {}) if known.get("code") == code else {}
-    todo = [m for m in mutants if str(m) not in known]
+    known = set(json.loads(KNOWN.read_text())) if KNOWN.exists() else set()
+    prints = {
+        mutant: [fingerprint(mutant, killed) for killed in (False, True)] for mutant in mutants
+    }
+    todo = [mutant for mutant in mutants if not known & {*prints[mutant]}]
+    stale = False
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
     sys.dont_write_bytecode = True
     for name in SLOW_TO_IMPORT:
@@ -164,14 +169,17 @@ def main() -> int:
         slots = [Path(folder) / str(i) for i in range(options.jobs)]
         for slot in slots:
             copy_tree(slot)
-        for mutant, status in run_all(todo, options.jobs, slots):
-            if status > 1:
-                sys.exit(f"stale: {mutant.about}: pytest {mutant.tests} ends with status {status}")
-            known[str(mutant)] = status
-            KNOWN.write_text(json.dumps({"code": code, "found": known}))
+        for mutant, status, seconds in run_all(todo, options.jobs, slots):
+            if status > 1:  # no tests, or none that could begin
+                print(f"STALE: {mutant.about}: pytest {mutant.tests} ends with status {status}")
+                stale = True
+                continue
+            known.add(prints[mutant][status != 0])
+            KNOWN.write_text(json.dumps(sorted(known)))
             word = {0: "SURVIVES", 1: "killed"}.get(status, "killed (never ends)")
-            print(f"{word:9} {mutant.file}: {mutant.about}", flush=True)
-    alive = [m for m in mutants if known[str(m)] == 0]
+            print(f"{word:9} {seconds:4.0f} s  {mutant.file}: {mutant.about}", flush=True)
+    mutants = [m for m in mutants if known & {*prints[m]}]
+    alive = [m for m in mutants if prints[m][True] not in known]
     print(f"\n{'area':12}{'tried':>8}{'killed':>8}{'survive':>9}")
     tried, left = Counter(m.area for m in mutants), Counter(m.area for m in alive)
     for area, count in tried.items():
@@ -179,7 +187,7 @@ def main() -> int:
     print(f"{'all':12}{len(mutants):8}{len(mutants) - len(alive):8}{len(alive):9}")
     for mutant in alive:
         print(f"survives: {mutant.file}: {mutant.about}: {mutant.equivalent or 'NOT NOTICED'}")
-    return int(any(not mutant.equivalent for mutant in alive))
+    return int(stale or any(not mutant.equivalent for mutant in alive))
 
 
 if __name__ == "__main__":

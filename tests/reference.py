@@ -279,6 +279,16 @@ def project(state, si, radius, each_filter=False):
 # --- measuring ---
 
 
+def renewed(state, batches):
+    """`state` with the mean of the batches' own statistics instead of the running ones."""
+    statistics = {k: 0 for k in state if "running" in k}
+    for count, x in enumerate(batches, 1):
+        fresh = {**state, **{k: torch.zeros_like(state[k]) for k in statistics}}
+        Network(fresh, True)(x)  # moves them by a tenth of the batch's own
+        statistics = {k: v + (10 * fresh[k] - v) / count for k, v in statistics.items()}
+    return {**state, **statistics}
+
+
 def evaluate(state, pixels, labels, norm="batch", squared=False):
     """Mean loss and accuracy with the running statistics."""
     with torch.no_grad():

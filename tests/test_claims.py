@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import reference
+import torch
 
+import data
 import figures
 import runs
 from claims import __main__ as command
@@ -401,6 +404,12 @@ def test_diversity(run, tmp_path):
     assert found["cosine"][0] == pytest.approx(1) and (found["cosine"][1:] < 1 - 1e-6).all()
     assert found["ensemble_acc"][0] == found["acc"][0]
     assert (np.abs(found["independent_cosine"]) < 0.5).all()
+    for prefix in ("", "independent_"):
+        last = probabilities(other if prefix else folder, 3)
+        for name, p in (("acc", last), ("ensemble_acc", last + probabilities(folder, 1))):
+            labels = data.load("Digits", "", use_test=True)[1].labels
+            accuracy = (p.argmax(1) == labels).double().mean().item()
+            assert found[prefix + name][2] == pytest.approx(accuracy, abs=0.004)  # an image
     turned = diversity.turning(folder)
     assert turned["from"].tolist() == [0, 1, 2] and turned["to"].tolist() == [1, 2, 3]
     assert math.cos(turned["angle"][1]) == pytest.approx(found["cosine"][1])
@@ -410,6 +419,14 @@ def test_diversity(run, tmp_path):
     for words in (f"--models_dir {folder} --anchor 9", f"--models_dir {tmp_path} --anchor 1"):
         with pytest.raises(UserError):
             diversity.main(words.split())
+
+
+def probabilities(folder, epoch):
+    """Of the test images, with the mean statistics of the training batches."""
+    state = torch.load(folder / f"checkpoint-{epoch}.pt")["state_dict"]
+    train_images, images = data.load("Digits", "", use_test=True, use_data_size=200)
+    state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
+    return reference.Network(state, False)(next(images.batches(297))[0]).softmax(1)
 
 
 def regimes_of(make, order):

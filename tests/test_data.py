@@ -1,5 +1,7 @@
 """What images a run sees: splits, order, corruption, augmentation, and a folder of images."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ def test_normalised_digits_have_mean_0_and_deviation_1(digits):
 
 def test_validation_images_are_the_last_training_images(digits):
     train, held_out = data.load("Digits", "")
-    assert len(train) + len(held_out) == 1500
+    assert (len(train), len(held_out)) == (1350, 150)
     assert torch.equal(torch.cat([train.images, held_out.images]), digits[0].images)
 
 
@@ -38,6 +40,8 @@ def test_first_n_images(digits):
     assert torch.equal(train.images, digits[0].images[:100]) and len(test) == 297
     with pytest.raises(UserError, match=r"1501 is more than the 1500"):
         data.load("Digits", "", use_test=True, use_data_size=1501)
+    _, few = data.load("Digits", "", use_test=True, use_test_size=20)
+    assert torch.equal(few.images, digits[1].images[:20])
 
 
 def test_corruption_is_fixed_and_of_the_fraction_asked(digits):
@@ -108,6 +112,24 @@ def test_image_folder_cache_notices_a_changed_file(folder):
     assert (after.images != before.images).any(dim=-1).any(-1).any(-1).sum() == 1
 
 
+def test_a_file_that_is_as_large_as_before_is_noticed_too(folder):
+    path = folder / "train" / "red" / "21.bmp"
+    for colour in ((0, 0, 0), (7, 200, 7)):
+        Image.new("RGB", (32, 32), colour).save(path)
+        os.utime(path, (colour[0], colour[0]))
+        images = data.load("ImageFolder", folder, use_test=True)[0].images
+        assert (images == torch.tensor(colour)).all(dim=3).all(dim=2).all(dim=1).sum() == 1
+
+
+def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, "No space left", path)
+
+    monkeypatch.setattr(data, "write_atomically", full)
+    assert len(data.load("ImageFolder", folder, use_test=True)[0]) == 20
+    assert capsys.readouterr().out.count("are not cached") == 2
+
+
 def test_image_folder_cache_is_used(folder, monkeypatch):
     data.load("ImageFolder", folder, use_test=True)
     monkeypatch.setattr(data, "_decode", lambda file: pytest.fail("decoded again"))
@@ -118,6 +140,8 @@ def test_image_folder_cache_is_used(folder, monkeypatch):
     (lambda f: Image.new("RGB", (28, 28)).save(f / "train/red/01.png"), "28x28"),
     (lambda f: (f / "train/red/01.png").write_bytes(b"no image"), "not an image"),
     (lambda f: (f / "test/green").mkdir(), "green"),
+    (lambda f: (f / "test/red").rename(f / "test/green"), "green, red"),
+    (lambda f: [Image.new("RGB", (8, 9)).save(p) for p in f.glob("test/*/*")], "of test/ 8x9"),
     (lambda f: (f / "test").rename(f / "tset"), "no folder"),
 ])  # fmt: skip
 def test_image_folder_mistakes_are_named(folder, damage, message):
@@ -208,6 +232,17 @@ def test_digits_are_those_of_scikit_learn(digits):
     assert all(2 * upright < (o - torch.tensor(raw.images)).abs().mean() for o in others)
 
 
+def test_digits_are_enlarged_linearly_and_rounded(digits):
+    """Each new pixel lies between the centres of four old ones, at the edge between two."""
+    from sklearn.datasets import load_digits
+
+    at = np.clip((np.arange(32) + 0.5) / 4 - 0.5, 0, 7)  # in old pixels
+    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(8)), 0)  # (32, 8)
+    expected = 255 / 16 * np.einsum("ia,nab,jb->nij", weights, load_digits().images, weights)
+    found = torch.cat([part.images for part in digits])[..., 1].numpy()
+    assert np.abs(found - expected).max() < 0.501
+
+
 class OfFullSize:
     """A stand-in for torchvision's CIFAR-10: 50,000 and 10,000 black images."""
 
@@ -288,3 +323,9 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path):
     (tmp_path / "train" / "a" / "1.png").unlink()
     with pytest.raises(UserError, match="no images in"):
         data.load("ImageFolder", tmp_path)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batches_have_the_layout_asked_for(layout):
+    images = marked().to(torch.device("cpu"), layout)
+    assert all(x.is_contiguous(memory_format=layout) for x, _ in images.batches(16))

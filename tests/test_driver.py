@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 from conftest import ROOT
 
@@ -99,18 +100,17 @@ def test_metrics_that_are_missing_are_measured_by_the_next_call(start, tmp_path)
 
 
 def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
-    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 20'}
-    process = subprocess.Popen(
-        [sys.executable, edited(tmp_path, changes)], cwd=tmp_path, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 12'}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    driver = [sys.executable, edited(tmp_path, changes)]
+    process = processes.Started(driver, cwd=tmp_path, env=environment)
     trial = tmp_path / "Experiments" / "my_experiment" / "lr_0.1_wd_0.001" / "trial_0"
-    while not (trial / "checkpoint-5.pt").exists():
+    while not (trial / "checkpoint-3.pt").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in out
-    assert not (trial / "checkpoint-20.pt").exists()
+    assert not (trial / "checkpoint-12.pt").exists()
     assert start(changes).returncode == 0
     words = shlex.split((trial / "train.log").read_text().splitlines()[0])[3:]
     train.main([*words, "--dir", str(tmp_path / "whole")])
@@ -213,13 +213,8 @@ def test_a_folder_with_another_run_is_refused(start):
     assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(changes).stdout
 
 
-def test_the_list_of_experiments_fits_a_terminal():
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_train_and_test.py", "--list"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_the_list_of_experiments_fits_a_terminal(drive):
+    done = drive("--list")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
     shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)

@@ -25,7 +25,7 @@ TINY = Experiment(
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, at_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpu, "WANTED", (TINY,))
     monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", "print('checked')"]})

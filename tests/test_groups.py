@@ -208,3 +208,45 @@ def test_a_filter_of_which_only_the_sign_matters_has_an_effect():
     )
     found = models.scale_invariant_groups(model, torch.randn(8, 3, 4, 4))
     assert found == models.ScaleInvariance((("0.weight",),), ())
+
+
+def test_what_a_network_is_in_does_not_matter():
+    """Its mode, the epsilon of its normalisation, buffers that change its outputs."""
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x * self.calls
+
+    model = nn.Sequential(
+        nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8, eps=0.1, affine=False), nn.Linear(8, 9),
+        Counting(),
+    ).eval()  # fmt: skip
+    found = models.scale_invariant_groups(model, torch.randn(16, 6))
+    assert found == models.ScaleInvariance((("0.weight",),), ())
+
+
+def test_inputs_may_be_integers():
+    model = nn.Sequential(nn.Embedding(5, 6), nn.LayerNorm(6, elementwise_affine=False),
+                          nn.Linear(6, 7))  # fmt: skip
+    found = models.scale_invariant_groups(model, torch.tensor([0, 1, 2, 3, 4, 2]))
+    assert found == models.ScaleInvariance((("0.weight",),), ())
+
+
+def test_saturation_is_no_invariance():
+    """Where nothing changes the output a little, a factor of 1/2 does."""
+
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return torch.clamp(self.weight * x, -1, 1) + self.shift
+
+    found = models.scale_invariant_groups(Clamped(), torch.tensor([1.5, -1.5, 1.7, 1.6]))
+    assert found == models.ScaleInvariance((), ())

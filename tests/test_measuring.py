@@ -1,6 +1,8 @@
 """The arrays of test.py against plain computations of the same quantities."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ import runs
 import test as test_script
 from measuring import Meter, Wanted, minima, parameter_names
 from measuring.meter import _unit_vectors, mode
+from measuring.rebuild import rebuild
+from options import test_options
 from runs import checkpoints
 from utils import UserError
 
@@ -156,6 +160,17 @@ def test_sharpness_is_that_of_the_unit_sphere():
     assert measured() == pytest.approx(expected, rel=5e-3)
 
 
+def test_random_vectors_are_those_of_the_seed(folder, last):
+    found = measure(folder, "--hess_trace --prebn_only --train_mode --seed 7 --batch_size 200")
+    model, (images, _) = last
+    names = parameter_names(model, si_only=True)
+    meter = Meter(
+        model, images, Wanted(hess_trace=True), train_mode=True, batch_size=200,
+        scopes={"si": names}, vector_seed=reference.seed_of(7),
+    )  # fmt: skip
+    assert found["hess_trace"][2] == pytest.approx(meter.measure()["si"]["hess_trace"])
+
+
 def test_trace_estimate_is_the_trace_by_dimension(matrices):
     _, hessian, _ = matrices
     vectors = _unit_vectors(len(hessian), 0, torch.device("cpu")).numpy()
@@ -193,11 +208,107 @@ def test_update_adds_arrays_and_epochs_and_computes_only_what_is_missing(folder,
     np.testing.assert_array_equal(first["loss"], third["loss"])
 
 
+def meter_of(folder, flags, **how):
+    """A meter of the first layer, on 60 images that are partly corrupted."""
+    model, images = load_few(folder)
+    scopes = {"one": ["conv_layers.0.weight"]}
+    how = {"train_mode": True, "batch_size": 25, "scopes": scopes, **how}
+    if "init" in flags:
+        how["initial"] = {n: p.detach() + 1 for n, p in model.named_parameters()}
+    return Meter(model, images, Wanted.from_flags(flags.split()), **how)
+
+
+@pytest.mark.parametrize("flags", [
+    *[f.name for f in fields(Wanted)], "hess_trace fisher_trace eval_on_train_subsets",
+])  # fmt: skip
+def test_a_second_measurement_is_the_first_and_has_the_arrays_that_are_looked_for(folder, flags):
+    meter = meter_of(folder, flags)
+    first, second = (meter.measure()["one"] for _ in range(2))
+    np.testing.assert_equal(first, second)
+    names = Wanted.from_flags(flags.split()).names(["conv_layers.0.weight"])
+    assert sorted(names) == sorted(first)
+    assert len(names) > 2
+
+
+def test_traces_of_the_subsets_are_looked_for():
+    wanted = Wanted(hess_trace=True, eval_on_train_subsets=True, eval_model=True)
+    assert wanted.lacking(lambda names: "hess_trace_corrupt" in names, []) == {
+        "hess_trace", "eval_on_train_subsets",
+    }  # fmt: skip
+    assert wanted.lacking(lambda names: "acc" in names, []) == {"eval_model"}
+    assert wanted.lacking(lambda names: False, []) == set()
+
+
+@pytest.mark.parametrize("flag, name", [
+    ("calc_batch_outliers", "outliers_list"), ("calc_grad_norms_all", "gnorm_all"),
+    ("calc_probs_stats", "p_stats"),
+])  # fmt: skip
+def test_what_is_of_a_batch_is_of_the_batches_asked_for_in_evaluation_mode_too(folder, flag, name):
+    found = meter_of(folder, flag, train_mode=False).measure()["one"][name]
+    assert 3 in found.shape[:2]  # of 25, 25 and 10 images
+
+
+def test_a_run_is_rebuilt_as_it_was(run):
+    words = {"use_data_size": 150, "corrupt_train": 0.3, "split_classes": 1}
+    line = " ".join(f"--{key} {value}" for key, value in words.items())
+    model, images, others = rebuild(runs.read_config(run(f"{line} --norm_eps 0.1 --epochs 1")))
+    for found, expected in zip((images, others), data.load("Digits", "", use_test=True, **words),
+                               strict=True):  # fmt: skip
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.labels, expected.labels) and found.num_classes == 5
+    assert model.conv_layers[1].eps == 0.1 and model.last_layer.out_features == 5
+
+
+def test_distances_are_from_checkpoint_0_of_the_run_that_a_branch_comes_from(folder, last):
+    found = measure(folder, "--calc_l2_init")
+    assert found["l2_init"][0] == 0 < found["l2_init"][2]
+    first = torch.load(folder / "checkpoint-0.pt")["state_dict"]
+    for where in (folder, folder / "branch-1", folder / "branch-1" / "branch-2_wd=0.5"):
+        weights = test_script.initial_weights(last[0], where)
+        assert all(torch.equal(first[name], weight) for name, weight in weights.items())
+
+
+def test_what_is_measured_is_written_on_the_way(folder, tmp_path, monkeypatch):
+    path, seen, real = tmp_path / "x.npz", [], Meter.measure
+
+    def noted(self):
+        seen.append(list(runs.Metrics.read_if_there(path).rows))
+        return real(self)
+
+    monkeypatch.setattr(Meter, "measure", noted)
+    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
+    monkeypatch.setattr(test_script, "WRITING_SHARE", 0)
+    test_script.main(f"--models_dir {folder} --save_path {path} --gpu -1".split())
+    assert seen == [[], [0], [0, 1]]
+
+
+@pytest.mark.parametrize("words, name", [
+    ("", "train-em"), ("--train_mode", "train-tm"), ("--use_test", "test-em"),
+    ("--use_test --train_mode --prebn_only", "test-tm-prebn"), ("--prebn_only", "train-em-prebn"),
+])  # fmt: skip
+def test_files_are_named_after_what_they_hold(words, name):
+    options, _ = test_options(["--models_dir", "x", *words.split()])
+    assert test_script.save_path(options, Path("x")) == Path("x") / f"{name}.npz"
+
+
+def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkeypatch):
+    many = data._image_set(np.zeros((6000, 1, 1, 3), np.uint8), np.zeros(6000), 10)
+    monkeypatch.setattr(data, "load", lambda *_, **__: (many, many))
+    for words, count in (("", 6000), ("--eval_on_random_subset", 5000),
+                         ("--eval_on_random_subset 7", 7)):  # fmt: skip
+        options, _ = test_options(["--models_dir", "x", *words.split()])
+        assert len(test_script.image_set(options, True)) == count
+
+
 def test_finer_checkpoints_have_fractional_epochs(run):
     folder = run("--save_freq_int 2 --epochs 1")
     found = measure(folder, "--train_mode")
     assert found["report_epochs"].tolist() == [0, 0.5, 1]  # 4 steps; the last is checkpoint-1
     assert list(runs.checkpoints_in(folder)) == [(0, 0), (0, 1), (1, 0)]
+    found = measure(folder, "--train_mode --epochs 0")
+    assert found["report_epochs"].tolist() == [0, 0.5, 1]  # it adds
+    (folder / "out.npz").unlink()
+    assert measure(folder, "--train_mode --epochs 0")["report_epochs"].tolist() == [0]
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -273,6 +384,8 @@ def test_committed_minima_are_what_their_numbers_say(capsys, tmp_path):
     written = json.loads((ROOT / "results" / "minima" / "minima.json").read_text())
     name, numbers = next(iter(written.items()))
     minima.compare({name: {**numbers, "loss": 1.01 * numbers["loss"]}}, {name: numbers})
+    with pytest.raises(UserError, match="loss is nan"):
+        minima.compare({}, {name: numbers})
     with pytest.raises(UserError, match="loss"):
         minima.compare({name: {**numbers, "loss": 1.05 * numbers["loss"]}}, {name: numbers})
     with pytest.raises(UserError, match="no checkpoint"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 
 import runs
@@ -50,10 +51,11 @@ def test_same_numbers_as_test_script(run, extra):
 
 def test_without_use_test_the_test_set_is_measured_all_the_same(run):
     base = TINY.replace("--use_test", "")
-    folder = run("--save_freq 1 --epochs 1", base=base)
+    extra = "--save_freq 1 --epochs 1 --split_classes 0 --use_test_size 50"
+    folder = run(extra, base=base)
     measure_with_test_script(folder)
     expected = arrays(folder)
-    folder = run("--save_freq 1 --epochs 1 --overwrite --metrics", base=base)
+    folder = run(f"{extra} --overwrite --metrics", base=base)
     assert same(expected, arrays(folder))
     assert runs.read_log(folder)[0]["test_acc"] != expected["test-em"]["acc"][1]  # held-out images
 
@@ -74,12 +76,25 @@ def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(run):
     assert same(expected, arrays(folder))
 
 
-def test_checkpoints_not_yet_measured_are_caught_up(run):
-    folder = run("--save_freq 1 --metrics")
+@pytest.mark.parametrize("extra", ["", "--save_freq_int 2"])
+def test_checkpoints_not_yet_measured_are_caught_up(run, extra):
+    folder = run(f"--save_freq 1 --metrics {extra}")
     expected = arrays(folder)
-    run("--save_freq 1 --overwrite")
-    run("--save_freq 1 --resume --metrics")
+    run(f"--save_freq 1 --overwrite {extra}")
+    run(f"--save_freq 1 --resume --metrics {extra}")
     assert same(expected, arrays(folder))
+
+
+def test_a_run_that_catches_up_goes_on_from_its_latest_state(run, cut):
+    """Not from the last checkpoint that it has measured; one that is damaged is passed over."""
+    folder = run("--save_freq 2 --epochs 5")
+    expected = torch.load(folder / "checkpoint-5.pt")["state_dict"]
+    cut(3, "--save_freq 2 --epochs 5 --overwrite")
+    (folder / "checkpoint-0.pt").write_bytes(b"damaged")
+    run("--save_freq 2 --epochs 5 --resume --metrics")
+    found = torch.load(folder / "checkpoint-5.pt")["state_dict"]
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert list(runs.Metrics.read(folder / "test-em.npz").rows) == [2, 4, 5]
 
 
 @pytest.mark.parametrize("extra", ["", "--save_freq_int 2 --keep 3"])

@@ -1,5 +1,8 @@
 """Scale invariance as the property it is, and the parameter names that checkpoints rely on."""
 
+import random
+
+import numpy as np
 import pytest
 import reference
 import torch
@@ -211,3 +214,26 @@ def test_norm_is_that_of_one_long_vector():
     many = [torch.full((1000, 1000), 0.1), torch.full((10,), 1e-4)]
     expected = sum(t.double().square().sum() for t in many).sqrt().item()
     assert models.norm(many).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_affine_networks_have_a_scale_and_a_shift_for_every_channel(norm):
+    for name, channels in (("ConvNetSIAf", (2, 4, 8, 16)), ("ResNet18SIAf", None)):
+        plain, affine = (make(n, 2, norm=norm) for n in (name.removesuffix("Af"), name))
+        more = set(dict(affine.named_parameters())) - set(dict(plain.named_parameters()))
+        sizes = [len(affine.get_parameter(key)) for key in sorted(more)]
+        if channels:
+            assert sorted(sizes) == sorted(2 * channels)
+        assert len(sizes) == 2 * (20 if "ResNet" in name else 4)
+
+
+@pytest.mark.parametrize("official", ["same_init", "same_last_layer"])
+def test_official_seeds_leave_the_generators_as_they_were(official):
+    """Where only the last layer is drawn from a seed, the other layers have been drawn before."""
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    if official == "same_last_layer":
+        models.build("ConvNetSI", 10, 2)
+    expected = torch.rand(3).tolist(), np.random.rand(), random.random()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    models.build("ConvNetSI", 10, 2, **{official: True})
+    assert (torch.rand(3).tolist(), np.random.rand(), random.random()) == expected

@@ -26,7 +26,8 @@ def groups_of(model, grouped):
     if not grouped:
         return list(model.parameters())
     invariant, others = models.split_parameters(model)
-    return [{"params": invariant}, {"params": others}]
+    groups = [{"params": invariant}, {"params": others}]
+    return groups[::-1] if grouped == "others first" else groups
 
 
 def plain_step(model, optimizer, seed):
@@ -92,7 +93,7 @@ def test_moments_of_every_layout(device, name, saved_layout, run_layout, optimiz
 
 
 @pytest.mark.parametrize("name", ["ConvNetSIAf", "ResNet18SIAf"])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("grouped", [False, True, "others first"])
 def test_moments_of_weights_grouped_otherwise(name, grouped):
     """The official code groups by --noninvlr too; a branch may change it."""
     model, steps, content = saved_run(name, "sgd", "contiguous", grouped, 2)

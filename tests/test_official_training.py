@@ -43,6 +43,15 @@ def test_half_of_the_classes(half, classes):
         assert [classes[label] for label in part.labels] == images.labels[kept].tolist()
 
 
+def test_labels_of_half_of_the_classes_are_corrupted_among_them():
+    (plain, _), (corrupted, _) = (
+        data.load("Digits", "", use_test=True, split_classes=0, corrupt_train=p)
+        for p in (None, 1.0)
+    )
+    assert torch.equal(plain.images, corrupted.images) and corrupted.corrupted.all()
+    assert set(corrupted.labels.tolist()) == {0, 1, 2, 3, 4}
+
+
 def test_half_of_the_classes_is_trained_and_measured(run):
     folder = run("--split_classes 1 --corrupt_train 0.5 --epochs 1 --metrics")
     assert states(folder)[1, 0]["linear_layers.2.bias"].shape == (5,)

@@ -1,6 +1,7 @@
 """Networks and images of one's own, from train.py to test.py and the metrics."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ def small(num_classes, num_channels=4):
         nn.Conv2d(num_channels, num_channels, 3, stride=2, bias=False),
         nn.BatchNorm2d(num_channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(num_channels, num_classes),
+    )
+
+def published(num_classes, num_channels=64, depth=3):
+    import models
+    return models.build("ConvNetSI", num_classes, num_channels, depth)
+
+def two(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(10), nn.Flatten(), nn.Linear(36, 9),
+        nn.Linear(9, num_classes),
     )
 
 def plain(num_classes):
@@ -62,7 +73,9 @@ def test_a_network_of_ones_own_is_trained_and_measured(tmp_path, nets, capsys):
     folder = start(tmp_path, f"{TINY} --model {nets}:small --fix_si_pnorm --metrics")
     config = runs.read_config(folder)
     assert config["si_weights"] == ["0.weight", "3.weight"]
-    assert "scale-invariant weights" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "small: 486 scale-invariant weights in 2 tensors: 0.weight, 3.weight" in said
+    assert "note: 0.weight: invariant only together with biases or scales" in said
     weights = [torch.load(p)["state_dict"] for p in runs.checkpoints_in(folder).values()]
     norms = [models.norm(w[n] for n in config["si_weights"]).item() for w in weights]
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-5)  # by --fix_si_pnorm
@@ -80,6 +93,31 @@ def test_a_network_of_ones_own_is_trained_and_measured(tmp_path, nets, capsys):
     model, _, _ = rebuild(config)
     assert list(models.si_parameters(model)) == config["si_weights"]
     json.dumps(config)
+
+
+def test_a_network_of_ones_own_is_trained_as_the_same_one_of_the_papers(tmp_path, nets):
+    last = []
+    for name in ("ConvNetSI", f"{nets}:published"):
+        folder = start(tmp_path / name[-5:], f"{TINY} --depth 2 --momentum 0.9 --model {name}")
+        last.append(torch.load(folder / "checkpoint-2.pt")["state_dict"])
+    assert last[0].keys() == last[1].keys() and len(last[0]) > 10
+    assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
+
+
+def test_the_last_linear_layer_is_the_one_that_is_scaled(nets):
+    model = models.build(f"{nets}:two", 10, init_scale=7.0)
+    assert model[5].weight.norm().item() == pytest.approx(7)
+    assert model[4].weight.norm().item() != pytest.approx(7)
+
+
+def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
+    (tmp_path / "its_parts.py").write_text("from torch.nn import Linear as Part")
+    (tmp_path / "net.py").write_text(
+        "from its_parts import Part\ndef net(num_classes): return Part(2, num_classes)"
+    )
+    before = sys.path.copy()
+    assert models.own.make(f"{tmp_path}/net.py:net", num_classes=3).out_features == 3
+    assert sys.path == before
 
 
 def test_a_package_is_as_good_as_a_file(tmp_path):

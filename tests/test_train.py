@@ -15,6 +15,7 @@ import runs
 import train
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm, step_cosine
+from training.table import Table
 
 
 def states(folder):
@@ -173,6 +174,7 @@ def test_an_interrupted_run_goes_on_from_an_epoch_that_is_not_kept(run, monkeypa
         run("--save_freq 9 --epochs 5")
     run("--save_freq 9 --epochs 5 --resume")
     assert begun == [0, 1, 2, 3, 3, 4]
+    assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (5, 0)]
     assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
 
 
@@ -185,6 +187,15 @@ def test_the_table_shows_the_log(run, capsys):
         expected = [row["epoch"], row["lr"], row["train_loss"], 100 - 100 * row["train_acc"],
                     *test, row["si_norm"], row["seconds"]]  # fmt: skip
         assert values == pytest.approx(expected, abs=0.0051)
+
+
+def test_the_header_of_the_table_comes_again(capsys):
+    table, row = Table(), {"epoch": 1, "lr": 1, "train_loss": 1, "train_acc": 1, "si_norm": 1,
+                           "seconds": 1, "test_loss": None}  # fmt: skip
+    for _ in range(81):
+        table.show(row, evaluated=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [i for i, line in enumerate(lines) if line == Table.HEADER] == [0, 41, 82]
 
 
 def test_bfloat16_is_of_training_alone(run):
@@ -237,6 +248,37 @@ def test_resuming_a_complete_run_changes_nothing(run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
 
 
+def test_a_run_that_has_gone_further_is_complete(run, capsys):
+    run("--epochs 3")
+    run("--epochs 2 --resume")
+    assert "complete: checkpoint-3.pt is its last" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", runs.METRICS)
+def test_a_run_without_one_of_its_files_of_metrics_is_not_complete(run, name):
+    folder = run("--epochs 1 --metrics --save_freq 1")
+    before = runs.Metrics.read(folder / f"{name}.npz").rows
+    (folder / f"{name}.npz").unlink()
+    run("--epochs 1 --metrics --save_freq 1 --resume")
+    assert runs.Metrics.read(folder / f"{name}.npz").rows == before
+
+
+def test_where_no_run_can_go_on_is_said(run, capsys):
+    folder = run("--epochs 1 --save_freq 1")
+    config = (folder / runs.CONFIG).read_text()
+    (folder / runs.CONFIG).unlink()
+    with pytest.raises(SystemExit):
+        run("--epochs 2 --resume")
+    assert "cannot tell whether they belong to this run" in capsys.readouterr().err
+    (folder / runs.CONFIG).write_text(config)
+    for path in runs.checkpoints_in(folder).values():
+        path.write_bytes(b"damaged")
+    with pytest.raises(SystemExit):
+        run("--epochs 2 --resume")
+    assert "can be read: --overwrite starts the run anew" in capsys.readouterr().err
+    assert len(runs.read_log(folder)) == 1
+
+
 def test_a_run_is_neither_mixed_nor_overwritten_unasked(run, capsys):
     folder = run()
     for extra, message in {
@@ -261,9 +303,24 @@ def test_branch_goes_on_where_the_trial_would(run):
     assert all(same(whole[k], branched[k]) for k in branched)
 
 
+def test_a_branch_that_was_cut_goes_on(run, cut):
+    """Its epochs to save and to evaluate are counted from where it begins."""
+    folder = run("--save_freq 1 --epochs 1")
+    branch, words = folder / "branch-1", "--resume_epoch 1 --epochs 3 --save_freq 2 --eval_freq 2"
+    run(words)
+    whole = states(branch)
+    assert list(whole) == [(1, 0), (3, 0), (4, 0)]
+    assert [row["test_loss"] is None for row in runs.read_log(branch)] == [True, False, False]
+    cut(3, f"{words} --overwrite")
+    run(f"{words} --resume")
+    resumed = states(branch)
+    assert whole.keys() == resumed.keys() and all(same(whole[k], resumed[k]) for k in whole)
+
+
 def test_branch_with_changed_options_has_its_own_folder(run, capsys):
     folder = run()
     run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
+    assert "momentum" not in capsys.readouterr().out  # there is none, and none is missed
     branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
     assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
     assert runs.read_config(branch)["lr_init"] == 0.5

@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import ROOT, TINY
@@ -32,11 +33,8 @@ LONG = TINY.replace("--noaug ", "") + (
 
 
 def spawn(folder, extra="", base=LONG):
-    return subprocess.Popen(
-        [sys.executable, "train.py", *base.split(), "--dir", str(folder), *extra.split()],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    words = [*base.split(), "--dir", str(folder), *extra.split()]
+    return processes.Started([sys.executable, ROOT / "train.py", *words])
 
 
 def contents(folder):
@@ -223,6 +221,16 @@ def test_damaged_checkpoint_is_not_measured(run, capsys):
         assert file["report_epochs"].tolist() == [0, 2]
 
 
+def test_a_run_of_which_nothing_can_be_read_is_named(run, capsys):
+    folder = run("--epochs 1 --save_freq 1")
+    for path in runs.checkpoints_in(folder).values():
+        path.write_bytes(b"damaged")
+    with pytest.raises(SystemExit) as stop:
+        test_script.main(f"--models_dir {folder} --eval_model --gpu -1".split())
+    assert stop.value.code == 2
+    assert f"none of the 2 checkpoints in {folder} can be read" in capsys.readouterr().err
+
+
 def test_measuring_stopped_in_the_middle_keeps_what_it_had(run, monkeypatch):
     folder = run("--save_freq 1 --epochs 3")
     words = f"--models_dir {folder} --save_path {folder}/x.npz --gpu -1 --eval_model".split()
@@ -268,6 +276,7 @@ def test_divergence_is_recorded_and_stops_the_line(run, capsys):
         assert "diverged" in capsys.readouterr().out
 
     stopped("")
+    assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (1, 0)]
     stopped("--resume")
     folder = run("--epochs 5 --resume --keep_going --metrics --save_freq 2", base=DIVERGING)
     rows = runs.read_log(folder)

@@ -138,7 +138,7 @@ def test_float32_is_exact_but_where_a_block_loosens_it():
     assert settings() == ["ieee", "ieee"]
 
 
-def precisions_of(monkeypatch, folder, extra):
+def precisions_of(monkeypatch, folder, extra, metrics="--metrics"):
     """How products are computed in the steps and in the measurements of a run."""
     found = {}
 
@@ -151,9 +151,10 @@ def precisions_of(monkeypatch, folder, extra):
 
         monkeypatch.setattr(cls, name, note)
 
-    watch(Trainer, "_step_on_batch")
+    watch(Trainer, "_add_to_full_batch" if "--fbgd" in extra else "_step_on_batch")
     watch(Meter, "_add_batch")
-    train.main(f"{TINY} --epochs 1 --metrics --precision tf32 --dir {folder} {extra}".split())
+    words = f"{TINY} --epochs 1 {metrics} --precision tf32 --dir {folder} {extra}"
+    train.main(words.split())
     return found
 
 
@@ -162,7 +163,15 @@ def test_a_run_measures_exactly_unless_told_otherwise(tmp_path, monkeypatch):
     assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"ieee"}}
     found = precisions_of(monkeypatch, tmp_path / "b", "--metrics_precision tf32")
     assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
+    found = precisions_of(monkeypatch, tmp_path / "c", "--fbgd --eval_freq 1")
+    assert found["_add_to_full_batch"] == {"tf32"}
     assert settings() == ["ieee", "ieee"]
+
+
+def test_the_evaluation_is_as_precise_as_the_metrics(tmp_path, monkeypatch):
+    """Not as training."""
+    found = precisions_of(monkeypatch, tmp_path, "", "")
+    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"ieee"}}
 
 
 def test_metrics_precision_is_that_of_test_script_too_and_spares_curvature(run):
@@ -179,6 +188,13 @@ def test_metrics_precision_is_that_of_test_script_too_and_spares_curvature(run):
     assert found["bf16"]["loss"] == pytest.approx(found["fp32"]["loss"], rel=2e-2)
     assert found["bf16"]["gnorm_m"] == measured["gnorm_m"] != found["fp32"]["gnorm_m"]
     assert found["bf16"]["hess_trace"] == found["fp32"]["hess_trace"]
+
+
+def test_a_run_is_deterministic_when_asked_for(run):
+    run("--epochs 1 --deterministic")
+    assert torch.are_deterministic_algorithms_enabled()
+    run("--epochs 1 --overwrite")
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_deterministic_mode_ends_with_its_run():
