@@ -26,7 +26,8 @@ def select_device(gpu: int, deterministic: bool = False) -> torch.device:
     ------
     UserError : there is no GPU with this number.
     """
-    _set_products("ieee")
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        backend.fp32_precision = "ieee"
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Only warn: PyTorch also names max pooling, whose windows do not overlap here.
@@ -80,11 +81,6 @@ def memory_format(
     return torch.channels_last if num_channels >= CHANNELS_LAST_WIDTH else torch.contiguous_format
 
 
-def _set_products(precision: str) -> None:
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
-
-
 @contextlib.contextmanager
 def products(precision: str) -> Iterator[None]:
     """Inside the block, a GPU may round the factors of float32 products, if this is "tf32".
@@ -95,11 +91,14 @@ def products(precision: str) -> Iterator[None]:
     if precision != "tf32":
         yield
         return
-    _set_products("tf32")
+    # Of matrix products this sets the older flag, too: torch.compile of 2.9 compares the two.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
     try:
         yield
     finally:
-        _set_products("ieee")
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
