@@ -7,17 +7,15 @@
 
 The work is the same for both pipelines: train, and for the state before training and after every
 epoch the training loss in train mode, the mean norm of the batch gradients, and the test error.
-The plain pipeline is written as people usually write it: torchvision's ImageFolder with PIL
-transforms, a DataLoader with 4 workers, `.item()` in every batch, a pass over the data for each
-quantity. Both crop and flip the training images at random. Both are timed as whole processes,
-from start-up to the last file, in turn; the figures are medians over the rounds.
+The plain pipeline (experiments/plain.py) is written as people usually write it. Both crop and flip
+the training images at random. Both are timed as whole processes, from start-up to the last file, in
+turn; the figures are medians over the rounds.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,13 +31,10 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 import data
-import models
 import runs
 from command_line import Option, Parser, integer, one_of
-from experiments import speed
+from experiments import plain, speed
 from experiments.speed import BATCH, in_turn
-from measuring import Meter, Wanted, parameter_names
-from training import Recipe, Trainer
 from training.device import autocast, describe, memory_format, products, select_device
 from utils import UserError, user_errors, write_atomically
 
@@ -58,7 +53,6 @@ OPTIONS = (
     Option("--choices", None, False, "only what each way of computing takes, this project's alone"),
     Option("--only", one_of(("plain", "parts")), None, "internal: one part, in this process"),
 )
-WORKERS = 4
 MPS = "nvidia-cuda-mps-control"
 
 
@@ -84,75 +78,6 @@ def random_images(folder: Path, count: int) -> None:
             Image.fromarray(pixels).save(path / f"{i}.jpg", quality=90)
 
 
-# --- the plain pipeline ---
-
-
-def plain(options: argparse.Namespace) -> dict[str, float]:
-    """Train and measure as people usually write it; seconds of its parts."""
-    from torchvision import datasets, transforms
-
-    device = select_device(options.gpu)
-    tensor = [
-        transforms.ToTensor(),
-        transforms.Normalize(data.CIFAR_MEAN, data.CIFAR_STD),
-    ]
-    augmentation = [transforms.RandomCrop(data.SIZE, data.PAD), transforms.RandomHorizontalFlip()]
-
-    def images(split, transform):
-        return datasets.ImageFolder(f"{options.data_path}/{split}", transforms.Compose(transform))
-
-    def loader(dataset, shuffle=False):
-        return torch.utils.data.DataLoader(dataset, BATCH, shuffle=shuffle, num_workers=WORKERS)
-
-    chosen = torch.randperm(len(images("train", [])))[: options.images].tolist()
-    augmented = torch.utils.data.Subset(images("train", augmentation + tensor), chosen)
-    train = torch.utils.data.Subset(images("train", tensor), chosen)
-    test = images("test", tensor)
-    model = models.build("ConvNetSI", 10, options.width, init_scale=10).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.001)
-    times: dict[str, list[float]] = {"epoch": [], "metrics": []}
-
-    def measure():
-        with torch.no_grad():
-            total = 0.0
-            for x, y in loader(train):
-                x, y = x.to(device), y.to(device)
-                total += F.cross_entropy(model(x), y).item() * len(y)
-        norms = []
-        for x, y in loader(train):
-            x, y = x.to(device), y.to(device)
-            model.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            norms.append(sum(p.grad.norm().item() ** 2 for p in model.parameters()) ** 0.5)
-        model.eval()
-        with torch.no_grad():
-            correct = 0
-            for x, y in loader(test):
-                x, y = x.to(device), y.to(device)
-                correct += (model(x).argmax(1) == y).sum().item()
-        model.train()
-
-    for epoch in range(options.epochs + 1):
-        if epoch:
-            began = time.perf_counter()
-            for x, y in loader(augmented, shuffle=True):
-                x, y = x.to(device), y.to(device)
-                optimizer.zero_grad()
-                with products(options.precision):
-                    with autocast(options.precision, device):
-                        loss = F.cross_entropy(model(x), y)
-                    loss.backward()
-                optimizer.step()
-                loss.item()
-            times["epoch"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        measure()
-        times["metrics"].append(time.perf_counter() - began)
-        with tempfile.TemporaryFile() as file:
-            torch.save({"state_dict": model.state_dict()}, file)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 # --- this pipeline, part by part ---
 
 
@@ -172,28 +97,15 @@ def pipeline_parts(options: argparse.Namespace, device: torch.device) -> dict[st
             "ImageFolder", options.data_path, use_test=True, use_data_size=options.images
         )
     )
-    model = models.build("ConvNetSI", 10, options.width, init_scale=10)
-    model.to(device, memory_format=layout).train()
-    recipe = Recipe(wd=0.001, other_lr=0.0, precision=options.precision)
-    trainer = Trainer(model, recipe, len(train), device)
-    everything = parameter_names(model, si_only=False)
-    invariant = parameter_names(model, si_only=True)
-    meters = [
-        Meter(model, images, Wanted.from_flags(flags), scopes=scopes,
-                      train_mode="train_mode" in flags, batch_size=BATCH)
-        for images, flags, scopes in (
-            (train, runs.TRAIN_FLAGS, {"all": everything, "si": invariant}),
-            (test, runs.TEST_FLAGS, {"all": everything}),
-        )
-    ]  # fmt: skip
+    trainer = speed.new_trainer(options.width, train, precision=options.precision)
+    model = trainer.model
+    meters = speed.meters_of(model, train, test)
     generator = torch.Generator().manual_seed(0)
     x, y = next(train.batches(BATCH))
     steps = max(len(train) // BATCH, 1)
 
     def epoch() -> None:
-        for images, labels in train.batches(BATCH, generator, shuffle=True, augment=True):
-            trainer.step(images, labels)
-        trainer.finish_epoch()
+        speed.epoch(trainer, train, generator, augment=True)
 
     def bare() -> None:
         with products(options.precision):
@@ -297,13 +209,23 @@ def all_choices(options: argparse.Namespace, folder: Path) -> dict[str, list[dic
     print(f"{describe(device)}; ConvNetSI, width {options.width}, torch {torch.__version__}")
     for title, rows in speed.choices(device, options.width, options.images):
         show(title, rows)
+    if device.type != "cuda":
+        print("\nwithout a GPU: no kernels of a step, lines in one graph, or MPS")
     make_images(options, folder)
     rows = [{"processes": "as they are", **throughput(options, folder)}]
-    if device.type == "cuda" and shutil.which(MPS):
-        with shared_gpu(folder) as environment:
-            rows.append({"processes": "MPS", **throughput(options, folder, **environment)})
+    if device.type == "cuda":
+        rows.append({"processes": "MPS", **throughput_under_mps(options, folder)})
     show(f"{options.lines} lines as processes, images/s", rows)
     return found
+
+
+def throughput_under_mps(options: argparse.Namespace, folder: Path) -> dict[str, float | str]:
+    """As `throughput`, or why there is none."""
+    try:
+        with shared_gpu(folder) as environment:
+            return throughput(options, folder, **environment)
+    except (OSError, subprocess.CalledProcessError, UserError) as error:
+        return {"failed": str(error).strip().splitlines()[-1][:80]}
 
 
 def make_images(options: argparse.Namespace, folder: Path) -> None:
@@ -390,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
         print(speed.rates(options.gpu))
         return
     if options.only:
-        print(json.dumps(plain(options) if options.only == "plain" else parts(options)))
+        print(json.dumps(plain.run(options) if options.only == "plain" else parts(options)))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

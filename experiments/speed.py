@@ -25,7 +25,8 @@ import data
 import models
 import runs
 from experiments import cost
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter
+from measuring.recorder import Recorder
 from runs import checkpoints
 from training import Recipe, Trainer
 from training.capture import WARM_UP, Captured
@@ -97,6 +98,22 @@ def warm(trainer: Trainer, x: torch.Tensor, y: torch.Tensor) -> None:
     """Steps until the graph is there and has been replayed."""
     for _ in range(WARM_UP + 2):
         trainer.step(x, y)
+
+
+def epoch(
+    trainer: Trainer, images: data.ImageSet, generator: torch.Generator, augment: bool = False
+) -> None:
+    """Train for one epoch, on batches of `BATCH` in random order."""
+    for x, y in images.batches(BATCH, generator, shuffle=True, augment=augment):
+        trainer.step(x, y)
+    trainer.finish_epoch()
+
+
+def meters_of(
+    model: torch.nn.Module, train: data.ImageSet, test: data.ImageSet, **how: Any
+) -> list[Meter]:
+    """The meters of a run with --metrics: on the training and on the test images."""
+    return Recorder(Path(), model, train, test, BATCH, **how).meters
 
 
 def rates(gpu: int) -> str:
@@ -208,23 +225,18 @@ def variant(
     warm(trainer, x, y)
     graph, generator = trainer.captured.graph, torch.Generator().manual_seed(0)
 
-    def epoch() -> None:
-        for batch in images.batches(BATCH, generator, shuffle=True):
-            trainer.step(*batch)
-        trainer.finish_epoch()
-
-    meters = [
-        Meter(trainer.model, part, Wanted.from_flags(flags), train_mode="train_mode" in flags,
-              batch_size=BATCH, scopes={"all": parameter_names(trainer.model, si_only=False)},
-              precision=precision, compile=compiled)
-        for part, flags in ((images, runs.TRAIN_FLAGS), (test, runs.TEST_FLAGS))
-    ]  # fmt: skip
+    how = {"precision": precision, "compile": compiled}
+    meters = meters_of(trainer.model, images, test, **how)
     row = {
         "graph, ms": often(graph.replay, device) if graph else None,
         "step, ms": often(lambda: trainer.step(x, y), device),
     }
     trainer.finish_epoch()
-    passes = {"epoch, s": epoch, "metrics, s": meters[0].measure, "test, s": meters[1].measure}
+    passes = {
+        "epoch, s": lambda: epoch(trainer, images, generator),
+        "metrics, s": meters[0].measure,
+        "test, s": meters[1].measure,
+    }
     row |= in_turn(passes, device, rounds=3)
     row["memory, GB"] = torch.cuda.memory_reserved() / 1e9 if graph else None
     return row

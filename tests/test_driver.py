@@ -95,7 +95,10 @@ def test_metrics_that_are_missing_are_measured_by_the_next_call(start, tmp_path)
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
-    assert start(changes).returncode == 0
+    done = start(changes)
+    logs = {path.name for path in folder.glob("t*-*m.log")}
+    assert logs == {"train-tm.log", "test-em.log"}, done.stdout + done.stderr
+    assert done.returncode == 0
     assert list(runs.Metrics.read(folder / "test-em.npz").rows) == [0, 1, 2, 3]
 
 
