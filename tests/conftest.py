@@ -1,5 +1,6 @@
 """Tiny settings that every test can afford."""
 
+import contextlib
 import os
 import runpy
 import subprocess
@@ -119,3 +120,21 @@ def replays(monkeypatch):
     """Steps and measurements are replayed on the CPU, too."""
     monkeypatch.setattr("training.trainer.Captured", CapturedOnCpu)
     monkeypatch.setattr("measuring.meter.Captured", CapturedOnCpu)
+
+
+@contextlib.contextmanager
+def fake_streams():
+    """Streams that are none, where there is no GPU."""
+
+    class Stream:
+        def __init__(self, device=None):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "current_stream", Stream)
+        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        yield

@@ -1,7 +1,8 @@
 """The first ten minutes on a GPU, the most telling check first: pytest -q -s tests/test_cuda.py
 
 Every check prints its figure. Without a GPU all are skipped; GPU_CHECKS=dry runs their code on the
-CPU at a tiny size, where a graph is a function that is called again (conftest.py).
+CPU at a tiny size, where a graph is a function that is called again (conftest.py), and
+GPU_CHECKS=compile those, too, that go through torch.compile (minutes).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, fake_streams
 from torch.nn import functional as F
 
 import models
@@ -23,9 +24,12 @@ from runs import checkpoints
 from training import Recipe, Trainer
 from training.device import memory_format, products, select_device
 
-DRY = os.environ.get("GPU_CHECKS") == "dry"
+DRY = os.environ.get("GPU_CHECKS") in ("dry", "compile")
 pytestmark = pytest.mark.skipif(
     not (DRY or torch.cuda.is_available()), reason="needs a CUDA GPU (GPU_CHECKS=dry: their code)"
+)
+compiles = pytest.mark.skipif(
+    DRY and os.environ["GPU_CHECKS"] != "compile", reason="takes minutes on a CPU"
 )
 GPU = torch.device("cpu") if DRY else torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -155,7 +159,8 @@ RECIPES = [
     {"precision": "tf32"},
     {"precision": "bf16"},
     *({"norm": norm} for norm in ("layer", "group", "weight")),
-    pytest.param({"compile": True}, marks=pytest.mark.skipif(DRY, reason="takes a minute")),
+    pytest.param({"compile": True}, marks=compiles),
+    pytest.param({"compile": True, "precision": "tf32"}, marks=compiles),
 ]
 
 
@@ -200,6 +205,19 @@ def test_replayed_measurements_are_the_called_ones(train_mode, flags, precision,
         assert all(map(torch.equal, state_of(trainer), before)) and trainer.model.training
     assert replayed.captured.graph is not None
     say(f"replayed measurement, {flags[-1]}, {precision}", differences=0)
+
+
+@compiles
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_compiled_measurements_are_about_the_others(precision):
+    """Fused operations round elsewhere: loss and gradient norm agree to about 1e-7."""
+    images, trainer = images_on(GPU), trainer_of()
+    flags = ("train_mode", "eval_model", "calc_grad_norms")
+    rows = [meter_of(trainer.model, images, flags, precision=precision, compile=c).measure()["si"]
+            for c in (False, True)]  # fmt: skip
+    errors = {key: abs(rows[1][key] / rows[0][key] - 1) for key in ("loss", "gnorm_m")}
+    say(f"compiled measurement, {precision}", **errors)
+    assert max(errors.values()) < (1e-5 if precision == "fp32" else 1e-2)
 
 
 def test_captures_survive_what_earlier_runs_have_left():
@@ -343,11 +361,12 @@ def test_what_lower_precisions_do_to_the_metrics(capsys):
         epochs(trainer, images, range(number, number + 4))
 
 
-@pytest.mark.parametrize("words", [{"precision": "tf32"}, {"precision": "bf16"}, {"compile": True}])
+@pytest.mark.parametrize("words", [
+    {"precision": "tf32"}, {"precision": "bf16"},
+    pytest.param({"compile": True}, marks=compiles),
+], ids=str)  # fmt: skip
 def test_faster_ways_train_alike(words):
     """The same data, rate and start: after four epochs the loss is about that of float32."""
-    if DRY and "compile" in words:
-        pytest.skip("takes a minute")
     images = images_on(GPU)
     losses = [epochs(trainer_of(**w), images, range(4))[0][-1]["loss"] for w in ({}, words)]
     say(f"loss, {words}", fp32=losses[0], this=losses[1])
@@ -371,24 +390,6 @@ def test_lines_in_one_graph_are_the_lines_alone():
             assert all(map(torch.equal, state_of(one), state_of(other)))
     assert DRY or lines.captured.graph is not None
     say("lines in one graph", differences=0)
-
-
-@contextlib.contextmanager
-def fake_streams():
-    """Streams that are none, for a dry run."""
-
-    class Stream:
-        def __init__(self, device=None):
-            pass
-
-        def wait_stream(self, other):
-            pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "Stream", Stream)
-        patch.setattr(torch.cuda, "current_stream", Stream)
-        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        yield
 
 
 def test_the_benchmark_counts_kernels():
