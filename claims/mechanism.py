@@ -128,7 +128,7 @@ def destabilisation(base: list[Run]) -> Finding:
 
 
 def consistent(base: list[Run]) -> Finding:
-    rows, drawn = [], None
+    rows = []
     for run in base:
         found = settled(run)
         if len(found) < 4:
@@ -152,7 +152,6 @@ def consistent(base: list[Run]) -> Finding:
             "inside": inside, "trends": [rules.trend(c) for c in columns],
             "holds": rules.consistent(*columns, found.cv, inside),
         })  # fmt: skip
-        drawn = drawn or figures.period_explained(run)
     held = sum(row["holds"] for row in rows)
     cvs = [row["cv"] for row in rows]
     measured = (
@@ -161,7 +160,7 @@ def consistent(base: list[Run]) -> Finding:
         f"{spread([np.mean(r['rho_high']) for r in rows])}; ρ within its two equilibrium norms in "
         f"{min(min(row['inside']) for row in rows):.0%} of the steps or more"
     )
-    return Finding(measured, held == len(rows), {"trials": rows}, drawn)
+    return Finding(measured, held == len(rows), {"trials": rows}, figures.consistency(rows))
 
 
 def levels_on_sphere(sphere: Sequence[Run]) -> dict[int, np.ndarray]:

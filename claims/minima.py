@@ -35,7 +35,7 @@ def gains(found: dict[str, np.ndarray], epochs: Sequence[int]) -> np.ndarray:
 
 
 def different_minima(base: list[Run]) -> Finding:
-    rows, drawn = [], None
+    rows, drawn = [], {}
     for run in base:
         periods, lows = figures.periods_of(run), minima_of_periods(run)
         if len(lows) < 3:
@@ -56,7 +56,7 @@ def different_minima(base: list[Run]) -> Finding:
             "cosine": found["cosine"][np.isin(found["report_epochs"], lows)].tolist(),
             "turning": float(turned["angle"][near].sum() / turned["angle"][settled].sum()),
         })  # fmt: skip
-        drawn = drawn or figures.minima(found, periods.turns, anchor)
+        drawn[f"trial {run.config['trial']}"] = found, periods.turns, anchor
     others, same, turning = (
         [row[key] for row in rows] for key in ("gain_of_periods", "gain_within", "turning")
     )
@@ -67,7 +67,11 @@ def different_minima(base: list[Run]) -> Finding:
         f"within {NEAR} epochs of destabilisations"
     )
     holds = rules.different_functions(others, same, turning)
-    return Finding(measured, holds, {"trials": rows}, drawn)
+    worst = int(np.argmin(np.array(others) - same))
+    titles = [*drawn]
+    shown = {titles[0]: drawn[titles[0]]} if worst else {}
+    shown[f"{titles[worst]} (worst)"] = drawn[titles[worst]]
+    return Finding(measured, holds, {"trials": rows}, figures.minima(shown))
 
 
 def first_minima_improve(minima: list[Run]) -> Finding:

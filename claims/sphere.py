@@ -82,7 +82,7 @@ def three_regimes(regimes: list[Run]) -> Finding:
     numbers = {"elrs": rates, "names": names, "chaotic_levels": levels, "equilibria": equilibria,
                "walks": walks}  # fmt: skip
     holds = rules.three_regimes(names, levels, equilibria, walks)
-    return Finding("; ".join(words), holds, numbers, figures.three_regimes(next(seeds(regimes))))
+    return Finding("; ".join(words), holds, numbers, figures.diagram_of_runs(regimes))
 
 
 def at_loss(run: Run, level: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from figures.papers import comparison, figure2, layers, three_regimes
 from figures.periods import (
     angles,
     branches,
+    consistency,
     destabilisation,
     forecast,
     frequency,

@@ -10,30 +10,29 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, colours, describe
 
 
-def minima(found: Mapping[str, np.ndarray], turns: np.ndarray, anchor: int) -> Figure:
-    """Cosine with the anchor's weights, and test errors alone and as an ensemble (P1, claim 5).
+def minima(named: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray, int]]) -> Figure:
+    """Cosine with an anchor's weights, and test errors alone and as an ensemble (P1, claim 5).
 
     Parameters
     ----------
-    found : arrays of `diversity.compare`.
-    turns : epochs at which ρ turns.
-    anchor : epoch of the anchor checkpoint.
+    named : by the title of a row of panels: arrays of `diversity.compare`, epochs at which ρ turns,
+        and the epoch of the anchor checkpoint.
     """
-    figure, (cosines, errors) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    epochs = found["report_epochs"]
-    later = epochs > anchor
-    cosines.plot(epochs, found["cosine"], color=COLOURS[0], label="later checkpoints")
-    errors.plot(epochs, 100 - 100 * found["acc"], color=COLOURS[1], label="alone")
-    ensemble = 100 - 100 * found["ensemble_acc"]
-    errors.plot(epochs[later], ensemble[later], color=COLOURS[2], label="ensemble with the anchor")
-    for axis in (cosines, errors):
+    size = (12, 4.2 * len(named))
+    figure, rows = plt.subplots(len(named), 2, figsize=size, layout="constrained", squeeze=False)
+    for (title, (found, turns, anchor)), axes in zip(named.items(), rows, strict=True):
+        epochs, errors = found["report_epochs"], 100 - 100 * found["acc"]
+        later, ensemble = epochs > anchor, 100 - 100 * found["ensemble_acc"]
+        axes[0].plot(epochs, found["cosine"], color=COLOURS[0])
+        axes[1].plot(epochs, errors, color=COLOURS[1], label="alone")
+        axes[1].plot(epochs[later], ensemble[later], color=COLOURS[2], label="with the anchor")
         for turn in turns[turns > anchor]:
-            axis.axvline(turn, color="grey", linestyle="--", linewidth=0.6)
-    title = f"Cosine with the weights of epoch {anchor}"
-    describe(cosines, title, "epoch", "cosine of the SI weights")
-    describe(errors, "Test error", "epoch", "error, %")
-    for axis in (cosines, errors):
-        axis.legend(fontsize=9)
+            for axis in axes:
+                axis.axvline(turn, color="grey", linestyle="--", linewidth=0.6)
+        words = f"{title}: cosine with the weights of epoch {anchor}"
+        describe(axes[0], words, "epoch", "cosine of the SI weights")
+        describe(axes[1], "Test error, alone and as an ensemble", "epoch", "error, %")
+        axes[1].legend(fontsize=9)
     return figure
 
 

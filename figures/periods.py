@@ -143,17 +143,36 @@ def branches(run: Run, rows: Sequence[Mapping]) -> Figure:
     """How many epochs branches take to destabilise, ρ free and held; never is at the top."""
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     longest = max(row["epochs"] for row in rows)
-    for key, words, colour, marker in (
-        ("free", "ρ free", COLOURS[0], "o"), ("held", "ρ held", COLOURS[3], "s"),
+    for key, words, colour, marker, never in (
+        ("free", "ρ free", COLOURS[0], "o", 1.1), ("held", "ρ held", COLOURS[3], "s", 1.2),
     ):  # fmt: skip
         took = np.array([row[key] - row["from"] for row in rows])
-        took = np.where(np.isfinite(took), took, 1.1 * longest)
+        took = np.where(np.isfinite(took), took, never * longest)
         axis.plot(np.arange(len(rows)), took, marker, color=colour, alpha=0.7, label=words)
     axis.axhline(1.05 * longest, color="grey", linewidth=0.8)
-    axis.text(0, 1.07 * longest, "not within the time of phase B", fontsize=8, va="bottom")
-    axis.set_ylim(0, 1.2 * longest)
+    axis.text(0, 1.03 * longest, "above: not within the time of phase B", fontsize=8, va="top")
+    axis.set_ylim(0, 1.3 * longest)
     describe(axis, f"Branches in phase B, {label(run, [run])}", "branch", "epochs until C")
     axis.legend(fontsize=9)
+    return figure
+
+
+def consistency(rows: Sequence[Mapping]) -> Figure:
+    """Lengths of successive periods, and ρ at their beginnings and turns, a colour for each seed.
+
+    `rows` have "lengths", "rho_high" and "rho_low" by period, and whether the rule "holds": solid.
+    """
+    figure, (lengths, norms) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for colour, row in zip(colours(rows), rows, strict=True):
+        style = {"color": colour, "linestyle": "-" if row["holds"] else ":", "markersize": 4}
+        for axis, key, marker in (
+            (lengths, "lengths", "o"), (norms, "rho_high", "v"), (norms, "rho_low", "^"),
+        ):  # fmt: skip
+            axis.plot(1 + np.arange(len(row[key])), row[key], marker=marker, **style)
+    describe(lengths, "Lengths of periods, a colour for each seed", "period", "epochs")
+    describe(norms, "ρ where it begins to fall, and where it turns", "period", "norm ρ")
+    norms.plot([], [], "k:", label="with a trend, or outside theory")
+    norms.legend(fontsize=9)
     return figure
 
 
