@@ -20,8 +20,8 @@ SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": Tru
 # Where the test error is not what is looked at
 FEW_TESTS = {**SMALL_CIFAR, "use_test_size": 500}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
-_CHAOS = tuple({"wd": wd} for wd in (0.012, 0.02, 0.03))
-_CHAOTIC_ELRS = (5e-3, 8e-3, 1.2e-2, 1.8e-2, 2.7e-2)
+_CHAOS = tuple({"wd": wd} for wd in (0.01, 0.014, 0.019))
+_CHAOTIC_ELRS = (5e-3, 8e-3, 1.2e-2, 1.6e-2, 2e-2)
 _EPOCH = 4  # steps of one, for 512 digits
 
 
@@ -88,7 +88,7 @@ DEMOS = (
     Experiment(
         "demo_chaos",
         "every step of three lines in chaotic equilibrium",
-        params={**FEW_TESTS, "trace": True, "epochs": 40, "save_freq": 10},
+        params={**FEW_TESTS, "trace": True, "epochs": 50, "save_freq": 10},
         lrs=(1.0,),
         variants=_CHAOS,
     ),
@@ -188,9 +188,9 @@ DEMOS = (
         "demo_norms",
         "periods with layer, group, instance and weight normalisation",
         dataset="Digits",
-        params=DIGITS,
-        lrs=(0.2,),
-        wds=(0.1,),
+        params={**DIGITS, "epochs": 450},
+        lrs=(0.1,),
+        wds=(0.04,),
         variants=tuple({"norm": norm} for norm in ("layer", "group", "instance", "weight")),
     ),
     Experiment(
