@@ -1,6 +1,6 @@
 """P1: where there are periods, how often they come, and how long they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,9 +39,29 @@ def numbers_of(found: Sequence[Run]) -> list[dict]:
     ]
 
 
-def has_periods(found: Sequence[Run], name: Callable[[Run], str]) -> Finding:
+def setting_of(run: Run) -> str:
+    """What is special about a line's setting, in words."""
+    config = run.config
+    parts = {
+        "full-batch descent": config["fbgd"],
+        "Adam": config["optimizer"] == "adam",
+        f"{config['norm']} normalisation": config["norm"] != "batch",
+        "ResNet-18": config["model"].startswith("ResNet18"),
+        "momentum": config["optimizer"] == "sgd" and config["momentum"] > 0,
+        "augmentation": not config["noaug"],
+        "all weights": config["noninvlr"] == -1,
+    }
+    return ", ".join(part for part, there in parts.items() if there)
+
+
+def every_run(found: Sequence[Run]) -> Finding:
     """Whether every run of every line is periodic."""
-    lines = {name(line[0]): line for line in by_line(found).values()}
+    by_name = by_line(found)
+    settings = [setting_of(line[0]) for line in by_name.values()]
+    lines = {
+        setting if setting and settings.count(setting) == 1 else f"{setting} ({name})": line
+        for (name, line), setting in zip(by_name.items(), settings, strict=True)
+    }
     words = []
     for key, line in lines.items():
         dead = [run.config["trial"] for run in line if figures.dead_layer(run)]
@@ -67,38 +87,6 @@ def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
             words = f"{name}, trial {trial.config['trial']}"
             chosen[words + (" (worst)" if run == worst.folder and len(line) > 1 else "")] = trial
     return chosen
-
-
-def full_batch(full_batch: list[Run]) -> Finding:
-    return has_periods(full_batch, lambda run: "full-batch descent")
-
-
-def each_alone(practical: list[Run]) -> Finding:
-    def name(run: Run) -> str:
-        parts = {
-            "momentum": run.config["momentum"] > 0,
-            "augmentation": not run.config["noaug"],
-            "all weights": run.config["noninvlr"] == -1,
-        }
-        return ", ".join(part for part, there in parts.items() if there)
-
-    return has_periods(practical, name)
-
-
-def practice(practice: list[Run]) -> Finding:
-    return has_periods(practice, lambda run: "momentum, augmentation, all weights")
-
-
-def all_weights(figure1: list[Run]) -> Finding:
-    return has_periods(figure1, lambda run: run.config["model"])
-
-
-def adam(adam: list[Run]) -> Finding:
-    return has_periods(adam, lambda run: "Adam")
-
-
-def norms(norms: list[Run]) -> Finding:
-    return has_periods(norms, lambda run: f"{run.config['norm']} normalisation")
 
 
 def ends_of(vary_lr: list[Run]) -> tuple[list[Run], list[list[Run]], list[Run]]:

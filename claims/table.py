@@ -23,15 +23,10 @@ from claims.mechanism import (
 )
 from claims.minima import different_minima, first_minima_improve
 from claims.periodic import (
-    adam,
-    all_weights,
-    each_alone,
+    every_run,
     frequency,
-    full_batch,
     length,
-    norms,
     periods_in_a_range,
-    practice,
 )
 from claims.sphere import better_optima, features, three_regimes, toy_function
 from experiments import EXPERIMENTS, Experiment
@@ -85,17 +80,17 @@ CLAIMS = (
           "Kendall's τ < 0 over the first 6 periods in >= 4 of 5 seeds", ("minima",),
           first_minima_improve, before="yes, by the mean of 3 trials on digits, one of them worse"),
     Claim("full_batch", "P1 (7)", "Full-batch gradient descent has periods too", PERIODIC,
-          ("full_batch",), full_batch, before="yes, by two jumps"),
+          ("full_batch",), every_run, before="yes, by two jumps"),
     Claim("each", "P1 (8)", "Periods with momentum, with augmentation, with all weights trainable",
-          PERIODIC, ("each",), each_alone, before="yes, by two jumps; all three at once exempted"),
+          PERIODIC, ("each",), every_run, before="yes, by two jumps; all three at once exempted"),
     Claim("practice", "P1 (8)", "Periods in practice: all three at once", PERIODIC, ("practice",),
-          practice, before="shown, not judged: jumps miss smooth periods"),
+          every_run, before="shown, not judged: jumps miss smooth periods"),
     Claim("figure1", "P1, Figure 1", "Periods of the ConvNet and of ResNet-18 with all weights",
-          PERIODIC, ("figure1",), all_weights, trials=3, before="new"),
-    Claim("adam", "P1 (9)", "Periods with Adam", PERIODIC, ("adam",), adam,
+          PERIODIC, ("figure1",), every_run, trials=3, before="new"),
+    Claim("adam", "P1 (9)", "Periods with Adam", PERIODIC, ("adam",), every_run,
           first_trial=20, before="no in trials 10 to 14 of 200 epochs: 3 of 5 periodic, the other "
           "two with few periods, 6 and 7; yes, by two jumps"),
-    Claim("norms", "P1 (9)", "Periods with other normalisations", PERIODIC, ("norms",), norms,
+    Claim("norms", "P1 (9)", "Periods with other normalisations", PERIODIC, ("norms",), every_run,
           before="no: weight normalisation at width 4 had none in a trial"),
     Claim("angles", "new", "The angle of a step in equilibrium is that of theory, with momentum "
           "and with AdamW", "RMS angle within 10 %", ("angles",), angular_update, before="new"),

@@ -80,26 +80,24 @@ def build(
     UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
         there is none of `MODELS` for images of this size.
     """
-    seeded = _official_seed if same_init else contextlib.nullcontext
-    if own.is_own(name):
-        with seeded():
-            model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
-        _prepare_last_layer(model, name, init_scale, same_last_layer)
-        if image_size is not None:
-            own.check_images(model, name, num_classes, image_size)
-            model.si_names = si_names or own.find_si_weights(model, name, image_size)
-        return model
-    if image_size not in (None, IMAGE_SIZE):
+    is_own = own.is_own(name)
+    if not is_own and image_size not in (None, IMAGE_SIZE):
         raise UserError(
             f"{name} takes images of 32 x 32, these have {image_size[0]} x {image_size[1]}: "
             f"--model {own.FORM} gives another network"
         )
-    architecture, affine = MODELS[name]
-    if norm not in NORMS:
+    if not is_own and norm not in NORMS:
         raise ValueError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
-    with seeded():
-        model = architecture(num_classes, num_channels, depth, Layers(norm, affine, norm_eps))
+    with _official_seed() if same_init else contextlib.nullcontext():
+        if is_own:
+            model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
+        else:
+            architecture, affine = MODELS[name]
+            model = architecture(num_classes, num_channels, depth, Layers(norm, affine, norm_eps))
     _prepare_last_layer(model, name, init_scale, same_last_layer)
+    if is_own and image_size is not None:
+        own.check_images(model, name, num_classes, image_size)
+        model.si_names = si_names or own.find_si_weights(model, name, image_size)
     return model
 
 

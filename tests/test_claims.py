@@ -176,10 +176,25 @@ def falling(length=600):
 
 def test_has_periods(make):
     good = [make(*saw(50), line="a"), make(*saw(40), line="a"), make(*saw(70), line="b")]
-    found = periodic.full_batch(good)
+    found = periodic.every_run(good)
     assert found.holds and "periods, CV 0.0" in found.measured
-    assert not periodic.adam([*good, make(*falling(), line="b")]).holds
-    assert not periodic.adam([*good, make(*saw(170), line="b")]).holds  # three, not four
+    assert not periodic.every_run([*good, make(*falling(), line="b")]).holds
+    assert not periodic.every_run([make(*falling(), line="0"), *good]).holds
+    assert not periodic.every_run([*good, make(*saw(170), line="b")]).holds  # three, not four
+
+
+@pytest.mark.parametrize("name, words", [
+    ("each", ["momentum", "augmentation", "all weights"]),
+    ("practice", ["momentum, augmentation, all weights"]),
+    ("figure1", ["all weights", "ResNet-18, all weights"]),
+    ("full_batch", ["full-batch descent"]),
+    ("adam", ["Adam"]),
+    ("norms", [f"{norm} normalisation" for norm in ("layer", "group", "instance", "weight")]),
+])  # fmt: skip
+def test_settings_in_words(name, words):
+    lines = lines_of(EXPERIMENTS[f"demo_{name}"])
+    runs_of = [runs.Run(line.folder, vars(line.options)) for line in lines]
+    assert [periodic.setting_of(run) for run in runs_of] == words
 
 
 def test_dead_networks_are_named(make):
@@ -188,7 +203,7 @@ def test_dead_networks_are_named(make):
     norms = {"a.weight_norm": np.exp(-0.016 * epochs), "b.weight_norm": np.ones(61)}
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
     assert figures.dead_layer(run) == "a.weight"
-    assert "dead network: trial 10" in periodic.norms([run]).measured
+    assert "dead network: trial 10" in periodic.every_run([run]).measured
     norms["a.weight_norm"] = np.exp(-0.015 * epochs)
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
     assert figures.dead_layer(run) is None
