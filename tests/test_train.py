@@ -148,6 +148,7 @@ def test_files_of_a_run(run):
     assert rows[2]["effective_lr"] == pytest.approx(0.1 / rows[2]["si_norm"] ** 2)
     config = json.loads((folder / "config.json").read_text())
     assert config["lr_init"] == 0.1 and config["train_images"] == 200
+    assert config["commit"] == runs.code_version()
 
 
 @pytest.mark.parametrize("extra, epochs", [
