@@ -137,6 +137,8 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
     ({'network = "ConvNetSI"': 'network = "ConvNet"'}, "did you mean ConvNetSI?"),
     ({"lrs = [0.01]": "lrs = 0.01"}, "lrs is a list of numbers, as in lrs = [0.01], not 0.01"),
     ({"lrs = [0.01]": 'lrs = ["0.01"]'}, "lrs is a list of numbers, as in lrs = [0.01], not ['0"),
+    ({"lrs = [0.01]": 'lrs = [1, "2"]'}, "lrs is a list of numbers, as in lrs = [0.01], not [1"),
+    ({"fix_noninvlr = 0.0": "fix_noninvlr = True"}, "fix_noninvlr is a number"),
     ({"fix_noninvlr = 0.0": 'fix_noninvlr = "0"'}, "fix_noninvlr is a number"),
     ({"params = {": "params = 3\nlost = {"}, "params is a dictionary"),
     ({'exp_name = "my_experiment"': "exp_name = 7"}, "exp_name is a text in quotes"),
@@ -157,6 +159,40 @@ def test_a_name_without_quotes_is_one_line(tmp_path):
     )  # fmt: skip
     hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
+
+
+def test_trials_and_folders_of_images_on_the_command_line(drive):
+    def lines(*words):
+        return drive("--experiment", "demo", "--test", *words).stdout.splitlines()
+
+    plain = lines()
+    assert lines("--trials", "1") == plain and len(plain) == 12
+    twice = lines("--trials", "2")
+    assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
+    own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
+    assert all("--dataset ImageFolder --data_path mine" in line for line in own) and len(own) == 4
+
+
+def test_lines_run_at_once_as_asked(drive, monkeypatch):
+    asked = []
+    monkeypatch.setattr("experiments.lines.check_data", lambda lines: None)
+    monkeypatch.setattr("experiments.local.run_here", lambda *words: asked.append(words[2]) or 0)
+    for words in ((), ("--jobs", "3")):
+        assert drive("--experiment", "demo", *words).returncode == 0
+    assert asked == [1, 3]
+
+
+def test_variants_on_a_folder_and_quick_ones():
+    many = experiments.Experiment(
+        "x", "", dataset="CIFAR10", params={"epochs": 9, "depth": 2},
+        variants=({"dataset": "CIFAR100", "norm": "layer"}, {}), quick={"params": {"epochs": 1}},
+    )  # fmt: skip
+    found = many.on_folder("mine")
+    assert (found.dataset, found.data_path) == ("ImageFolder", "mine")
+    assert found.variants == ({"norm": "layer"}, {}) and many.on_folder(None) is many
+    assert many.at_quick().params == {"epochs": 1, "depth": 2}
+    trials = [(v.get("norm"), v["trial"]) for v in many.in_trials(range(2)).variants]
+    assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
 
 
 def test_every_named_experiment_has_valid_lines():

@@ -100,3 +100,31 @@ def test_disk_is_what_the_checkpoints_take(tmp_path, monkeypatch):
     train.main(lines[0].commands["train"][1:])
     found = sum(path.stat().st_size for path in lines[0].folder.glob("*.pt"))
     assert cost.total(lines).disk == pytest.approx(found, rel=0.1)
+
+
+def test_costs_follow_the_data_set_and_the_steps():
+    def of(dataset="CIFAR10", **params):
+        (line,) = lines_of(Experiment("x", "", dataset=dataset, params=params))
+        return line, cost.cost(line)
+
+    (line, ten), (_, hundred), (svhn, _) = of(), of("CIFAR100"), of("SVHN")
+    classes = [cost.count("ConvNetSI", c, 64, 3, "batch") for c in (10, 100)]
+    assert hundred.operations / ten.operations == pytest.approx(classes[1][0] / classes[0][0])
+    assert hundred.disk / ten.disk == pytest.approx(classes[1][1] / classes[0][1])
+    epochs, checkpoints = line.epochs, len(line.checkpoints)
+    assert cost.in_epochs(svhn) == pytest.approx(
+        epochs + checkpoints * (1 + 26_032 / 73_257 / 3)  # the sizes of SVHN's two parts
+    )
+    one, two = of(batch_size=100)[1], of(batch_size=50)[1]
+    passes = epochs + checkpoints
+    assert two.gpu_seconds - one.gpu_seconds == pytest.approx(passes * 500 * cost.GPU_STEP)
+    middle = cost.core_rate(8 * 2**0.5)
+    assert middle == pytest.approx((cost.core_rate(8) * cost.core_rate(16)) ** 0.5)
+
+
+def test_nothing_is_left_of_a_line_that_went_further(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = lines_of(Experiment("x", "", params={"epochs": 4, "save_freq": 2}))
+    runs.write_log(line.folder, [{"epoch": epoch} for epoch in range(1, 9)])
+    (line.folder / "train-tm.npz").write_bytes(b"damaged")
+    assert line.work(left=True) == (0, 3)

@@ -4,6 +4,9 @@ import argparse
 import os
 import socket
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -172,7 +175,91 @@ def test_a_failed_line_is_the_status_of_all(tmp_path, monkeypatch, capsys):
     assert f"train failed: {bad.log('train')}" in capsys.readouterr().out
 
 
+def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, capsys):
+    """Its second command does not run, and the next call goes on in the same log."""
+    body = (
+        "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n    print('tidied', file=sys.stderr)\n    sys.exit(130)\n"
+    )
+    line = scripted(tmp_path, train=body, second=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    runner = LineRunner(line)
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    while "begun" not in (line.log("train").read_text() if line.log("train").exists() else ""):
+        time.sleep(0.01)
+    runner.stop()
+    thread.join()
+    assert runs.read_state(line.folder)["state"] == "stopped" and runner.failed is None
+    assert line.log("train").read_text().splitlines()[1:] == ["begun", "tidied"]
+    (tmp_path / "train.py").write_text("")
+    LineRunner(line).run()
+    text = line.log("train").read_text()
+    assert text.count("$ python") == 2 and "tidied" in text and (tmp_path / "ran").exists()
+
+
+def test_the_time_left_is_shared_by_the_lines_at_once(line, monkeypatch, capsys):
+    runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
+    monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
+    pool = local.Pool([line] * 4, 2)
+    monkeypatch.setattr(pool.over, "wait", lambda seconds: False)
+    pool._estimate()
+    assert "about 10 min to train and measure 4 lines: 3.00 s" in capsys.readouterr().out
+
+
+def test_divergence_and_failures_are_said_after_the_figure(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(local, "say_cost", lambda lines, gpu: None)
+    monkeypatch.setattr(local, "to_do", list)
+    stub = argparse.Namespace(report=lambda folders: drawn.append(folders))
+    monkeypatch.setitem(sys.modules, "figures", stub)
+    away = scripted(tmp_path / "a", train="raise SystemExit(3)")
+    bad = scripted(tmp_path / "b", train="raise SystemExit(1)")
+    assert local.run_here(SMALL, [away, bad], 2) == 1
+    assert f"diverged: {away.log('train')}" in capsys.readouterr().out
+    assert drawn == [[Path("Experiments/x")]]
+    assert local.run_here(SMALL, [bad], 1) == 1 and len(drawn) == 1  # nothing to draw
+
+
+# --- which are to be run ---
+
+
+@pytest.mark.parametrize("shown, status_of_squeue, queued", [
+    ("7_1 RUNNING", 0, {"7_1": "RUNNING"}), ("", 0, {}), ("7_1 RUNNING", 1, None),
+])  # fmt: skip
+def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch, shown, status_of_squeue, queued):
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\necho {shown}\nexit {status_of_squeue}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert queue.squeue() == queued
+
+
+def test_neither_finished_lines_nor_jobs_are_to_be_run(line, monkeypatch, capsys):
+    assert queue.to_do([line]) == [line]
+    runs.write_state(line.folder, {"state": "running", "job": "7_1"})
+    for jobs, todo in (({"7_1": "RUNNING"}, []), ({"8_1": "RUNNING"}, [line]), (None, [line])):
+        monkeypatch.setattr(queue, "squeue", lambda jobs=jobs: jobs)
+        assert queue.to_do([line]) == todo
+    assert "is job 7_1 already: running" in capsys.readouterr().out
+    leave(line)
+    assert queue.to_do([line]) == [] and "is finished" in capsys.readouterr().out
+
+
+def test_commands_measure_as_precisely_as_asked_and_add_to_the_files():
+    params = {**SMALL.params, "metrics_precision": "tf32"}
+    (made,) = lines_of(Experiment("x", "", dataset="Digits", params=params))
+    for words in made.commands.values():
+        assert words[words.index("--metrics_precision") + 1] == "tf32"
+    assert all("--update" in made.commands[name] for name in ("train-tm", "test-em"))
+
+
 # --- its state ---
+
+
+def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
+    rows = [{"epoch": e, "train_loss": 1.0, "test_acc": 0.75, "seconds": 1.0} for e in (1, 2)]
+    runs.write_log(line.folder, [*rows, {**rows[0], "epoch": 3, "seconds": 99.0}])
+    assert status.row(line, None)[2:6] == ["3/4", "1", "25.00", "1.00"]
 
 
 @pytest.mark.parametrize("note, queued, state", [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,56 @@ def test_what_slurm_refuses_is_passed_on(slurm, tmp_path, monkeypatch):
 
 
 # --- without SLURM ---
+
+
+def test_the_number_of_a_job_is_that_of_its_task(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    assert cluster_jobs.job_number() == "12"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert cluster_jobs.job_number() == "7_3"
+
+
+def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines, asked = lines_of(EXPERIMENT), {}
+
+    class Executor:
+        def __init__(self, **how):
+            pass
+
+        def update_parameters(self, **how):
+            asked.update(how)
+
+        def map_array(self, call, todo):
+            states = [runs.read_state(line.folder)["state"] for line in todo]
+            assert states == ["queued"] * 3
+            runs.write_state(todo[0].folder, {"state": "running", "job": "7_0"})  # at once
+            return [SimpleNamespace(job_id=f"7_{i}") for i in range(3)]
+
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=Executor))
+    monkeypatch.setattr(cluster_jobs, "squeue", dict)
+    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    notes = [runs.read_state(line.folder) for line in lines]
+    assert [note["state"] for note in notes] == ["running", "queued", "queued"]
+    assert [note["job"] for note in notes] == ["7_0", "7_1", "7_2"]
+    assert (asked["time"], asked["cpus_per_task"], asked["array_parallelism"]) == (30, 1, 3)
+    assert "gpus_per_node" not in asked and "partition" not in asked
+
+    class Fails:
+        failed = "train"
+
+        def __init__(self, *_):
+            pass
+
+        def run(self):
+            pass
+
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr(cluster_jobs, "LineRunner", Fails)
+    with pytest.raises(RuntimeError, match="train failed"):
+        cluster_jobs.SlurmJob(1)(lines[0])
 
 
 def test_mistakes_of_the_launcher(drive, monkeypatch):

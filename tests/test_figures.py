@@ -107,6 +107,12 @@ def test_what_cannot_be_drawn_says_why(run, tmp_path, capsys):
     main([str(folder)])
 
 
+def test_the_best_test_error_need_not_be_the_last(tmp_path):
+    run = fake(tmp_path)
+    np.savez(tmp_path / "test-em.npz", report_epochs=np.arange(3), acc=[0.5, 0.9, np.nan])
+    assert figures.summary_row(run)["best test error"] == pytest.approx(10)
+
+
 def test_unknown_options_are_named(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--branchs"])

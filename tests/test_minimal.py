@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -97,25 +96,51 @@ def test_the_table_has_a_line_for_every_period(capsys):
     assert "none" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("drawing", (True, False))
-def test_as_a_script_it_prints_and_draws(tmp_path, drawing):
-    if not drawing:  # a matplotlib that cannot be imported
-        (tmp_path / "matplotlib.py").write_text("raise ImportError")
+def test_an_epoch_is_a_step_on_every_part_of_a_random_order():
+    losses, rhos = minimal.train(LR, WD, 2)
+    torch.manual_seed(0)
+    images, labels = minimal.digits(minimal.IMAGES)
+    assert images.mean().abs() < 1e-5 and images.std() == pytest.approx(1, abs=1e-3)
+    network = minimal.make_network(minimal.WIDTH)
+    for epoch in range(2):
+        order = torch.randperm(minimal.IMAGES)
+        parts = [order[i : i + BATCH] for i in range(0, minimal.IMAGES, BATCH)]
+        steps = [minimal.train_step(network, images[p], labels[p], LR, WD) for p in parts]
+        assert losses[epoch] == pytest.approx(np.mean(steps))
+        rho = np.sqrt(sum(w.detach().square().sum().item()
+                          for w in minimal.scale_invariant_weights(network)))  # fmt: skip
+        assert rhos[epoch] == pytest.approx(rho)
+
+
+def test_what_it_trains_unless_told_otherwise(monkeypatch):
+    asked = []
+    monkeypatch.setattr(minimal, "train", lambda *words: asked.append(words) or ([], []))
+    for words in ([], ["--lr", "2", "--wd", "0", "--epochs", "7"]):
+        monkeypatch.setattr(sys, "argv", ["minimal.py", *words])
+        minimal.main()
+    assert asked == [(0.1, 0.04, 320), (2, 0, 7)]
+
+
+def test_without_matplotlib_there_is_no_picture(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # it cannot be imported
+    minimal.draw(LOSS, RHO, "")
+    assert "no matplotlib" in capsys.readouterr().out and not any(tmp_path.iterdir())
+
+
+def test_as_a_script_it_prints_and_draws(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "minimal.py", "--epochs", "10"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +10 +[\d.]+ +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
     assert "ρ turns at" in done.stdout
-    assert (tmp_path / minimal.PICTURE).exists() == drawing
-    assert ("no matplotlib" in done.stdout) != drawing
-    if drawing:
-        picture = imread(tmp_path / minimal.PICTURE)[..., :3]
-        assert np.ptp(picture, axis=2).max() > 0.5  # lines in colour
+    assert "no matplotlib" not in done.stdout
+    picture = imread(tmp_path / minimal.PICTURE)[..., :3]
+    assert np.ptp(picture, axis=2).max() > 0.5  # lines in colour
 
 
 def recorded():

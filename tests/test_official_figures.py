@@ -58,6 +58,17 @@ def test_rates_of_a_schedule_are_those_of_the_checkpoints(tmp_path):
     np.testing.assert_array_equal(run.lr_at(EPOCHS), rates)
 
 
+def test_the_rate_is_that_of_the_weights_that_are_trained(tmp_path):
+    """Of several groups the others are frozen, whichever is first."""
+    write_tree(tmp_path)
+    for path in (tmp_path / "checkpoints").rglob("*.pt"):
+        content = torch.load(path, weights_only=False)
+        content["optimizer"]["param_groups"].reverse()
+        torch.save(content, path)
+    (run,) = runs.find_runs(tmp_path)
+    assert run.config["lr_init"] == 0.01
+
+
 def test_a_held_norm_is_the_sphere(tmp_path):
     write_tree(tmp_path, norms=np.full(6, 2.0), rates=(0.0, *(4e-3,) * 5))
     found = runs.find_runs(tmp_path)

@@ -35,7 +35,7 @@ def test_official_defaults():
         "dataset": "CIFAR10", "batch_size": 128, "num_channels": 64, "depth": 3, "epochs": 1001,
         "lr_init": 0.01, "momentum": 0.9, "wd": 1e-4, "init_scale": -1, "noninvlr": -1,
         "eval_freq": 10, "seed": 1, "trial": 0, "num_workers": 4, "no_schedule": False,
-        "noaug": False, "use_test": False,
+        "noaug": False, "use_test": False, "gpu": 0,
     }  # fmt: skip
     assert {key: getattr(args, key) for key in defaults} == defaults
 
@@ -183,6 +183,9 @@ def test_options_without_effect_say_so(run, capsys):
         ["--fix_elr", "--elr", "0.1", "--lr_init", "1", "--num_workers", "8"], notes.append
     )
     assert len(notes) == 1 and "--lr_init" in notes[0] and "--num_workers" in notes[0]
+    sphere = ["--fix_elr", "--elr", "0.1", "--lr_init", "1", "--wd", "0.5"]
+    args = options.train_options(sphere, notes.append)
+    assert args.wd == 0.5 and args.lr_init == 0.01  # wd acts on the other weights
     _, words = options.test_options(["--models_dir", "x", "--noaug", "--init_scale", "10"])
     assert len(options.without_effect(words)) == 2
 

@@ -1,6 +1,7 @@
 """What lies in a run's folder is read back as it was, and no two runs are taken for one."""
 
 import math
+import os
 import subprocess
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
     for key, value in {"norm": "layer", "optimizer": "adam"}.items():
         with pytest.raises(UserError, match=key):
             runs.check_same_run(tmp_path, {**asked, key: value})
+
+
+def test_what_very_old_configurations_lack_are_the_defaults(tmp_path):
+    (tmp_path / runs.CONFIG).write_text("{}")
+    found, defaults = runs.read_config(tmp_path), vars(options.train_options([]))
+    assert len(found) > 5
+    assert found == {key: defaults[key] for key in found}
 
 
 def test_damaged_configuration_is_named(tmp_path):
@@ -127,6 +135,29 @@ def test_traces_come_in_the_order_of_the_epochs(tmp_path):
     assert runs.read_trace(tmp_path / "nothing") == {}
 
 
+def test_a_row_of_the_log_is_on_the_disk_when_it_is_written(tmp_path, monkeypatch):
+    sizes, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda h: sizes.append(os.fstat(h).st_size) or sync(h))
+    for epoch in (1, 2):
+        runs.append_log(tmp_path, {"epoch": epoch})
+    assert sizes == [8, 10] and [row["epoch"] for row in runs.read_log(tmp_path)] == [1, 2]
+
+
+def test_a_damaged_note_of_a_launcher_is_none(tmp_path):
+    assert runs.read_state(tmp_path) is None
+    runs.write_state(tmp_path, {"state": "done"})
+    assert runs.read_state(tmp_path) == {"state": "done"}
+    (tmp_path / runs.STATE).write_text('{"state"')
+    assert runs.read_state(tmp_path) is None
+
+
+def test_whole_epochs_are_whole_numbers(tmp_path):
+    runs.Metrics({2: {"loss": 1.0}, 10: {"acc": 1.0}}).write(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["report_epochs"].dtype == np.int64
+        assert file["missing"].tolist() == ["10 loss", "2 acc"]
+
+
 def test_metrics_tell_not_measured_from_nan(tmp_path):
     table = runs.Metrics()
     table.add(2, {"loss": math.nan, "evals": np.arange(3.0)})
@@ -176,6 +207,17 @@ def test_a_run_is_read_back(tmp_path):
     np.testing.assert_array_equal(run.log()["test_acc"], [math.nan, 0.5])
     runs.write_arrays(tmp_path / "train-tm.npz", {"loss": [1.0, 2.0]})
     assert run.metrics("train-tm")["loss"].tolist() == [1, 2]
+
+
+def test_steps_and_rates_of_a_run(tmp_path):
+    config = {"fbgd": False, "train_images": 200, "batch_size": 64, "lr_init": 0.2}
+    run = runs.Run(tmp_path, config)
+    assert run.steps_per_epoch == 4  # the last, smaller batch is one too
+    assert runs.Run(tmp_path, {**config, "fbgd": True}).steps_per_epoch == 1
+    assert run.lr_at([0, 7]).tolist() == [0.2, 0.2]
+    rates = (0.1, 0.1, 0.05)
+    runs.write_log(tmp_path, [{"epoch": e, "lr": lr} for e, lr in enumerate(rates, 1)])
+    assert run.lr_at([0, 1, 1.5, 2.5, 3, 9]).tolist() == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
 
 
 def test_folders_of_trials(tmp_path, monkeypatch):

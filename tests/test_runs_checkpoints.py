@@ -85,6 +85,16 @@ def test_foreign_files_are_named(tmp_path, content, recwarn):
     assert not recwarn  # the error is all that one sees
 
 
+def test_only_a_parallel_networks_names_are_shortened(tmp_path):
+    path = tmp_path / "checkpoint-1.pt"
+    for names in (["module.0.weight", "head.weight"], ["0.weight"]):
+        torch.save({"state_dict": {name: torch.ones(1) for name in names}}, path)
+        assert list(checkpoints.load(path)["state_dict"]) == names
+    torch.save({"weights": {}}, path)
+    with pytest.raises(UserError, match="it has no state_dict"):
+        checkpoints.load(path)
+
+
 def test_truncated_file_is_named(tmp_path):
     path = tmp_path / "checkpoint-1.pt"
     torch.save(official(), path)

@@ -253,6 +253,8 @@ def test_a_run_that_has_gone_further_is_complete(run, capsys):
     run("--epochs 3")
     run("--epochs 2 --resume")
     assert "complete: checkpoint-3.pt is its last" in capsys.readouterr().out
+    run("--epochs 4 --resume")
+    assert "epochs 3 to 4 on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", runs.METRICS)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_a_lock_excludes_names_its_owner_and_goes(tmp_path):
     assert not path.exists()
 
 
+def test_a_lock_names_its_owner_alone(tmp_path):
+    path = tmp_path / ".lock"
+    path.write_text("a longer name of an owner that is dead " * 9)
+    with locked(path, "the run"):
+        assert path.read_text() == f"process {os.getpid()} on {utils.socket.gethostname()}"
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(tmp_path, monkeypatch, again):
     """Between opening and locking its owner removes the file; another process may make a new one,
@@ -106,6 +114,32 @@ def test_a_second_signal_does_not_cut_the_tidying_up(number):
             tidied.append(True)
     assert tidied and stop.value.code == 128 + number
     assert signal.getsignal(number) == before
+
+
+def test_errors_in_a_thread_are_one_line_too(capsys):
+    """Where signals cannot be handled."""
+    stopped = []
+
+    def work():
+        try:
+            with user_errors("x.py"):
+                raise UserError("no such thing")
+        except SystemExit as stop:
+            stopped.append(stop.code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert stopped == [2] and capsys.readouterr().err == "x.py: error: no such thing\n"
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch):
+    def refuse(pid, number):
+        raise PermissionError
+
+    assert utils.is_alive(os.getpid())
+    monkeypatch.setattr(os, "kill", refuse)
+    assert utils.is_alive(1)
 
 
 # --- words ---

@@ -1,0 +1,425 @@
+"""What the claims measure of their runs, number by number, on runs whose numbers are known."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from test_claims import (
+    chaos,
+    chaotic,
+    closed,
+    ends,
+    falling,
+    make,
+    on_sphere,
+    one_claim,
+    regimes_of,
+    saw,
+    sphere_of,
+    sweep,
+    trace_of,
+)
+
+import figures
+import runs
+from claims import __main__ as command
+from claims import forecast, mechanism, minima, periodic, second_regime, sphere, spikes, table
+from claims.finding import NotMeasurable, seeds, spread
+from experiments import EXPERIMENTS
+from experiments.lines import lines_of
+from figures import summaries
+from runs import Run
+from utils import UserError
+
+assert closed and make and one_claim  # fixtures
+
+# --- branches ---
+
+
+@pytest.fixture
+def asked(make, monkeypatch):
+    """Branches are not trained: what is asked of them."""
+    found = []
+
+    def fake(run, epoch, epochs, **changes):
+        found.append((epoch, epochs, changes))
+        made = make(np.ones(epochs), np.ones(epochs))
+        late = np.arange(200) >= mechanism.WITHIN  # a jump that comes too late
+        trace_of(made, {"loss": np.ones(200), "si_norm": np.full(200, 2.0),
+                        "one_minus_cosine": 0.5 * late})  # fmt: skip
+        return made
+
+    monkeypatch.setattr(mechanism, "branch", fake)
+    return found
+
+
+def test_branches_begin_at_quarters_of_phase_b_and_last_as_long_as_it(make, asked):
+    base, seed = make(*saw(50)), {"seed": mechanism.OTHER_SEED}
+    mechanism.cause([base])
+    expected = []
+    for period in periodic.settled(base).cycles[:3]:
+        needed = period.turn - period.start
+        for quarter in (0.25, 0.5, 0.75):
+            at = round(period.start + quarter * needed), needed
+            expected += [(*at, seed), (*at, {**seed, "fix_si_pnorm": True})]
+    assert asked == expected
+    asked.clear()
+    mechanism.sharpness([base])
+    late = [at[:2] for at in expected[4::6]]
+    assert asked == [(*at, c) for at in late for c in (seed, {**seed, "lr_init": 0.05})]
+
+
+def test_a_jump_after_the_steps_that_count_is_none(make, asked):
+    bases = [make(*saw(50), {"trial": trial}) for trial in (10, 11)]
+    for base in bases:
+        columns = ("loss", "si_norm", "gradient_norm")
+        trace_of(base, {name: np.linspace(1, 2, 2400) for name in columns})
+    rows = mechanism.destabilisation(bases).numbers["branches"]
+    assert not any(row["jumped"] for row in rows)
+    assert {epochs for _, epochs, _ in asked} == {math.ceil(50 / 4)}
+    for row in rows:
+        assert row["elr"] == pytest.approx(row["factor"] * 0.1 / 4)  # of the branch's own ρ
+
+
+def test_late_gradients_are_of_the_second_half_of_phase_b(make):
+    run = make(*saw(50))
+    times = np.arange(2400) / 4
+    trace_of(run, {"loss": times, "si_norm": np.full(2400, 2.0), "gradient_norm": times / 2})
+    cycles = periodic.settled(run).cycles
+    expected = [t for p in cycles for t in times if (p.start + p.turn) / 2 <= t < p.low]
+    assert mechanism.late_gradients(run) == pytest.approx(expected) and len(expected) > 100
+
+
+def test_equilibrium_norms_are_of_each_periods_own_gradients(make):
+    loss, rho = saw(50)
+    run, large = make(loss, rho), np.repeat([50.0, 1.0], [1200, 1200])  # no large ones later
+    gradient = np.where(np.arange(2400) % 200 < 190, 0.1, large)
+    trace_of(run, {"loss": np.repeat(loss, 4), "si_norm": np.repeat(rho, 4),
+                   "gradient_norm": gradient / np.repeat(rho, 4)})  # fmt: skip
+    inside = mechanism.consistent([run]).numbers["trials"][0]["inside"]
+    assert inside[0] == 1 > inside[-1]
+    with pytest.raises(NotMeasurable, match="3 periods"):
+        mechanism.consistent([make(*saw(170))])
+
+
+# --- equilibria ---
+
+
+def test_levels_of_chaos_are_of_the_second_half(make):
+    run = make(*chaos(20))
+    trace_of(run, {"loss": np.repeat([9.0, 2.0], 40), "si_norm": np.full(80, 2.0),
+                   "gradient_norm": np.append(np.zeros(40), [1.5, 2.0] * 20)})  # fmt: skip
+    assert mechanism.chaos_levels(run) == pytest.approx((2, math.sqrt((3**2 + 4**2) / 2)))
+
+
+def test_forecast_norm_of_gradients_that_grow_with_the_rate():
+    """G = (η̃ / 10⁻³)^½ makes ρ⁶ = η² / (10⁻³ λ (2 - ηλ))."""
+    elrs, gradients = np.array([1e-3, 1e-1]), np.array([1.0, 10.0])
+    found = mechanism.forecast_norm(elrs, gradients, 0.1, 0.1)
+    assert found == pytest.approx((0.01 / (1e-3 * 0.1 * 1.99)) ** (1 / 6), rel=3e-3)
+    assert math.isnan(mechanism.forecast_norm(elrs, gradients, 0.1, 1e-9))
+
+
+def test_ordinary_chaos_is_compared_at_three_products_inside_the_rates(make):
+    lines = [chaotic(make, wd=wd) for wd in (0.02, 0.03)]
+    assert not mechanism.regimes_in_ordinary_training(lines, sphere_of(make)).holds
+    half = np.full(60, 0.5)
+    far = [on_sphere(make, elr, chaos(60)[0], half, traced=True) for elr in (10.0, 100.0)]
+    with pytest.raises(NotMeasurable, match="outside the sphere's rates"):
+        mechanism.regimes_in_ordinary_training(lines, far)
+
+
+def test_the_angle_of_steps_is_their_root_mean_square_in_the_second_half(make):
+    run = make(*chaos(20), {"momentum": 0.9})
+    angle = math.sqrt(2 * 0.1 * 0.04 / 1.9)
+    trace_of(run, {"loss": np.ones(80),
+                   "one_minus_cosine": np.append(np.zeros(40), [angle**2, 0.0] * 20)})  # fmt: skip
+    (row,) = mechanism.angular_update([run]).numbers["runs"]
+    assert row["theory"] == pytest.approx(angle) and row["ratio"] == pytest.approx(1)
+    adamw = make(*chaos(20), {"momentum": None, "optimizer": "adamw"})
+    assert figures.equilibrium_angle(adamw) == pytest.approx(math.sqrt(2 * 0.004 * 0.1 / 1.9))
+    assert figures.e_fold(adamw) == pytest.approx(62.5)  # momentum does not change its decay
+
+
+# --- periods ---
+
+
+def test_periods_count_after_one_e_fold(make):
+    run = make(*saw(50))  # an e-fold takes 62.5 epochs
+    turns = figures.periods_of(run).turns
+    assert turns[0] < 62.5 < turns[1]
+    assert periodic.settled(run).turns.tolist() == turns[1:].tolist()
+
+
+def test_a_range_is_judged_by_both_sweeps_and_both_ends(make):
+    lrs, wds = ([*sweep(make, key, 1.0)] for key in ("lr_init", "wd"))
+    low, _ = ends(make)
+    accuracy = np.repeat([0.1, 0.55], 300)
+    high = make(*chaos(), {"lr_init": 9.0}, train_acc=accuracy)
+    smallest, between, largest = periodic.ends_of([*lrs, low, high])
+    assert (smallest, largest, len(between)) == ([low], [high], 5)
+    found = periodic.periods_in_a_range([*lrs, low, high], wds)
+    assert found.holds and found.numbers["error"] == pytest.approx([0.5])
+    assert not periodic.periods_in_a_range([*lrs[4:], low, high], wds).holds  # no decade of η
+
+
+def test_exponents_are_of_each_trial_and_each_sweep(make):
+    one, other, wds = (
+        [*sweep(make, key, exponent)]
+        for key, exponent in (("lr_init", 1.0), ("lr_init", 0.7), ("wd", 1.0))
+    )
+    mixed = [run for run in one if run.config["trial"] == 10]
+    mixed += [run for run in other if run.config["trial"] == 11]
+    found = periodic.frequency([*mixed, *ends(make)], wds, wds)
+    assert found.numbers["η varied"]["exponents"] == pytest.approx([1, 0.7], abs=0.05)
+    assert not periodic.frequency([*other, *ends(make)], wds, wds).holds
+    with pytest.raises(NotMeasurable, match="fewer than three rates"):
+        periodic.frequency([*one[:4], *ends(make)], wds, wds)
+
+
+def test_lines_are_named_after_what_is_added(make):
+    added = {"momentum": {"momentum": 0.9}, "augmentation": {"noaug": False},
+             "all weights": {"noninvlr": -1}}  # fmt: skip
+    lines = [make(*saw(50), config) for config in added.values()]
+    assert list(periodic.each_alone(lines).numbers) == list(added)
+
+
+def test_beside_the_first_trial_the_worst_is_shown(make):
+    first, bad, good = (
+        make(*course, {"trial": trial})
+        for trial, course in ((10, saw(50)), (11, falling()), (12, saw(40)))
+    )
+    shown = periodic.panels({"line": [first, bad, good]})
+    assert shown == {"line, trial 10": first, "line, trial 11 (worst)": bad}
+
+
+# --- minima ---
+
+
+def test_an_ensemble_gains_over_the_mean_of_its_members():
+    found = {"report_epochs": np.arange(1, 4), "acc": np.array([0.5, 0.6, 0.7]),
+             "ensemble_acc": np.array([0.5, 0.7, 0.9])}  # fmt: skip
+    assert minima.gains(found, [2, 3]) == pytest.approx([15, 30])
+
+
+def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, monkeypatch):
+    run = make(*saw(50))
+    for epoch in range(1, 601):
+        runs.checkpoint_path(run.folder, epoch).touch()
+    np.savez(run.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=saw(50)[0])
+    periods, lows = figures.periods_of(run), minima.minima_of_periods(run)
+    anchors = []
+
+    def compare(folder, anchor):
+        anchors.append(anchor)
+        epochs = np.arange(anchor, 601)
+        later = epochs > lows[1]
+        return {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
+                "ensemble_acc": 0.5 + 0.1 * later}  # fmt: skip
+
+    since = np.arange(600)
+    near = np.min(np.abs(since[:, None] - periods.turns + 0.5), axis=1) < 3
+    angle = np.where(near, 1.0, 0.05)
+    turned = {"from": since, "to": since + 1, "angle": angle}
+    monkeypatch.setattr(minima.diversity, "compare", compare)
+    monkeypatch.setattr(minima.diversity, "turning", lambda folder: turned)
+    found = minima.different_minima([run])
+    second = periods.cycles[1]
+    assert anchors == [round((second.start + second.turn) / 2)]
+    (row,) = found.numbers["trials"]
+    assert (row["gain_of_periods"], row["gain_within"]) == pytest.approx((10, 0))
+    after = since >= periods.turns[0] - 3
+    assert row["turning"] == pytest.approx(angle[near].sum() / angle[after].sum())
+    assert found.holds
+    # A state within an epoch is no checkpoint of the epoch.
+    runs.checkpoint_path(run.folder, lows[1]).rename(runs.checkpoint_path(run.folder, lows[1], 1))
+    assert lows[1] not in minima.minima_of_periods(run)
+
+
+# --- the sphere ---
+
+
+def test_error_at_a_loss_is_between_the_epochs_around_it(make):
+    loss, error = 10 ** (-3 * np.arange(300) / 300), np.linspace(0.9, 0.3, 300)
+    run = on_sphere(make, 0.001, loss, error)
+    found = sphere.at_loss(run, 10**-1.005)
+    assert found == pytest.approx((50 * (error[100] + error[101]), 5.0))
+    with pytest.raises(NotMeasurable):
+        sphere.at_loss(run, 1e-9)
+
+
+def test_features_are_those_of_converging_rates(make):
+    loss = 10 ** (-3 * np.arange(300) / 300)
+    lines = [on_sphere(make, elr, loss, np.full(300, 0.001)) for elr in (1e-4, 2e-4, 4e-4)]
+    lines.append(on_sphere(make, 1.0, chaos(300)[0], np.full(300, 0.5)))
+    assert len(sphere.features(lines).numbers["errors"][0]) == 3
+
+
+def test_optima_are_compared_with_the_rate_that_is_best_on_held_out_images(make, monkeypatch):
+    lines, called = [], []
+    for elr, error, held_out in ((1e-3, 0.2, 0.5), (2e-3, 0.3, 0.7), (8e-3, 0.1, 0.9)):
+        run = on_sphere(make, elr, falling(20)[0], np.full(20, error))
+        rows = [{**row, "test_acc": held_out} for row in runs.read_log(run.folder)]
+        runs.write_log(run.folder, rows)
+        lines.append(run)
+    lines[2] = Run(lines[2].folder, {**lines[2].config, "epochs": 8})
+
+    def branch(run, epoch, epochs, **changes):
+        called.append((run, epoch, epochs, changes))
+        return lines[0]
+
+    monkeypatch.setattr(sphere, "branch", branch)
+    (row,) = sphere.better_optima(lines).numbers["rows"]
+    assert (row["constant_elr"], row["constant"]) == (2e-3, pytest.approx(30))
+    assert row["dropped"] == pytest.approx(20)
+    assert called == [(lines[2], 8, 12, {"elr": sphere.LOW})]
+    with pytest.raises(NotMeasurable, match="highest rate"):
+        sphere.better_optima(lines[:2])
+
+
+def test_levels_are_those_of_chaotic_rates_and_seeds_are_apart(make, monkeypatch):
+    lines = [*regimes_of(make, ("low", *"abcd", "high"))]
+    monkeypatch.setattr(sphere, "random_walk", lambda run: 0.01)
+    chaotic_levels = sphere.three_regimes(lines).numbers["chaotic_levels"]
+    assert [len(levels) for levels in chaotic_levels] == [4]
+    apart = [
+        Run(run.folder, {**run.config, "trial": trial})
+        for trial in (11, 10)
+        for run in reversed(lines)
+    ]
+    found = [[(r.config["trial"], r.config["elr"]) for r in line] for line in seeds(apart)]
+    rates = [run.config["elr"] for run in lines]
+    assert found == [[(trial, elr) for elr in rates] for trial in (10, 11)]
+
+
+def test_rates_are_dropped_from_chaos_to_those_that_converge(make, monkeypatch):
+    lines = [*regimes_of(make, ("low", "a", "high"))]
+    called = []
+
+    def drop(run, epoch, elr):
+        called.append((run, epoch, elr))
+        return lines[0]
+
+    monkeypatch.setattr(second_regime, "drop", drop)
+    monkeypatch.setattr(second_regime, "average", lambda run, epoch: float(epoch))
+    rows = second_regime.compare(3, lines)
+    low, middle, _ = (run.config["elr"] for run in lines)
+    assert called == [(lines[1], 200, low)]
+    assert [row["how"] for row in rows] == ["constant"] * 3 + ["drop", "average"]
+    assert rows[3]["elr"] == middle and rows[4]["test error"] == 200
+    first, *_, last = second_regime.summary(rows).splitlines()[2:]
+    assert "constant" in first or "drop" in first
+    assert "average" in last  # the highest error comes last
+
+
+# --- words, and the command ---
+
+
+def test_spread_is_of_what_is_known():
+    assert spread([1, math.inf, 3]) == "2 (1 to 3)" and spread([2, 2]) == "2"
+    assert spread([math.nan]) == "none"
+
+
+def test_what_is_left_is_of_unfinished_lines_each_of_them_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(EXPERIMENTS["demo"])
+    whole = table.seconds_left([lines])
+    assert table.seconds_left([lines, lines]) == whole > 0
+    monkeypatch.setattr(table, "is_finished", lambda line: line is not lines[0])
+    assert table.seconds_left([lines]) == table.seconds_left([lines[:1]]) < whole
+    monkeypatch.setattr(table, "is_finished", lambda line: True)
+    assert table.seconds_left([lines]) == 0
+
+
+def test_a_failed_line_is_not_measured(monkeypatch):
+    claim = next(claim for claim in table.CLAIMS if claim.key == "adam")
+    monkeypatch.setattr(table, "run_here", lambda *args: 1)
+    with pytest.raises(UserError, match="a line of demo_adam failed"):
+        table.measure(claim, [EXPERIMENTS["demo_adam"]], range(1), 1)
+
+
+def test_settings_on_digits_stay_on_digits():
+    for claim in table.CLAIMS:
+        found = table.experiments_of(claim, "demo", "folder")
+        for experiment, name in zip(found, claim.experiments, strict=True):
+            on_digits = EXPERIMENTS[f"demo_{name}"].dataset == "Digits"
+            assert experiment.dataset == ("Digits" if on_digits else "ImageFolder")
+
+
+def test_the_record_keeps_what_other_calls_have_measured(one_claim, tmp_path):
+    (tmp_path / "claims.json").write_text('{"claims": {"older": {"holds": "yes"}}}')
+    command.main(f"--claim toy --results {tmp_path}".split())
+    text = (tmp_path / "claims.json").read_text()
+    assert '"older"' in text and '"toy"' in text
+
+
+@pytest.mark.parametrize("words, trials", [
+    ("", [10, 11, 12, 13, 14]), ("--scale quick", [0]), ("--trials 2", [10, 11]),
+    ("--first_trial 3 --trials 1", [3]), ("--scale quick --trials 2 --first_trial 5", [0, 1]),
+])  # fmt: skip
+def test_trials_that_a_claim_is_judged_by(words, trials):
+    options = command.Parser(command.OPTIONS, prog="claims", description="").parse_args(
+        words.split()
+    )
+    claim = next(claim for claim in table.CLAIMS if claim.key == "cause")
+    assert command.trials_of(claim, options) == trials
+
+
+# --- the forecast, and spikes ---
+
+
+def test_a_forecast_is_asked_about_every_period_but_the_first(tmp_path):
+    """Falls of 50 epochs by 1 % each, and one of 75: at the old depth a third of it is left."""
+    since = np.concatenate([np.arange(50)] * 4 + [np.arange(75), [0, 1]])
+    loss, rho = 10 ** (-2 * since / 50), 3 * np.exp(-0.01 * since)
+    rows = [
+        {"epoch": e, "train_loss": a, "si_norm": b} for e, (a, b) in
+        enumerate(zip(loss, rho, strict=True), 1)
+    ]  # fmt: skip
+    runs.write_log(tmp_path, rows)
+    found = forecast.errors(tmp_path, 0.25)
+    assert len(found) == 4
+    assert np.array(found[:3]) == pytest.approx(0, abs=0.05)
+    assert np.array(found[3]) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_cases_of_spikes_differ_by_what_they_say(monkeypatch):
+    monkeypatch.setattr(spikes, "EPOCHS", 4)
+    monkeypatch.setattr(spikes, "BAD_EPOCHS", (1, 3))
+    bright = []
+
+    def watch(model):
+        model.register_forward_pre_hook(lambda _, inputs: bright.append(inputs[0].max() > 100))
+
+    spikes.train(spikes.Case(change=watch))
+    assert not any(bright)
+    spikes.train(spikes.Case(change=watch, bad_images=True))
+    assert sum(bright) == 2  # a batch each
+    _, rows = spikes.train(spikes.Case(fixed_norm=2))
+    norms = [norm for _, norm in rows]
+    assert norms[1:] == pytest.approx([norms[1]] * 3) and norms[0] != pytest.approx(norms[1])
+    for label, case in itertools.chain(*(f.items() for f in spikes.FIGURES.values())):
+        assert label and case.schedule(0.0) == 1
+
+
+# --- what summaries say of a run ---
+
+
+def test_a_layer_is_dead_by_the_second_half_of_a_run_of_an_e_fold_or_more(make):
+    for length, name in ((600, "a.weight"), (100, None)):
+        run = make(*falling(length))
+        epochs = np.arange(length + 1)
+        norms = np.exp(-0.016 * np.maximum(epochs - length / 2, 0))
+        np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs,
+                 **{"a.weight_norm": norms, "b.weight_norm": np.ones(length + 1)})  # fmt: skip
+        assert figures.dead_layer(run) == name
+
+
+def test_disorder_is_a_fraction_of_guessings_error(make):
+    """85 % errors among ten classes are 94 % of what guessing makes."""
+    run = on_sphere(make, 1.0, chaos(60)[0], np.full(60, 0.85))
+    assert figures.regime(run).name == "divergence"
+    plain = make(*chaos(60), train_acc=np.full(60, 0.15))
+    assert summaries.course(plain) == "divergence"
+    assert not figures.on_sphere([run, plain]) and figures.on_sphere([run])
