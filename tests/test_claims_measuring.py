@@ -178,13 +178,6 @@ def test_exponents_are_of_each_trial_and_each_sweep(make):
         periodic.frequency([*one[:4], *ends(make)], wds, wds)
 
 
-def test_lines_are_named_after_what_is_added(make):
-    added = {"momentum": {"momentum": 0.9}, "augmentation": {"noaug": False},
-             "all weights": {"noninvlr": -1}}  # fmt: skip
-    lines = [make(*saw(50), config) for config in added.values()]
-    assert list(periodic.each_alone(lines).numbers) == list(added)
-
-
 def test_beside_the_first_trial_the_worst_is_shown(make):
     first, bad, good = (
         make(*course, {"trial": trial})
