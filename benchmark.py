@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 import data
 import runs
-from command_line import Option, Parser, integer, one_of
+from command_line import Option, Parser, command, integer, one_of
 from experiments import plain, speed
 from experiments.speed import BATCH, in_turn
 from training.device import autocast, describe, memory_format, products, select_device
@@ -41,7 +41,7 @@ from utils import UserError, user_errors, write_atomically
 HERE = Path(__file__).parent
 OPTIONS = (
     Option("--width", integer(1), 8, "channels of the first stage of ConvNetSI"),
-    Option("--images", integer(1), 2560, "training images"),
+    Option("--images", integer(10), 2560, "training images"),
     Option("--epochs", integer(1), 4, "epochs"),
     Option("--rounds", integer(1), 3, "how often the two pipelines take turns"),
     Option("--lines", integer(1), 2, "lines that train at once in the test of throughput"),
@@ -68,9 +68,10 @@ def training_words(options: argparse.Namespace) -> list[str]:
 
 
 def random_images(folder: Path, count: int) -> None:
-    """An ImageFolder of random images: `count` for training, a fifth of that for testing."""
+    """An ImageFolder of random images: `count` for training, a fifth of that (at least 10: one of
+    every class) for testing."""
     random = np.random.RandomState(0)
-    for split, size in (("train", count), ("test", max(count // 5, 1))):
+    for split, size in (("train", count), ("test", max(count // 5, 10))):
         for i in range(size):
             path = folder / split / f"class{i % 10}"
             path.mkdir(parents=True, exist_ok=True)
@@ -165,6 +166,10 @@ def train_words(options: argparse.Namespace, folder: Path, name: str) -> list[st
     return ["train.py", "--dir", str(folder / name), *training_words(options)]
 
 
+def part_words(options: argparse.Namespace, part: str) -> list[str]:
+    return command("benchmark.py", {**vars(options), "json": None, "only": part})
+
+
 def throughput(options: argparse.Namespace, folder: Path, **environment: str) -> dict[str, float]:
     """Images a second of several lines at once, and of one, each with its share of the threads."""
     longer = argparse.Namespace(**{**vars(options), "epochs": 3 * options.epochs})
@@ -238,20 +243,18 @@ def make_images(options: argparse.Namespace, folder: Path) -> None:
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Every figure of the benchmark, by name."""
-    shared = [f"--{key}={value}" for key, value in vars(options).items()
-              if key not in ("only", "json") and value is not None]  # fmt: skip
     names = ("plain", "ours")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, float] = {}
     for i in range(options.rounds):
-        took, output, memory["plain"] = timed(["benchmark.py", *shared, "--only", "plain"])
+        took, output, memory["plain"] = timed(part_words(options, "plain"))
         seconds["plain"].append(took)
         plain_parts = json.loads(output.splitlines()[-1])
         took, _, memory["ours"] = timed(train_words(options, folder, f"round-{i}"))
         seconds["ours"].append(took)
     one_epoch = argparse.Namespace(**{**vars(options), "epochs": 1, "images": BATCH})
     start_up, _, _ = timed(train_words(one_epoch, folder, "start"))
-    _, output, _ = timed(["benchmark.py", *shared, "--only", "parts"])
+    _, output, _ = timed(part_words(options, "parts"))
     found = {f"ours: {k}": v for k, v in json.loads(output.splitlines()[-1]).items()}
     found |= {f"plain: {k}": v for k, v in plain_parts.items()}
     for name in names:

@@ -24,7 +24,7 @@ from experiments.papers import PAPERS
 from experiments.runner import SCRIPTS, say
 from experiments.setting import IMAGE_FOLDER, Experiment
 from options import PRECISIONS
-from utils import Interrupted, locked, user_errors
+from utils import Interrupted, UserError, locked, user_errors
 
 OPTIONS = (
     Option("--minutes", number(0, open_low=True), 10.0, "stop after these; the next call goes on"),
@@ -90,6 +90,10 @@ def keep(lines: Sequence[Line]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     options = Parser(OPTIONS, prog="experiments.gpu", description=__doc__).parse_args(argv)
+    import torch  # only now: it is slow to import
+
+    if not torch.cuda.is_available():  # else what is skipped here would count as done there
+        raise UserError("PyTorch sees no GPU here, and this is for one")
 
     def stop(number: int, frame: object) -> None:
         raise Interrupted(number)

@@ -1,12 +1,32 @@
-"""The benchmark's own means: lines as processes under CUDA's MPS daemon, or why not."""
+"""The benchmark's own means: its parts as processes, and lines under CUDA's MPS daemon."""
 
-import argparse
+import json
 
 import pytest
 
 import benchmark
+from command_line import Parser
+from experiments import plain
 
-OPTIONS = argparse.Namespace(lines=2)
+SIZE = "--width 1 --images 20 --epochs 1 --rounds 1 --gpu -1"
+OPTIONS = Parser(benchmark.OPTIONS, prog="benchmark.py", description="").parse_args(SIZE.split())
+
+
+@pytest.mark.parametrize("part, names", [
+    ("plain", {"epoch", "metrics"}),
+    ("parts", {"epoch", "metrics", "bare", "step over bare", "flop per image", "flop per second",
+               "bytes per image", "bytes per second"}),
+])  # fmt: skip
+def test_a_part_is_measured_by_the_command_that_is_made_for_it(
+    part, names, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(plain, "WORKERS", 0)
+    benchmark.make_images(OPTIONS, tmp_path)
+    script, *words = benchmark.part_words(OPTIONS, part)
+    assert script == "benchmark.py"
+    benchmark.main(words)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found.keys() == names and min(found.values()) > 0
 
 
 @pytest.fixture

@@ -48,6 +48,8 @@ def device(request):
     select_device(NUMBER, deterministic=True)
     yield
     select_device(NUMBER)
+    if "compile" in request.node.name:  # it gives up on a network after 8 versions in a process
+        torch.compiler.reset()
 
 
 def say(name, **figures):
@@ -159,7 +161,6 @@ RECIPES = [
     {"precision": "tf32"},
     {"precision": "bf16"},
     *({"norm": norm} for norm in ("layer", "group", "weight")),
-    pytest.param({"compile": True}, marks=compiles),
     pytest.param({"compile": True, "precision": "tf32"}, marks=compiles),
 ]
 
@@ -208,16 +209,15 @@ def test_replayed_measurements_are_the_called_ones(train_mode, flags, precision,
 
 
 @compiles
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_compiled_measurements_are_about_the_others(precision):
+def test_compiled_measurements_are_about_the_others():
     """Fused operations round elsewhere: loss and gradient norm agree to about 1e-7."""
     images, trainer = images_on(GPU), trainer_of()
     flags = ("train_mode", "eval_model", "calc_grad_norms")
-    rows = [meter_of(trainer.model, images, flags, precision=precision, compile=c).measure()["si"]
-            for c in (False, True)]  # fmt: skip
+    rows = [meter_of(trainer.model, images, flags, compile=compiled).measure()["si"]
+            for compiled in (False, True)]  # fmt: skip
     errors = {key: abs(rows[1][key] / rows[0][key] - 1) for key in ("loss", "gnorm_m")}
-    say(f"compiled measurement, {precision}", **errors)
-    assert max(errors.values()) < (1e-5 if precision == "fp32" else 1e-2)
+    say("compiled measurement", **errors)
+    assert max(errors.values()) < 1e-5
 
 
 def test_captures_survive_what_earlier_runs_have_left():

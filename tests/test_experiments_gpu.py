@@ -6,11 +6,13 @@ import threading
 import time
 
 import pytest
+import torch
 
 import runs
 from experiments import Experiment, gpu
 from experiments.lines import lines_of
 from options import PRECISIONS
+from utils import UserError
 
 TINY = Experiment(
     "tiny",
@@ -27,6 +29,7 @@ TINY = Experiment(
 @pytest.fixture
 def place(tmp_path, monkeypatch, at_once):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "WANTED", (TINY,))
     monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", "print('checked')"]})
     return tmp_path
@@ -67,6 +70,13 @@ def test_a_command_that_is_cut_is_run_again(place, monkeypatch, capfd):
     assert gpu.main(["--minutes", "0.03"]) == 0
     assert "goes on" in capfd.readouterr().out
     assert not (place / "results/gpu/checks.txt").exists() and not (place / "Experiments").exists()
+
+
+def test_without_a_gpu_nothing_counts_as_done(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU"):
+        gpu.main([])
+    assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
