@@ -118,16 +118,13 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
             trainer.load_moments(content)
 
         # What is measured
-        evaluator = Meter(
-            model,
-            eval_images,
-            Wanted(eval_model=True),
-            train_mode=False,
-            batch_size=options.batch_size,
-            loss=trainer.loss,
-            precision=options.metrics_precision,
-            compile=options.compile,
-        )
+        how = {
+            "batch_size": options.batch_size,
+            "loss": trainer.loss,
+            "precision": options.metrics_precision,
+            "compile": options.compile,
+        }
+        evaluator = Meter(model, eval_images, Wanted(eval_model=True), train_mode=False, **how)
         if resumed is None:
             runs.remove_run(folder)
         runs.write_config(folder, {**vars(options), **environment(trainer, train_images)})
@@ -143,10 +140,8 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
                     split_classes=options.split_classes,
                 )
                 test_images = test_images.to(device, layout)
-            recorder = Recorder(
-                folder, model, train_images, test_images, options.batch_size, options.keep,
-                options.keep_epochs, trainer.loss, options.metrics_precision, options.compile,
-            )  # fmt: skip
+            kept = options.keep, options.keep_epochs
+            recorder = Recorder(folder, model, train_images, test_images, *kept, **how)
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
 

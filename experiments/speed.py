@@ -113,7 +113,7 @@ def meters_of(
     model: torch.nn.Module, train: data.ImageSet, test: data.ImageSet, **how: Any
 ) -> list[Meter]:
     """The meters of a run with --metrics: on the training and on the test images."""
-    return Recorder(Path(), model, train, test, BATCH, **how).meters
+    return Recorder(Path(), model, train, test, batch_size=BATCH, **how).meters
 
 
 def rates(gpu: int) -> str:

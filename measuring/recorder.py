@@ -6,6 +6,7 @@ The files are those of test.py, and so are the numbers: the same meters fill the
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,6 @@ import runs
 from measuring.meter import Meter
 from measuring.wanted import Wanted, parameter_names
 from runs import checkpoints
-from training.loss import Loss, cross_entropy
 from utils import UserError
 
 WRITE_EVERY = 10  # seconds between two writings of the files
@@ -26,7 +26,7 @@ class Recorder:
     Parameters
     ----------
     keep, keep_epochs : keep the newest so many checkpoints, and those after these epochs.
-    precision, compile : of the meters.
+    how : batch_size, and what else says how a `Meter` measures.
 
     A checkpoint is removed only when its metrics are on disk, so after a crash the metrics that
     were not yet written can be measured from the checkpoints that are still there (`catch_up`).
@@ -38,12 +38,9 @@ class Recorder:
         model: torch.nn.Module,
         train_images: data.ImageSet,
         test_images: data.ImageSet,
-        batch_size: int,
         keep: int | None = None,
         keep_epochs: Sequence[int] = (),
-        loss: Loss = cross_entropy,
-        precision: str = "fp32",
-        compile: bool = False,
+        **how: Any,
     ):
         self.folder, self.model = folder, model
         self.keep, self.keep_epochs = keep, keep_epochs
@@ -52,17 +49,8 @@ class Recorder:
         invariant = parameter_names(model, si_only=True)
 
         def meter(images: data.ImageSet, flags: Sequence[str], scopes: dict) -> Meter:
-            return Meter(
-                model,
-                images,
-                Wanted.from_flags(flags),
-                train_mode="train_mode" in flags,
-                batch_size=batch_size,
-                scopes=scopes,
-                loss=loss,
-                precision=precision,
-                compile=compile,
-            )
+            wanted, train_mode = Wanted.from_flags(flags), "train_mode" in flags
+            return Meter(model, images, wanted, train_mode=train_mode, scopes=scopes, **how)
 
         subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()
         self.meters = [
