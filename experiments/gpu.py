@@ -8,6 +8,7 @@ which are a few hundred kilobytes.
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,10 +35,10 @@ OPTIONS = (
     IMAGE_FOLDER,
 )
 RESULTS = Path("results")
-# name of the file of what they print -> the words of the command
+# name of the file of what they print -> the command, after the interpreter
 COMMANDS = {
-    "checks": ["-m", "pytest", "-q", "-s", "tests/test_cuda.py"],
-    "choices": ["benchmark.py", "--choices", "--width", "32", "--images", "50000", "--lines", "4"],
+    "checks": "-m pytest -q -s tests/test_cuda.py",
+    "choices": "benchmark.py --choices --width 32 --images 50000 --epochs 1 --lines 4",
 }
 WANTED = tuple(e for e in PAPERS if e.name in ("figure2", "three_regimes"))
 
@@ -49,7 +50,7 @@ def on_gpu(experiment: Experiment, precision: str, compiled: bool) -> Experiment
     return replace(experiment, name=f"{experiment.name}_{precision}", params=params)
 
 
-def run_once(name: str, words: Sequence[str]) -> None:
+def run_once(name: str, words: str) -> None:
     """Run a command and keep what it prints; nothing if that is there already."""
     path = RESULTS / "gpu" / f"{name}.txt"
     if path.exists():
@@ -59,7 +60,7 @@ def run_once(name: str, words: Sequence[str]) -> None:
     partial = path.with_suffix(".part")
     with partial.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, *shlex.split(words)],
             cwd=SCRIPTS,
             stdout=file,
             stderr=subprocess.STDOUT,

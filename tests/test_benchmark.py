@@ -6,10 +6,16 @@ import pytest
 
 import benchmark
 from command_line import Parser
-from experiments import plain
+from experiments import gpu, plain
 
 SIZE = "--width 1 --images 20 --epochs 1 --rounds 1 --gpu -1"
 OPTIONS = Parser(benchmark.OPTIONS, prog="benchmark.py", description="").parse_args(SIZE.split())
+
+
+def test_the_minutes_of_a_gpu_ask_for_what_there_is():
+    words = gpu.COMMANDS["choices"].split()[1:]
+    asked = Parser(benchmark.OPTIONS, prog="benchmark.py", description="").parse_args(words)
+    assert asked.choices and asked.width == 32 and asked.lines > 1
 
 
 @pytest.mark.parametrize("part, names", [

@@ -1,6 +1,7 @@
 """The minutes of a GPU: pieces end in time, the next one goes on, results are kept."""
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -31,7 +32,7 @@ def place(tmp_path, monkeypatch, at_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "WANTED", (TINY,))
-    monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", "print('checked')"]})
+    monkeypatch.setattr(gpu, "COMMANDS", {"checks": "-c \"print('checked')\""})
     return tmp_path
 
 
@@ -66,7 +67,7 @@ def test_a_piece_that_is_cut_goes_on_and_leaves_the_small_files(place, capfd):
 
 def test_a_command_that_is_cut_is_run_again(place, monkeypatch, capfd):
     slow = "import time; print('begun', flush=True); time.sleep(60)"
-    monkeypatch.setattr(gpu, "COMMANDS", {"checks": ["-c", slow]})
+    monkeypatch.setattr(gpu, "COMMANDS", {"checks": shlex.join(["-c", slow])})
     assert gpu.main(["--minutes", "0.03"]) == 0
     assert "goes on" in capfd.readouterr().out
     assert not (place / "results/gpu/checks.txt").exists() and not (place / "Experiments").exists()
