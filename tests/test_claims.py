@@ -1,4 +1,4 @@
-"""A rule says yes just inside its bounds and no just outside, and runs are measured as they are."""
+"""Runs are measured as they are, claim by claim, and the table says what is on record."""
 
 import itertools
 import json
@@ -8,170 +8,34 @@ import numpy as np
 import pytest
 import reference
 import torch
+from made_runs import (
+    chaos,
+    chaotic,
+    closed,
+    ends,
+    falling,
+    make,
+    on_sphere,
+    one_claim,
+    regimes_of,
+    saw,
+    sphere_of,
+    sweep,
+    trace_of,
+)
 
 import data
 import figures
 import runs
 from claims import __main__ as command
-from claims import branches, mechanism, minima, periodic, rules, second_regime, sphere, table
+from claims import branches, mechanism, minima, periodic, second_regime, sphere, table
 from claims.finding import Claim, Finding, NotMeasurable
 from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from measuring import diversity
-from theory.dynamics import next_norm
 from utils import UserError
 
-# --- rules: findings just inside and just outside ---
-
-YES = [[True] * 5] * 3
-RANGE = {"values": (1, 3, 10), "periodic": YES, "at_smallest": [0] * 5, "at_largest": [False] * 5,
-         "error": [0.05, 0.8], "trends": [0.19, -0.19]}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change, holds",
-    [
-        ({}, True),
-        ({"values": (1, 3, 9.9)}, False),
-        ({"periodic": [[True] * 5, [True] * 4 + [False]]}, False),
-        ({"periodic": [[]]}, False),
-        ({"at_smallest": [0, 1]}, False),
-        ({"at_largest": [False, True]}, False),
-        ({"error": [0.04]}, False),
-        ({"error": [0.81]}, False),
-        ({"trends": [0.21]}, False),
-        ({"trends": [-0.21]}, False),
-    ],
-)
-def test_range(change, holds):
-    assert rules.wide_range(**{**RANGE, **change}) == holds
-
-
-def share(yes, of=100):
-    return [True] * yes + [False] * (of - yes)
-
-
-RATIOS = [1.0] * 45 + [1.3] * 45
-LEVELS = [[1, 2, 3, 4]] * 2
-NAMES = [["convergence", *["chaotic equilibrium"] * 4, "divergence"]] * 2
-THREE = (NAMES, LEVELS, [[True]], [[0.09]])
-STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
-
-
-@pytest.mark.parametrize(
-    "rule, inside, outside",
-    [
-        (rules.the_norm_is_the_cause, (share(90), share(10)), (share(89), share(10))),
-        (rules.the_norm_is_the_cause, (share(100), share(0)), (share(100), share(11))),
-        (rules.proportional, ((0.86, 1.14),), ((0.84, 1.0),)),
-        (rules.proportional, ((0.86, 1.14),), ((1.0, 1.16),)),
-        (rules.proportional, ((0.86, 1.14),), ((math.nan, math.nan),)),
-        (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [1.4] * 11,)),
-        (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [0.99] * 11,)),
-        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.51, [1, 1])),
-        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.49, [1, 0.99])),
-        (rules.consistent, (*STEADY, 0.1, [1]), (np.arange(6), *STEADY[1:], 0.1, [1])),
-        (rules.consistent, (*STEADY, 0.1, [1]), (*STEADY[:2], np.arange(6), 0.1, [1])),
-        (rules.bounded, (share(10), share(90)), (share(11), share(90))),
-        (rules.bounded, (share(10), share(90)), (share(10), share(89))),
-        (rules.bounded, (share(0), share(100)), ([], share(100))),
-        (rules.forecast, ([0.91, 1.09],), ([0.91, 1.11],)),
-        (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 2], [1, 2], [0.7])),
-        (rules.different_functions, ([2, 3], [1, 2], [0.7]), ([2, 3], [1, 2], [0.69])),
-        (rules.improve, ([[3, 2, 1]] * 4 + [[1, 2, 3]],), ([[3, 2, 1]] * 3 + [[1, 2, 3]] * 2,)),
-        (rules.improve, ([[6, 5, 4, 3, 2, 1, *range(7, 15)]],), ([[*range(6), *range(-9, 0)]],)),
-        (rules.postponed, ([1] * 10, [2] * 9 + [1]), ([1] * 10, [2] * 8 + [1] * 2)),
-        (rules.three_regimes, THREE, (*THREE[:2], [[True, False]], [[0.09]])),
-        (rules.three_regimes, THREE, (*THREE[:3], [[0.09, 0.11]])),
-        (rules.three_regimes, THREE, (NAMES, [[1, 2, 4, 3]], *THREE[2:])),
-        (rules.three_regimes, THREE, (NAMES, [[1, 2, 3]], *THREE[2:])),
-        (rules.three_regimes, THREE, ([NAMES[0][1:]], *THREE[1:])),
-        (rules.three_regimes, THREE, ([NAMES[0][::-1]], *THREE[1:])),
-        (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.51], [0.68])),
-        (rules.alike_at_the_same_rate, ([1.49], [0.68]), ([1.49], [0.66])),
-        (rules.better_with_the_rate, ([[3, 2, 1]], [[3, 2, 1]]), ([[3, 1, 2]], [[3, 2, 1]])),
-        (rules.better_with_the_rate, ([[3, 2, 1]], [[3, 2, 1]]), ([[3, 2, 1]], [[1, 2, 3]])),
-        (rules.better_optima, ([1, 2], [2, 3]), ([1, 3], [2, 3])),
-        (rules.toy_regimes, (2 / 7, 0.285, NAMES[0], {1: 1.27, 1000: 1.75}),
-         (0.28, 0.285, NAMES[0], {1: 1.27, 1000: 1.75})),
-        (rules.toy_regimes, (2 / 7, 2 / 7, NAMES[0], {1: 1.28, 1000: 1.75}),
-         (2 / 7, 2 / 7, NAMES[0], {1: 1.31, 1000: 1.75})),
-    ],
-)  # fmt: skip
-def test_rules(rule, inside, outside):
-    assert rule(*inside) and not rule(*outside)
-
-
-def test_equilibria():
-    rng = np.random.RandomState(0)
-    assert rules.is_equilibrium(np.exp(rng.normal(0, 0.5, 400)))
-    assert not rules.is_equilibrium(np.exp(rng.normal(0, 0.9, 400)))  # wider than a factor 5
-    assert not rules.is_equilibrium(np.exp(rng.normal(0, 0.1, 400) - np.arange(400) / 400))
-
-
-def test_intervals_cover_what_they_should():
-    rng = np.random.RandomState(0)
-    means = [rules.mean_interval(rng.normal(1, 0.3, 5)) for _ in range(400)]
-    assert 370 <= sum(low < 1 < high for low, high in means) <= 390
-    assert rules.mean_interval([1, 2, 3]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
-    medians = [rules.median_interval(rng.exponential(1, 40)) for _ in range(60)]
-    assert 51 <= sum(low < math.log(2) < high for low, high in medians) <= 60
-    assert rules.median_interval([2.0, 2.0]) == (2, 2) and math.isnan(rules.mean_interval([1])[0])
-
-
-# --- measuring ---
-
-CONFIG = {
-    "lr_init": 0.1, "wd": 0.04, "trial": 10, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
-    "momentum": 0.0, "noaug": True, "noninvlr": 0.0, "num_classes": 10, "fix_elr": False,
-    "resume_epoch": None, "model": "ConvNetSI", "optimizer": "sgd", "fbgd": False, "elr": None,
-    "train_images": 512, "batch_size": 128, "epochs": 600, "norm": "batch",
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    figures.plt.close("all")
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Write a run with a given training loss and norm by epoch; its other columns follow."""
-    number = itertools.count()
-
-    def run(loss, rho, config=None, line=None, **columns):
-        count = next(number)
-        folder = tmp_path / (line or f"line_{count}") / f"trial_{count}"
-        folder.mkdir(parents=True)
-        config = {**CONFIG, "epochs": len(loss), **(config or {})}
-        runs.write_config(folder, config)
-        n = len(loss)
-        columns = {"epoch": np.arange(1, n + 1), "lr": np.full(n, config["lr_init"]),
-                   "train_loss": loss, "si_norm": rho,
-                   "train_acc": np.full(n, 0.5), "test_acc": np.full(n, 0.9),
-                   "effective_lr": 0.1 / np.asarray(rho) ** 2, **columns}  # fmt: skip
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
-        runs.write_log(folder, rows)
-        return runs.Run(folder, runs.read_config(folder))
-
-    return run
-
-
-def saw(period, length=600, decay=0.016, slower=1.1):
-    """Loss and norm that fall for a period, by weight decay of so much an epoch, and jump."""
-    since = np.arange(length) % period
-    noise = np.random.RandomState(0).normal(0, 0.05, length)
-    return 10 ** (-1.5 * since / period + noise), 3 * np.exp(-decay / slower * since)
-
-
-def chaos(length=600, level=2.0):
-    rng = np.random.RandomState(1)
-    return level * np.exp(rng.normal(0, 0.2, length)), 3 + rng.normal(0, 0.05, length)
-
-
-def falling(length=600):
-    return 10 ** (-np.arange(length) / length), np.full(length, 3.0)
+assert closed and make and one_claim  # fixtures
 
 
 def test_has_periods(make):
@@ -216,18 +80,6 @@ def test_e_fold(make):
     assert figures.e_fold(make(*falling(), {"optimizer": "adam"})) == 0
 
 
-def sweep(make, key, exponent, slower=1.1):
-    """Five rates over a decade, in two trials each, with a frequency ~ rate**exponent."""
-    for factor, trial in itertools.product((1, 1.8, 3, 5.6, 10), (10, 11)):
-        period, decay = round(200 * factor**-exponent), 0.016 * factor / 4
-        config = {key: CONFIG[key] * factor / 4, "trial": trial, "epochs": 8 * period}
-        yield make(*saw(period, 8 * period, decay, slower), config, f"{key}_{factor}")
-
-
-def ends(make):
-    return [make(*falling(), {"lr_init": 1e-4}), make(*chaos(), {"lr_init": 9.0})]
-
-
 def test_periods_in_a_range(make):
     lrs, wds = ([*sweep(make, key, 1.0)] for key in ("lr_init", "wd"))
     assert periodic.periods_in_a_range([*lrs, *ends(make)], wds).holds
@@ -255,52 +107,6 @@ def test_length(make, slower, holds):
     found = periodic.length([*lrs, *ends(make)], wds)
     assert found.holds == holds
     assert np.median(np.concatenate([*found.numbers.values()])) == pytest.approx(slower, rel=0.03)
-
-
-def trace_of(run, columns, steps=4):
-    for epoch in range(len(columns["loss"]) // steps):
-        part = slice(steps * epoch, steps * (epoch + 1))
-        row = {name: values[part] for name, values in columns.items()}
-        runs.write_trace(run.folder, epoch, {**row, "lr": run.config["lr_init"]})
-
-
-def chaotic(make, rho_factor=1.0, loss=2.0, **config):
-    """A run whose norm is that of the equilibrium of its gradients, times a factor."""
-    config = {"lr_init": 1.0, "wd": 0.03, **config}
-    run = make(*chaos(100), config)
-    rng, rho, rows = np.random.RandomState(0), 3.0, []
-    for _ in range(400):
-        effective = 5 * rng.uniform(0.9, 1.1)
-        rows.append((rho_factor * rho, effective / rho / rho_factor))
-        rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
-    norms, gradients = np.array(rows).T
-    trace_of(run, {"loss": np.full(400, loss), "si_norm": norms, "gradient_norm": gradients})
-    return run
-
-
-def on_sphere(make, elr, loss, error, gradient=5.0, traced=False):
-    config = {"fix_elr": True, "elr": elr, "base_lr": elr}
-    run = make(loss, np.ones(len(loss)), config)
-    arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
-    np.savez(run.folder / "train-tm.npz", **arrays)
-    np.savez(run.folder / "test-em.npz", **arrays)
-    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
-             params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
-    steps = 4 * len(loss)
-    if traced:
-        columns = {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
-                   "gradient_norm": np.full(steps, gradient)}  # fmt: skip
-        trace_of(run, columns)
-    return run
-
-
-def sphere_of(make, levels=(1.8, 2.0, 2.2)):
-    rates = (0.01, 0.1, 1.0)
-    half = np.full(60, 0.5)
-    return [
-        on_sphere(make, elr, chaos(60, level)[0], half, traced=True)
-        for elr, level in zip(rates, levels, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("factor, holds", [(1.0, True), (1.2, False)])
@@ -444,17 +250,6 @@ def probabilities(folder, epoch):
     return reference.Network(state, False)(next(images.batches(297))[0]).softmax(1)
 
 
-def regimes_of(make, order):
-    small = np.full(300, 0.001)
-    half = np.full(300, 0.5)
-    levels = {"a": (1.0, half), "b": (2.0, half), "c": (3.0, half), "d": (4.0, half),
-              "low": (None, small), "high": (9.0, np.full(300, 0.9))}  # fmt: skip
-    for number, name in enumerate(order):
-        level, error = levels[name]
-        loss = falling(300)[0] if level is None else chaos(300, level)[0]
-        yield on_sphere(make, 0.001 * 2**number, loss, error)
-
-
 @pytest.mark.parametrize(
     "order, holds",
     [(("low", *"abcd", "high"), True), (("low", *"abdc", "high"), False),
@@ -563,16 +358,6 @@ def test_trials_have_folders_of_their_own():
     lines = lines_of(EXPERIMENTS["demo"].in_trials(range(2)))
     assert len({line.folder for line in lines}) == len({line.name for line in lines}) == 8
     assert {line.options.trial for line in lines} == {0, 1}
-
-
-@pytest.fixture
-def one_claim(monkeypatch):
-    finding = Finding("it was so", True, {"x": np.float64(1)}, figures.plt.figure())
-    claim = Claim("toy", "P2", "A claim", "a rule", (), lambda: finding, trials=1)
-    other = Claim("adam", "P1", "Another claim", "a rule", ("adam",), None, before="yes")
-    monkeypatch.setattr(table, "CLAIMS", (claim, other))
-    monkeypatch.setattr(command, "CLAIMS", (claim, other))
-    return claim
 
 
 def test_table_and_record(one_claim, tmp_path, capsys):

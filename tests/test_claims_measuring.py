@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_claims import (
+from made_runs import (
     chaos,
     chaotic,
     closed,

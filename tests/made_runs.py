@@ -1,0 +1,144 @@
+"""Runs with given losses and norms, for the tests of the claims, and a claim of no runs."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import figures
+import runs
+from claims import __main__ as command
+from claims import table
+from claims.finding import Claim, Finding
+from theory.dynamics import next_norm
+
+CONFIG = {
+    "lr_init": 0.1, "wd": 0.04, "trial": 10, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0,
+    "momentum": 0.0, "noaug": True, "noninvlr": 0.0, "num_classes": 10, "fix_elr": False,
+    "resume_epoch": None, "model": "ConvNetSI", "optimizer": "sgd", "fbgd": False, "elr": None,
+    "train_images": 512, "batch_size": 128, "epochs": 600, "norm": "batch",
+}  # fmt: skip
+
+
+def saw(period, length=600, decay=0.016, slower=1.1):
+    """Loss and norm that fall for a period, by weight decay of so much an epoch, and jump."""
+    since = np.arange(length) % period
+    noise = np.random.RandomState(0).normal(0, 0.05, length)
+    return 10 ** (-1.5 * since / period + noise), 3 * np.exp(-decay / slower * since)
+
+
+def chaos(length=600, level=2.0):
+    rng = np.random.RandomState(1)
+    return level * np.exp(rng.normal(0, 0.2, length)), 3 + rng.normal(0, 0.05, length)
+
+
+def falling(length=600):
+    return 10 ** (-np.arange(length) / length), np.full(length, 3.0)
+
+
+def sweep(make, key, exponent, slower=1.1):
+    """Five rates over a decade, in two trials each, with a frequency ~ rate**exponent."""
+    for factor, trial in itertools.product((1, 1.8, 3, 5.6, 10), (10, 11)):
+        period, decay = round(200 * factor**-exponent), 0.016 * factor / 4
+        config = {key: CONFIG[key] * factor / 4, "trial": trial, "epochs": 8 * period}
+        yield make(*saw(period, 8 * period, decay, slower), config, f"{key}_{factor}")
+
+
+def ends(make):
+    return [make(*falling(), {"lr_init": 1e-4}), make(*chaos(), {"lr_init": 9.0})]
+
+
+def trace_of(run, columns, steps=4):
+    for epoch in range(len(columns["loss"]) // steps):
+        part = slice(steps * epoch, steps * (epoch + 1))
+        row = {name: values[part] for name, values in columns.items()}
+        runs.write_trace(run.folder, epoch, {**row, "lr": run.config["lr_init"]})
+
+
+def chaotic(make, rho_factor=1.0, loss=2.0, **config):
+    """A run whose norm is that of the equilibrium of its gradients, times a factor."""
+    config = {"lr_init": 1.0, "wd": 0.03, **config}
+    run = make(*chaos(100), config)
+    rng, rho, rows = np.random.RandomState(0), 3.0, []
+    for _ in range(400):
+        effective = 5 * rng.uniform(0.9, 1.1)
+        rows.append((rho_factor * rho, effective / rho / rho_factor))
+        rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
+    norms, gradients = np.array(rows).T
+    trace_of(run, {"loss": np.full(400, loss), "si_norm": norms, "gradient_norm": gradients})
+    return run
+
+
+def on_sphere(make, elr, loss, error, gradient=5.0, traced=False):
+    config = {"fix_elr": True, "elr": elr, "base_lr": elr}
+    run = make(loss, np.ones(len(loss)), config)
+    arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
+    np.savez(run.folder / "train-tm.npz", **arrays)
+    np.savez(run.folder / "test-em.npz", **arrays)
+    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
+             params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
+    steps = 4 * len(loss)
+    if traced:
+        columns = {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
+                   "gradient_norm": np.full(steps, gradient)}  # fmt: skip
+        trace_of(run, columns)
+    return run
+
+
+def sphere_of(make, levels=(1.8, 2.0, 2.2)):
+    rates = (0.01, 0.1, 1.0)
+    half = np.full(60, 0.5)
+    return [
+        on_sphere(make, elr, chaos(60, level)[0], half, traced=True)
+        for elr, level in zip(rates, levels, strict=True)
+    ]
+
+
+def regimes_of(make, order):
+    small = np.full(300, 0.001)
+    half = np.full(300, 0.5)
+    levels = {"a": (1.0, half), "b": (2.0, half), "c": (3.0, half), "d": (4.0, half),
+              "low": (None, small), "high": (9.0, np.full(300, 0.9))}  # fmt: skip
+    for number, name in enumerate(order):
+        level, error = levels[name]
+        loss = falling(300)[0] if level is None else chaos(300, level)[0]
+        yield on_sphere(make, 0.001 * 2**number, loss, error)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    figures.plt.close("all")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write a run with a given training loss and norm by epoch; its other columns follow."""
+    number = itertools.count()
+
+    def run(loss, rho, config=None, line=None, **columns):
+        count = next(number)
+        folder = tmp_path / (line or f"line_{count}") / f"trial_{count}"
+        folder.mkdir(parents=True)
+        config = {**CONFIG, "epochs": len(loss), **(config or {})}
+        runs.write_config(folder, config)
+        n = len(loss)
+        columns = {"epoch": np.arange(1, n + 1), "lr": np.full(n, config["lr_init"]),
+                   "train_loss": loss, "si_norm": rho,
+                   "train_acc": np.full(n, 0.5), "test_acc": np.full(n, 0.9),
+                   "effective_lr": 0.1 / np.asarray(rho) ** 2, **columns}  # fmt: skip
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
+        runs.write_log(folder, rows)
+        return runs.Run(folder, runs.read_config(folder))
+
+    return run
+
+
+@pytest.fixture
+def one_claim(monkeypatch):
+    finding = Finding("it was so", True, {"x": np.float64(1)}, figures.plt.figure())
+    claim = Claim("toy", "P2", "A claim", "a rule", (), lambda: finding, trials=1)
+    other = Claim("adam", "P1", "Another claim", "a rule", ("adam",), None, before="yes")
+    monkeypatch.setattr(table, "CLAIMS", (claim, other))
+    monkeypatch.setattr(command, "CLAIMS", (claim, other))
+    return claim
