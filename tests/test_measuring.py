@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 import data
 import models
+import options
 import runs
 import test as test_script
 from measuring import Meter, Wanted, minima, parameter_names
 from measuring.meter import _unit_vectors, mode
 from measuring.rebuild import rebuild
-from options import test_options
 from runs import checkpoints
 from utils import UserError
 
@@ -287,8 +287,8 @@ def test_what_is_measured_is_written_on_the_way(folder, tmp_path, monkeypatch):
     ("--use_test --train_mode --prebn_only", "test-tm-prebn"), ("--prebn_only", "train-em-prebn"),
 ])  # fmt: skip
 def test_files_are_named_after_what_they_hold(words, name):
-    options, _ = test_options(["--models_dir", "x", *words.split()])
-    assert test_script.save_path(options, Path("x")) == Path("x") / f"{name}.npz"
+    asked, _ = options.test_options(["--models_dir", "x", *words.split()])
+    assert test_script.save_path(asked, Path("x")) == Path("x") / f"{name}.npz"
 
 
 def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkeypatch):
@@ -296,8 +296,8 @@ def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkey
     monkeypatch.setattr(data, "load", lambda *_, **__: (many, many))
     for words, count in (("", 6000), ("--eval_on_random_subset", 5000),
                          ("--eval_on_random_subset 7", 7)):  # fmt: skip
-        options, _ = test_options(["--models_dir", "x", *words.split()])
-        assert len(test_script.image_set(options, True)) == count
+        asked, _ = options.test_options(["--models_dir", "x", *words.split()])
+        assert len(test_script.image_set(asked, True)) == count
 
 
 def test_finer_checkpoints_have_fractional_epochs(run):
