@@ -18,6 +18,7 @@ import options
 import runs
 import train
 import utils
+from experiments import block
 from experiments.lines import lines_of
 
 # As the driver stands, and with the metrics left to test.py.
@@ -167,6 +168,7 @@ def test_trials_and_folders_of_images_on_the_command_line(drive):
 
     plain = lines()
     assert lines("--trials", "1") == plain and len(plain) == 12
+    assert not any("--trial " in line for line in plain)
     twice = lines("--trials", "2")
     assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
     own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
@@ -200,6 +202,16 @@ def test_every_named_experiment_has_valid_lines():
         lines = lines_of(experiment)
         assert len({line.folder for line in lines}) == len(lines) > 0
         assert all(len(line.checkpoints) > 1 for line in lines)
+
+
+def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
+    def inside():
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as error:
+        inside()
+    block.explain(error.type, error.value, error.tb)
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_zip_and_cross():

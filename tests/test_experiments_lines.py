@@ -259,7 +259,8 @@ def test_commands_measure_as_precisely_as_asked_and_add_to_the_files():
 def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
     rows = [{"epoch": e, "train_loss": 1.0, "test_acc": 0.75, "seconds": 1.0} for e in (1, 2)]
     runs.write_log(line.folder, [*rows, {**rows[0], "epoch": 3, "seconds": 99.0}])
-    assert status.row(line, None)[2:6] == ["3/4", "1", "25.00", "1.00"]
+    left = 1 + 3 * (1 + 297 / 1500 / 3)  # an epoch, and the metrics of three checkpoints
+    assert status.row(line, None)[2:] == ["3/4", "1", "25.00", "1.00", f"{left:.1f} s"]
 
 
 @pytest.mark.parametrize("note, queued, state", [
@@ -269,7 +270,7 @@ def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
     ({"state": "queued", "job": "7_1"}, {"7_1": "RUNNING"}, "queued"),  # has not begun yet
     ({"state": "running", "job": "7_1"}, {"8_1": "RUNNING"}, "failed"),  # killed
     ({"state": "running", "job": "7_1"}, None, "running"),  # SLURM does not answer
-    ({"state": "running", "host": "elsewhere", "process": 1}, None, "running"),
+    ({"state": "running", "host": "elsewhere", "process": 10**9}, None, "running"),
     ({"state": "failed", "step": "train"}, None, "failed"),
     ({"state": "stopped"}, None, "stopped"),
     ({"state": "done"}, None, "stopped"),  # but not finished

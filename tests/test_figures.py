@@ -136,6 +136,7 @@ def test_labels_say_what_differs(tmp_path, options, words):
     plain, other = fake(tmp_path / "a"), fake(tmp_path / "b", **options)
     assert figures.label(other, [plain, other]) == words
     assert figures.label(plain, [plain]) == "η = 0.1"
+    assert "ρ" not in figures.label(plain, [plain, other])
 
 
 @pytest.mark.parametrize("turns, words", [

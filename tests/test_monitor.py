@@ -24,7 +24,7 @@ from theory.forecast import time_to_turn
 from theory.periods import find_periods
 from training.device import mix
 
-LR, WD, IMAGES, EPOCHS = 3.0, 0.01, 256, 62
+LR, WD, IMAGES, BATCH, EPOCHS = 3.0, 0.01, 64, 32, 62
 
 
 def small(norm=nn.BatchNorm1d):
@@ -53,7 +53,7 @@ def loop(model, optimizer, steps, record=lambda loss: None):
 def test_it_finds_the_periods_of_train_py_and_leaves_the_training_as_it_is(run):
     """The same steps by train.py and in a loop with the monitor: same bits, same periods."""
     folder = run(
-        f"--num_channels 4 --use_data_size {IMAGES} --batch_size 128 --lr_init {LR} --wd {WD} "
+        f"--num_channels 4 --use_data_size {IMAGES} --batch_size {BATCH} --lr_init {LR} --wd {WD} "
         f"--epochs {EPOCHS} --save_freq {EPOCHS} --eval_freq {EPOCHS}"
     )
     images, _ = data.load("Digits", ".", use_test=True, use_data_size=IMAGES)
@@ -65,7 +65,7 @@ def test_it_finds_the_periods_of_train_py_and_leaves_the_training_as_it_is(run):
     monitor = Monitor(model, optimizer, torch.randn(4, 3, 32, 32), every=2)
     for epoch in range(EPOCHS):
         order = torch.Generator().manual_seed(mix(1, 0, epoch))
-        for x, y in images.batches(128, order, shuffle=True):
+        for x, y in images.batches(BATCH, order, shuffle=True):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
             loss.backward()
@@ -115,6 +115,17 @@ def test_a_record_is_what_the_step_did(name):
             after = next_norm(old.norm().item(), gradient, 0.1, 0.02)
             assert new.norm().item() == pytest.approx(float(after), rel=1e-5)
     assert (latest.equilibrium_angle is None) == (name == "adam")
+    assert (latest.jump_threshold is None) == name.startswith("adam")
+
+
+def test_the_loss_of_a_record_is_the_mean_since_the_last_one():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor, losses, kept = Monitor(model, optimizer, batch()[0], every=3), iter(range(1, 9)), []
+    loop(
+        model, optimizer, 8, lambda _: monitor.record(next(losses)) or kept.extend(monitor.records)
+    )
+    assert {record.step: record.loss for record in kept} == {1: 1, 4: 3, 7: 6}
 
 
 def test_groups_of_the_optimiser_keep_their_own_rates():

@@ -18,10 +18,11 @@ LINE = (
     "--dataset Digits --data_path ~/datasets/ --use_data_size 200 --batch_size 64 --num_channels 2 "
     "--depth 3 --init_scale 10. --noninvlr 0.0 --num_workers 4 --seed 1 --gpu -1"
 )
+TRACES = "--hess_trace --fisher_trace"
 ALL = (
     "--eval_model --all_pnorm --calc_grad_norms_small_memory --calc_grad_norms_all "
     "--calc_grad_norms_param_groups --calc_batch_outliers --calc_probs_stats --calc_grads "
-    "--calc_cos_init --calc_l2_init --eval_on_train_subsets --hess_trace --fisher_trace"
+    f"--calc_cos_init --calc_l2_init --eval_on_train_subsets {TRACES}"
 )
 CORRUPT = 0.3
 
@@ -85,7 +86,8 @@ def losses_of(logits, labels, squared):
 def test_every_array_against_a_plain_computation(official, tmp_path, squared):
     folder, (first, network) = official
     flags = "--use_squared_loss" if squared else ""
-    line = f"--model ConvNetSI --train_mode {ALL} --corrupt_train {CORRUPT} {flags}"
+    asked = ALL.removesuffix(TRACES)  # which are held against matrices below
+    line = f"--model ConvNetSI --train_mode {asked} --corrupt_train {CORRUPT} {flags}"
     found = measure(folder, line, tmp_path / "train-tm")
     images, _ = data.load("Digits", "", use_test=True, use_data_size=200, corrupt_train=CORRUPT)
     network.train()

@@ -159,6 +159,7 @@ def test_plural():
 
 @pytest.mark.parametrize("word, found", [
     ("convnetsi", "ConvNetSI"), ("Res", "ResNet18"), ("ConvNetS1", "ConvNetSI"), ("Adam", None),
+    ("MobileNet", None),
 ])  # fmt: skip
 def test_the_nearest_name_is_suggested(word, found):
     words = f" (did you mean {found}?)" if found else ""
