@@ -191,6 +191,7 @@ def test_when_a_branch_destabilises(make):
     loss = np.array([2, 1, 0.5, 1.9, 2.1, 0.1])
     assert branches.destabilises(make(loss, np.ones(6))) == 5
     assert branches.destabilises(make(loss[:4], np.ones(4))) == math.inf
+    assert branches.destabilises(make(np.array([1, 5, 0.5, 9]), np.ones(4))) == 2
     assert branches.destabilises(make(np.array([1, math.nan]), np.ones(2))) == 2
 
 
@@ -203,6 +204,7 @@ def test_a_branch_with_the_norm_held(run):
     assert np.ptp(held.log()["si_norm"]) < 1e-4 < np.ptp(free.log()["si_norm"])
     assert held.log()["si_norm"][0] == pytest.approx(parent.log()["si_norm"][1], rel=1e-4)
     assert held.log()["epoch"].tolist() == [3, 4] and held.folder.parent == folder
+    assert held.config["seed"] == free.config["seed"] == 5
 
 
 def test_minima_are_those_of_the_checkpoints(make):

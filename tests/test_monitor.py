@@ -21,7 +21,7 @@ from monitor import Monitor, equilibrium_angle
 from runs import checkpoints
 from theory.dynamics import next_norm
 from theory.forecast import time_to_turn
-from theory.periods import find_periods
+from theory.periods import Period, Periods, find_periods
 from training.device import mix
 
 LR, WD, IMAGES, BATCH, EPOCHS = 3.0, 0.01, 64, 32, 62
@@ -145,7 +145,7 @@ def test_groups_of_the_optimiser_keep_their_own_rates():
     assert record.equilibrium_angle == pytest.approx(math.sqrt(2 * 0.15 * 0.1))
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "dampened", "adamw"])
 def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(name):
     """Gradients of random directions, orthogonal to one large tensor, until ρ is steady."""
     torch.manual_seed(0)
@@ -155,6 +155,9 @@ def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(name):
         "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, weight_decay=0.05),
         "nesterov": lambda p: torch.optim.SGD(
             p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.05
+        ),
+        "dampened": lambda p: torch.optim.SGD(
+            p, 0.1, momentum=0.8, dampening=0.5, weight_decay=0.05
         ),
         "adamw": lambda p: torch.optim.AdamW(p, 0.02, (0.8, 0.99), weight_decay=0.5),
     }[name]([weight])
@@ -189,6 +192,44 @@ def test_frozen_tensors_are_left_out():
     assert monitor.groups == [] and monitor.found.groups == (("0.weight",),)
 
 
+def test_only_what_the_optimiser_trains_is_followed():
+    model = small()
+    monitor = Monitor(model, torch.optim.SGD(model[3].parameters(), 0.1), batch()[0])
+    assert monitor.groups == [] and monitor.found.groups == (("0.weight",),)
+
+
+def test_the_norm_of_all_is_that_of_the_matrices():
+    """Scales and shifts between two layers are a group of their own, and no part of it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 7, bias=False),
+        nn.BatchNorm1d(7, affine=False), nn.Linear(7, 5),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    assert monitor.groups == [("0.weight",), ("1.weight", "1.bias"), ("3.weight",)]
+    before = torch.cat([model[0].weight.flatten(), model[3].weight.flatten()]).norm().item()
+    loop(model, optimizer, 1, monitor.record)
+    assert monitor.records[0].group == "all"
+    assert monitor.records[0].si_norm == pytest.approx(before)
+
+
+@pytest.mark.parametrize("decay, periodic", [(0.2, True), (0.001, False)])
+def test_a_report_calls_periodic_what_has_forgotten_its_start(monkeypatch, decay, periodic):
+    """Six periods of ten steps: after an e-fold of 5 steps five are left, of 1000 steps none."""
+    cycles = tuple(
+        Period(t - 9, 2.0, t - 1, 0.1, t, 1.0, t + 0.1, 1.0, t + 1, 2.0, 9, 0.0)
+        for t in range(10, 70, 10)
+    )
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=10 * decay)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    loop(model, optimizer, 1, monitor.record)
+    monkeypatch.setattr(Monitor, "periods", Periods(cycles))
+    first = next(line for line in monitor.report().splitlines() if "6 periods" in line)
+    assert "one every 10 steps" in first and (": periodic" in first) == periodic
+
+
 def test_the_hooks_come_off_and_nothing_stays():
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
@@ -196,6 +237,8 @@ def test_the_hooks_come_off_and_nothing_stays():
     with Monitor(model, optimizer, batch()[0], every=2) as monitor:
         loop(model, optimizer, 5, monitor.record)
         seen = len(monitor.records)
+        copies = [weakref.ref(tensor) for tensor in monitor._old]
+    assert copies and not any(copy() is not None for copy in copies)
     loop(model, optimizer, 5)
     after = [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
     assert after == before == [0, 0] and len(monitor.records) == seen and monitor.steps == 5
