@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT
 from IPython.display import Image, Markdown
 from nbclient import NotebookClient
+from packaging.version import Version
 
 import figures
 import options
@@ -142,7 +143,7 @@ def test_commands_of_pages_name_what_there_is(page):
 def requirements(name):
     """The packages of a requirements file with what is asked of each, for a new Python."""
     lines = (ROOT / name).read_text().splitlines()
-    found = [line.split(";")[0].strip() for line in lines if '< "3.11"' not in line]
+    found = [re.split("[;#]", line)[0].strip() for line in lines if '< "3.11"' not in line]
     return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
 
 
@@ -170,6 +171,15 @@ def test_conda_and_pip_requirements_are_the_same():
     conda = yaml.safe_load((ROOT / "cycle_env.yml").read_text())["dependencies"]
     assert {*conda[-1]["pip"]} == {name + pinned[name] for name in needed}
     assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
+
+
+def test_pinned_versions_lie_in_the_tested_ranges():
+    pinned, ranges = (ROOT / "constraints.txt").read_text(), (ROOT / "requirements.txt").read_text()
+    ends = re.findall(r"^([a-z-]+)>=([\d.]+)  # ([\d.]+)$", ranges, re.MULTILINE)
+    assert [name for name, *_ in ends] == [*requirements("requirements.txt")]
+    for name, low, high in ends:
+        pins = re.findall(rf"^{name}==([\d.]+)", pinned, re.MULTILINE)
+        assert pins and all(Version(low) <= Version(pin) <= Version(high) for pin in pins), name
 
 
 # Every module may import those of its own place (without a circle) and of the places before it.
