@@ -26,7 +26,7 @@ claims-full: setup
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 mutants: test
 	$(BIN)/python tests/mutants.py --jobs $(JOBS)

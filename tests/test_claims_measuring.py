@@ -80,6 +80,7 @@ def test_a_jump_after_the_steps_that_count_is_none(make, asked):
     assert {epochs for _, epochs, _ in asked} == {math.ceil(50 / 4)}
     for row in rows:
         assert row["elr"] == pytest.approx(row["factor"] * 0.1 / 4)  # of the branch's own ρ
+        assert row["possible"] < row["guaranteed"]
 
 
 def test_late_gradients_are_of_the_second_half_of_phase_b(make):
