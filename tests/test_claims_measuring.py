@@ -45,8 +45,8 @@ def asked(make, monkeypatch):
     def fake(run, epoch, epochs, **changes):
         found.append((epoch, epochs, changes))
         made = make(np.ones(epochs), np.ones(epochs))
-        late = np.arange(200) >= mechanism.WITHIN  # a jump that comes too late
-        trace_of(made, {"loss": np.ones(200), "si_norm": np.full(200, 2.0),
+        late = np.arange(60) >= mechanism.WITHIN  # a jump that comes too late
+        trace_of(made, {"loss": np.ones(60), "si_norm": np.full(60, 2.0),
                         "one_minus_cosine": 0.5 * late})  # fmt: skip
         return made
 
