@@ -349,6 +349,13 @@ def test_the_record_keeps_what_other_calls_have_measured(one_claim, tmp_path):
     assert '"older"' in text and '"toy"' in text
 
 
+def test_only_the_claims_asked_for_are_listed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command.main(["--claim", "adam,toy", "--list"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["adam", "toy", "in"]  # "in all ..."
+
+
 @pytest.mark.parametrize("words, trials", [
     ("", [10, 11, 12, 13, 14]), ("--scale quick", [0]), ("--trials 2", [10, 11]),
     ("--first_trial 3 --trials 1", [3]), ("--scale quick --trials 2 --first_trial 5", [0, 1]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from theory.periods import Detector, chance_cv, find_periods
+from theory.periods import Detector, Period, Periods, chance_cv, find_periods
 
 N = 400  # records of a synthetic run
 DRAWS = 100
@@ -248,3 +248,80 @@ def test_chance():
         cv = lengths.std(1) / lengths.mean(1)
         assert np.mean(cv < chance_cv(n, 0.1)) < 0.05 < np.mean(cv < chance_cv(n, 0.1) / 0.6 + 0.02)
         assert chance_cv(n, 0.1) < chance_cv(n, math.log(2)) < chance_cv(n, math.log(10))
+
+
+# --- periods that are given ---
+
+
+def cycle(turn, start=None, low=None, high=None, end=None, records=9, wavering=0.0, rho_start=9.0):
+    """A period of ten times at most, orderly unless it is said otherwise."""
+    start = turn - 9 if start is None else start
+    low = turn if low is None else low
+    high = turn + 0.5 if high is None else high
+    end = turn + 1 if end is None else end
+    return Period(start, rho_start, low, 0.1, turn, 1.0, high, 1.0, end, 9.0, records, wavering)
+
+
+@pytest.mark.parametrize("change, orderly", [
+    ({}, True), ({"low": 40}, True), ({"low": 39}, False), ({"records": 5}, True),
+    ({"records": 4}, False), ({"wavering": 0.3}, True), ({"wavering": 0.31}, False),
+])  # fmt: skip
+def test_what_is_orderly(change, orderly):
+    assert cycle(100, **{"start": 0, **change}).is_orderly == orderly
+
+
+@pytest.mark.parametrize("high, jump", [(109.9, True), (110.1, False)])
+def test_a_jump_takes_less_than_a_tenth_of_the_fall(high, jump):
+    assert cycle(100, start=0, high=high).is_jump == jump
+
+
+def of_lengths(lengths, disorderly=0):
+    turns = np.cumsum([10, *lengths])
+    return Periods(tuple(cycle(t, records=4 if i < disorderly else 9)
+                         for i, t in enumerate(turns)))  # fmt: skip
+
+
+def varied(cv, count):
+    """Lengths of mean 20 with this coefficient of variation."""
+    return np.tile([20 * (1 - cv), 20 * (1 + cv)], count // 2)
+
+
+@pytest.mark.parametrize("found, periodic", [
+    (of_lengths([10] * 2), False), (of_lengths([10] * 3), True),
+    (of_lengths([10] * 3, 1), True), (of_lengths([10] * 3, 2), False),
+    # A fall of ln 9 shows 0.8 of the time: of 8 lengths 0.8 (1 - 1.38 / √8) = 0.41 is chance's
+    (of_lengths(varied(0.4, 8)), True), (of_lengths(varied(0.42, 8)), False),
+    (of_lengths(varied(0.49, 200)), True), (of_lengths(varied(0.51, 200)), False),
+])  # fmt: skip
+def test_what_is_periodic(found, periodic):
+    assert found.is_periodic == periodic
+
+
+def test_mean_frequency_and_variation_of_lengths():
+    found = of_lengths([10, 20])
+    assert (found.mean, found.frequency, found.cv) == pytest.approx((15, 1 / 15, 1 / 3))
+    assert math.isnan(of_lengths([10]).cv) and of_lengths([10]).mean == 10
+    assert len(found.after(10)) == 2 and found.after(9.9) == found
+
+
+def test_minima_and_phases_go_from_one_maximum_of_the_loss_to_the_turn():
+    found = Periods((cycle(10, 0, high=12, end=20), cycle(30, 20, high=38, end=45)))
+    times = [-5, 5, 9, 11, 15, 25, 35, 40, 50]
+    loss = [9, 0.1, 0.2, 0.01, 2, 1, 0.02, 0.01, 0.01]
+    assert found.minima(times, loss).tolist() == [5, 25]
+    assert "".join(found.phases(times)) == "ABBCABCAA"
+
+
+def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
+    """ρ wavers by 2 % on its way down, and rises slowly after its turn."""
+    rho = [2, 1.5, 1.53, 1.2, 1.0, 1.15, 1.3, 1.6, 1.4, 1.2, 1.0, 0.9, 1.1]
+    loss = [1, 0.5, 0.4, 0.3, 0.1, 1, 2, 3, 0.9, 0.5, 0.3, 0.2, 2]
+    first, second = find_periods(range(13), loss, rho).cycles
+    assert (first.start, first.turn, first.high, first.end) == (0, 4, 7, 7)
+    assert (first.rho_end, first.loss_high) == (1.6, 3)
+    assert first.wavering == pytest.approx(math.log(1.53 / 1.5) / math.log(2))
+    assert (second.start, second.low, second.turn) == (7, 11, 11)
+    assert (second.records, second.wavering) == (4, 0)
+    # A loss that is not finite is infinitely high: never a minimum.
+    broken = find_periods(range(13), [math.nan if x == 0.1 else x for x in loss], rho).cycles
+    assert broken[0].low == 3

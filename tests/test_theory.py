@@ -91,7 +91,7 @@ def test_what_theory_refuses():
     for bad in ((1, 2, 0.1, 0.1), (2, 0, 0.1, 0.1), (2, 1, 1, 1)):
         with pytest.raises(ValueError, match="needs high"):
             steps_between(*bad)
-    for delta in (0, 1, -0.1):
+    for delta in (0, 1, -0.1, [0.1, 1.5]):
         with pytest.raises(ValueError, match="delta"):
             jump_threshold(delta, 0.1, 0.1)
 
