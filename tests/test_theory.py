@@ -138,6 +138,7 @@ def test_phases_of_the_model():
 @pytest.mark.parametrize("disorder, name", [
     (0.019, "convergence"), (0.021, "chaotic equilibrium"), (0.1, "chaotic equilibrium"),
     (0.89, "chaotic equilibrium"), (0.91, "divergence"), (2.0, "divergence"),
+    (0.02, "convergence"), (0.9, "divergence"),  # the bounds themselves
 ])  # fmt: skip
 def test_regimes_on_either_side_of_their_bounds(disorder, name):
     loss = 1 + 0.1 * (-1.0) ** np.arange(40)
@@ -159,6 +160,16 @@ def test_a_loss_that_still_falls_is_converging(falling, name):
     falls = sum(late[i] > late[j] for i in range(20) for j in range(i + 1, 20))
     assert falls / pairs == pytest.approx(falling, abs=0.01)
     assert find_regime(np.append(np.ones(20), 1 + late), np.full(40, 0.5)).name == name
+
+
+def test_outliers_do_not_make_a_regime():
+    """The median of the disorder counts, and a loss that is not finite is high, not low."""
+    level = 1 + 0.1 * (-1.0) ** np.arange(40)
+    disorder = np.where(np.arange(40) % 5 == 0, 9.0, 0.5)
+    assert find_regime(level, disorder).name == "chaotic equilibrium"
+    lost = np.where(np.arange(40) < 30, level, np.nan)
+    assert find_regime(lost, np.full(40, 0.5)).name == "chaotic equilibrium"
+    assert find_regime(lost, np.full(40, 0.5)).high == np.inf
 
 
 def test_percentiles_of_a_regime_are_of_the_second_half():

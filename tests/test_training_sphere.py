@@ -90,6 +90,24 @@ def test_toy_boundary_is_the_stability_bound(alpha):
     assert found == pytest.approx(toy.stability_bound(alpha), rel=0.03)
 
 
+def test_toy_points_are_uniform_on_the_sphere_and_runs_begin_apart():
+    points = toy.random_points(2000, 3)
+    assert np.linalg.norm(points, axis=(1, 2)) == pytest.approx(np.ones(2000))
+    assert np.abs(points.mean(0)).max() < 0.05
+    assert (points**2).mean(0) == pytest.approx(np.full((2, 3), 1 / 6), rel=0.1)
+    assert toy.loss(points, ALPHA).mean() == pytest.approx(toy.random_level(ALPHA), rel=0.05)
+    assert len({*toy.descend(0.1, 0, ALPHA, runs=4)[:, 0]}) == 4
+
+
+def test_toy_boundary_is_where_most_runs_converge(monkeypatch):
+    def descend(elr, steps, alpha, runs, seed):
+        last = [elr > bound for bound in (0.2, 0.3, 0.4, 0.5)]
+        return np.array([[1.0, end] for end in last])
+
+    monkeypatch.setattr(toy, "descend", descend)
+    assert toy.convergence_boundary() == pytest.approx(0.3, rel=2e-3)
+
+
 def test_toy_refuses_what_it_cannot_mean():
     for elr, alpha in ((0, (1, 2)), (-1, (1,)), (0.1, (1, -2))):
         with pytest.raises(ValueError, match="positive"):
