@@ -1,0 +1,40 @@
+"""The forecast of the next turn, from periods and falls that are given."""
+
+import math
+
+import numpy as np
+import pytest
+from test_periods import cycle
+
+from theory.forecast import time_to_turn
+
+
+def periods(*depths):
+    """Periods of these depths of ln ρ, each down to ρ = 1."""
+    return [cycle(10 * k, rho_start=math.exp(d)) for k, d in enumerate(depths, 1)]
+
+
+def after(found, level):
+    """Times from the end of the last period on, and ρ of these logarithms."""
+    return found[-1].end + np.arange(len(level)), np.exp(level)
+
+
+def test_what_is_left_of_an_overdue_fall_is_a_quarter_of_the_usual_depth():
+    """The median over the last five periods."""
+    found = periods(3, 3, 3, 1, 1, 1, 2, 9)
+    left = time_to_turn(*after(found, -0.5 - 0.01 * np.arange(10)), found)
+    assert left == pytest.approx(0.25 * 1 / 0.01)
+
+
+def test_a_fall_from_higher_up_goes_on_as_in_its_later_half():
+    found = periods(0.5)
+    level = 0.3 + np.append(0.3 + 0.01 * np.arange(10)[::-1], 0.03 * np.arange(10)[::-1])
+    assert time_to_turn(*after(found, level), found) == pytest.approx(0.3 / 0.03)
+
+
+def test_there_is_no_forecast_while_the_norm_rises_or_without_a_period():
+    found = periods(0.5)
+    level = np.append([2.0, 1.0], 0.5 + 0.01 * np.arange(10))
+    assert time_to_turn(*after(found, level), found) is None
+    assert time_to_turn(*after(found, -level), []) is None
+    assert time_to_turn(*after(found, [1.0, 0.9]), found) is None  # too few records
