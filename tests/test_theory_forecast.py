@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_periods import cycle
 
-from theory.forecast import time_to_turn
+from theory.forecast import Course, time_to_turn
 
 
 def periods(*depths):
@@ -38,3 +38,17 @@ def test_there_is_no_forecast_while_the_norm_rises_or_without_a_period():
     assert time_to_turn(*after(found, level), found) is None
     assert time_to_turn(*after(found, -level), []) is None
     assert time_to_turn(*after(found, [1.0, 0.9]), found) is None  # too few records
+
+
+def test_phases_as_a_run_goes_on():
+    """ρ turns at 4, which is known at 5; the loss is highest at 6, ρ at 8."""
+    rho = [2, 1.6, 1.4, 1.2, 1.0, 1.15, 1.3, 1.6, 1.8, 1.7, 1.6, 1.4, 1.2, 1.1]
+    loss = [1, 0.5, 0.4, 0.3, 0.1, 1, 3, 2, 1, 0.9, 0.5, 0.4, 0.3, 0.2]
+    course, phases, left = Course(), [], []
+    for time, record in enumerate(zip(loss, rho, strict=True)):
+        left.append(course.add(time, *record, lr=0.1))
+        phases.append(course.phase)
+    assert "".join(phases) == "ABBBBCCAABBBBB"
+    assert left[:10] == [None] * 10  # before, and with too few records of the fall
+    # From 1.6, 1.4 and 1.2 the last fall took 3, 2 and 1 to its turn.
+    assert left[10:13] == [3, 2, 1]
