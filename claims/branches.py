@@ -12,7 +12,7 @@ from runs import Run
 def branch(run: Run, epoch: int, epochs: int, **changes) -> Run:
     """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
 
-    A branch that is there already, of as many epochs, is not trained again.
+    A branch that is there already is not trained again; a longer one is given up to these epochs.
     """
     keys = {option.key for option in TRAIN} - {"overwrite", "keep", "keep_epochs", "num_workers"}
     values = {key: value for key, value in run.config.items() if key in keys}
@@ -25,7 +25,7 @@ def branch(run: Run, epoch: int, epochs: int, **changes) -> Run:
     train.main(words)
     options = train.train_options(words)
     folder = runs.branch_folder(run.folder, epoch, vars(options))
-    return Run(folder, runs.read_config(folder))
+    return Run(folder, runs.read_config(folder), window=(epoch, epoch + epochs))
 
 
 def destabilises(run: Run, rise: float = 4.0) -> float:

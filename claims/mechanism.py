@@ -27,6 +27,7 @@ POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
 BRANCHED = 3  # periods of a run that are branched
 FACTORS = (1 / 16, 1 / 4, 1, 16, 128, 512)  # on η and 1/λ, late in phase B
 WITHIN = 50  # steps
+PATIENCE = 3  # lengths of phase B, in which branches may destabilise
 DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
 OTHER_SEED = 7919  # of the branches: they do not repeat their parent's batches
 
@@ -66,8 +67,10 @@ def sharpness(base: list[Run]) -> Finding:
         for period, epoch, needed in branch_points(run):
             if epoch < period.start + POINTS[-1] * needed - 1:
                 continue  # late in phase B only
-            same = branch(run, epoch, needed, seed=OTHER_SEED)
-            half = branch(run, epoch, needed, seed=OTHER_SEED, lr_init=run.config["lr_init"] / 2)
+            same, half = (
+                branch(run, epoch, PATIENCE * needed, seed=OTHER_SEED, lr_init=lr)
+                for lr in (run.config["lr_init"], run.config["lr_init"] / 2)
+            )
             rows.append({
                 "run": run.folder.as_posix(), "turn": period.turn, "from": epoch,
                 "same": destabilises(same), "half": destabilises(half),

@@ -149,7 +149,8 @@ def test_branches(make, monkeypatch):
         asked.append((epoch, epochs, changes))
         loss = np.ones(epochs)
         if not changes.get("fix_si_pnorm"):
-            loss[(3 * epochs // 4 if "lr_init" in changes else epochs // 2) :] = 5
+            half = changes.get("lr_init", run.config["lr_init"]) < run.config["lr_init"]
+            loss[(3 * epochs // 4 if half else epochs // 2) :] = 5
         return make(loss, np.ones(epochs))
 
     monkeypatch.setattr(mechanism, "branch", fake)
@@ -204,6 +205,8 @@ def test_a_branch_with_the_norm_held(run):
     assert np.ptp(held.log()["si_norm"]) < 1e-4 < np.ptp(free.log()["si_norm"])
     assert held.log()["si_norm"][0] == pytest.approx(parent.log()["si_norm"][1], rel=1e-4)
     assert held.log()["epoch"].tolist() == [3, 4] and held.folder.parent == folder
+    assert branches.branch(parent, 2, 3, seed=5).log()["epoch"].tolist() == [3, 4, 5]
+    assert branches.branch(parent, 2, 2, seed=5).log()["epoch"].tolist() == [3, 4]
     assert held.config["seed"] == free.config["seed"] == 5
 
 

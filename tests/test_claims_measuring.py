@@ -67,7 +67,7 @@ def test_branches_begin_at_quarters_of_phase_b_and_last_as_long_as_it(make, aske
     asked.clear()
     mechanism.sharpness([base])
     late = [at[:2] for at in expected[4::6]]
-    assert asked == [(*at, c) for at in late for c in (seed, {**seed, "lr_init": 0.05})]
+    assert asked == [(at, 3 * n, {**seed, "lr_init": lr}) for at, n in late for lr in (0.1, 0.05)]
 
 
 def test_a_jump_after_the_steps_that_count_is_none(make, asked):
