@@ -205,13 +205,20 @@ def test_the_norm_of_all_is_that_of_the_matrices():
         nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 7, bias=False),
         nn.BatchNorm1d(7, affine=False), nn.Linear(7, 5),
     )  # fmt: skip
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    decays = {0: 0.1, 3: 0.4}
+    optimizer = torch.optim.SGD(
+        [{"params": model[k].parameters(), "weight_decay": decays.get(k, 0.0)}
+         for k in (0, 1, 3, 5)], 0.1,
+    )  # fmt: skip
     monitor = Monitor(model, optimizer, batch()[0], every=1)
     assert monitor.groups == [("0.weight",), ("1.weight", "1.bias"), ("3.weight",)]
-    before = torch.cat([model[0].weight.flatten(), model[3].weight.flatten()]).norm().item()
+    squares = {k: model[k].weight.square().sum().item() for k in decays}
+    before = math.sqrt(sum(squares.values()))
+    angle = math.sqrt(sum(squares[k] * 2 * 0.1 * decays[k] for k in decays)) / before
     loop(model, optimizer, 1, monitor.record)
     assert monitor.records[0].group == "all"
     assert monitor.records[0].si_norm == pytest.approx(before)
+    assert monitor.records[0].equilibrium_angle == pytest.approx(angle)  # by their shares of ρ²
 
 
 @pytest.mark.parametrize("decay, periodic", [(0.2, True), (0.001, False)])
@@ -256,6 +263,8 @@ def test_records_keep_little_between_two_savings_and_no_graph(tmp_path):
         loop(model, optimizer, 3, monitor.record)
         monitor.save(tmp_path / "dynamics.csv")
         assert len(monitor.records) == len(monitor.labels)
+    loop(model, optimizer, 1, monitor.record)  # what is saved goes with the next record
+    assert {record.step for record in monitor.records} == {13}
     kept = [v for v in vars(monitor).values() if isinstance(v, torch.Tensor) and v.requires_grad]
     assert kept == []
 
