@@ -46,7 +46,7 @@ def test_phases_as_a_run_goes_on():
     loss = [1, 0.5, 0.4, 0.3, 0.1, 1, 3, 2, 1, 0.9, 0.5, 0.4, 0.3, 0.2]
     course, phases, left = Course(), [], []
     for time, record in enumerate(zip(loss, rho, strict=True)):
-        left.append(course.add(time, *record, lr=0.1))
+        left.append(course.add(time, *record, lr=0.2 if time < 2 else 0.1))  # 0.1 at the turn
         phases.append(course.phase)
     assert "".join(phases) == "ABBBBCCAABBBBB"
     assert left[:10] == [None] * 10  # before, and with too few records of the fall
