@@ -323,7 +323,7 @@ def test_a_branch_that_was_cut_goes_on(run, cut):
 def test_branch_with_changed_options_has_its_own_folder(run, capsys):
     folder = run()
     run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
-    assert "momentum" not in capsys.readouterr().out  # there is none, and none is missed
+    assert "moments" not in capsys.readouterr().out  # there are none, and none is missed
     branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
     assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
     assert runs.read_config(branch)["lr_init"] == 0.5
