@@ -183,14 +183,15 @@ def test_trace_estimate_is_the_trace_by_dimension(matrices):
     assert abs(mean - np.trace(hessian) / len(hessian)) < 0.02 * spread
 
 
-def test_measuring_leaves_the_network_alone(last):
+@pytest.mark.parametrize("training, train_mode", [(True, True), (True, False), (False, True)])
+def test_measuring_leaves_the_network_alone(last, training, train_mode):
     model, (images, _) = last
-    model.train()
+    model.train(training)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     wanted = Wanted(eval_model=True, calc_grad_norms=True, hess_trace=True)
     scopes = {"all": parameter_names(model, si_only=False)}
-    Meter(model, images, wanted, train_mode=True, batch_size=64, scopes=scopes).measure()
-    assert model.training
+    Meter(model, images, wanted, train_mode=train_mode, batch_size=64, scopes=scopes).measure()
+    assert all(module.training == training for module in model.modules())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
