@@ -83,8 +83,9 @@ def main(argv: list[str] | None = None) -> None:
             record["claims"][claim.key] = on_record(claim, settings, options, folder)
             record |= {"scale": options.scale, **environment()}
             write_json(path, record)
-            write_atomically(folder / "claims.md", table(record["claims"]).encode())
-    write_atomically(folder / "claims.md", table(record["claims"]).encode())
+            write_table(folder, record)
+    else:
+        write_table(folder, record)
     print(f"{folder / 'claims.md'}")
 
 
@@ -113,6 +114,10 @@ def on_record(claim, settings, options, folder: Path) -> dict:
         "measured": finding.measured, "trials": trials, "code": runs.code_version() or "unknown",
         "seconds": round(time.time() - start), "figure": finding.figure is not None,
     }  # fmt: skip
+
+
+def write_table(folder: Path, record: dict) -> None:
+    write_atomically(folder / "claims.md", table(record["claims"]).encode())
 
 
 def write_json(path: Path, content: dict) -> None:

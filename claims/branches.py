@@ -17,9 +17,8 @@ def branch(run: Run, epoch: int, epochs: int, **changes) -> Run:
     keys = {option.key for option in TRAIN} - {"overwrite", "keep", "keep_epochs", "num_workers"}
     values = {key: value for key, value in run.config.items() if key in keys}
     values |= {"resume_epoch": epoch, "epochs": epochs, "resume": True, **changes}
-    if (
-        values["fix_elr"] or values["fix_all_elr"]
-    ):  # on the sphere these have no effect, and giving them would only say so
+    # On the sphere the rates have no effect, and giving them would only say so.
+    if values["fix_elr"] or values["fix_all_elr"]:
         values = {key: value for key, value in values.items() if key not in ("lr_init", "wd")}
     words = command("train.py", values)[1:]
     train.main(words)

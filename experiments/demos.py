@@ -17,7 +17,7 @@ DIGITS = {
     "metrics": True,
 }
 SMALL_CIFAR = {**PAPER, "num_channels": 8, "use_data_size": 2560, "metrics": True}
-# Where the test error is not what is looked at
+# Where test errors do not count, or are measured afterwards, on all images
 FEW_TESTS = {**SMALL_CIFAR, "use_test_size": 500}
 # Three rates of chaotic equilibrium, and the rates of the sphere around theirs.
 _CHAOS = tuple({"wd": wd} for wd in (0.01, 0.014, 0.019))
@@ -72,7 +72,7 @@ DEMOS = (
     Experiment(
         "demo_vary_images",
         "frequency of periods by learning rate on other images: 512 of CIFAR-10",
-        params={**DIGITS, "save_freq": 20},
+        params={**DIGITS, "save_freq": 20},  # as many images, in as many steps
         wds=(0.04,),
         variants=_sweep("lr_init", (0.07, 0.13, 0.23, 0.4), 0.04),
     ),

@@ -34,9 +34,8 @@ def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
     for metrics in sorted(folder for folder in measured if not (folder / CONFIG).exists()):
         folder, name = _run_of(metrics)
         try:
-            config = read_config(
-                folder, labels=False
-            )  # of train.py, which was given the official folders
+            # Of train.py, which was given the official folders.
+            config = read_config(folder, labels=False)
         except FileNotFoundError:
             config = {"name": name, **_known(folder, metrics)}
         found.append((folder, config, metrics))
