@@ -104,14 +104,13 @@ def destabilisation(base: list[Run]) -> Finding:
         smallest, largest = np.quantile(np.concatenate(others), (0.01, 0.99))
         for _, epoch, _ in [*branch_points(run)][len(POINTS) - 1 :: len(POINTS)]:
             for factor in FACTORS:
-                rates = {
-                    "lr_init": factor * run.config["lr_init"],
-                    "wd": run.config["wd"] / factor,
-                }
+                lr, wd = factor * run.config["lr_init"], run.config["wd"] / factor
                 epochs = -(-WITHIN // run.steps_per_epoch)
-                found = branch(run, epoch, epochs, seed=OTHER_SEED, trace=True, **rates).trace()
-                elr = rates["lr_init"] / found["si_norm"][0] ** 2
-                threshold = jump_threshold(DELTA, *rates.values())
+                found = branch(
+                    run, epoch, epochs, seed=OTHER_SEED, trace=True, lr_init=lr, wd=wd
+                ).trace()
+                elr = lr / found["si_norm"][0] ** 2
+                threshold = jump_threshold(DELTA, lr, wd)
                 rows.append({
                     "run": run.folder.as_posix(), "from": epoch, "factor": factor, "elr": elr,
                     "possible": threshold / largest, "guaranteed": threshold / smallest,

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from made_runs import closed, make, one_claim  # noqa: E402, F401
 
 import runs  # noqa: E402
 import train  # noqa: E402

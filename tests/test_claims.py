@@ -11,12 +11,9 @@ import torch
 from made_runs import (
     chaos,
     chaotic,
-    closed,
     ends,
     falling,
-    make,
     on_sphere,
-    one_claim,
     regimes_of,
     saw,
     sphere_of,
@@ -34,8 +31,6 @@ from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from measuring import diversity
 from utils import UserError
-
-assert closed and make and one_claim  # fixtures
 
 
 def test_has_periods(make):

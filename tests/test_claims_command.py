@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_claims import chaos, closed, falling, make, on_sphere, one_claim, saw
+from made_runs import chaos, falling, on_sphere, saw
 
 import figures
 import runs
@@ -16,8 +16,6 @@ from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from figures import summaries
 from utils import UserError
-
-assert closed and make and one_claim  # fixtures
 
 # --- words, and the command ---
 

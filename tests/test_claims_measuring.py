@@ -7,12 +7,9 @@ import pytest
 from made_runs import (
     chaos,
     chaotic,
-    closed,
     ends,
     falling,
-    make,
     on_sphere,
-    one_claim,
     regimes_of,
     saw,
     sphere_of,
@@ -25,8 +22,6 @@ import runs
 from claims import mechanism, minima, periodic, second_regime, sphere
 from claims.finding import NotMeasurable, seeds
 from runs import Run
-
-assert closed and make and one_claim  # fixtures
 
 # --- branches ---
 
