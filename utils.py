@@ -45,8 +45,9 @@ def end_quietly(program: str) -> None:
 def user_errors(program: str) -> Iterator[None]:
     """Turn what a user can meet inside the block into one line on stderr and an exit status.
 
-    A `UserError` ends with status 2, a failed write or read (a full disk, say) with 1, and
-    SIGINT and SIGTERM, which raise `Interrupted`, with 128 plus their number.
+    A `UserError` ends with status 2, a failed write or read (a full disk, say) with 1, one to a
+    pipe that nobody reads any more (`... | head`) without a word, and SIGINT and SIGTERM, which
+    raise `Interrupted`, with 128 plus their number.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -59,9 +60,13 @@ def user_errors(program: str) -> Iterator[None]:
         before = {}
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes when it ends
+        sys.exit(1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         print(f"{program}: error: {error.strerror or error}{where}", file=sys.stderr)

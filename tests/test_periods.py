@@ -230,6 +230,13 @@ def test_short_records():
         find_periods([1, 2], [1], [1, 2])
 
 
+def test_records_of_a_fall():
+    """As many in the first period, whose maximum is the first record, as in the others."""
+    rho = [*range(9, 0, -1), 5, *range(9, 0, -1), 5]
+    found = find_periods(range(20), [1 / r if r > 1 else 0.01 for r in rho[:-1]] + [1], rho)
+    assert found.each("records").tolist() == [8, 8]
+
+
 def test_minima():
     columns = record("0.01")
     found = find_periods(*columns)

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -96,6 +98,16 @@ def test_errors_are_one_line_and_a_status(capsys, error, status, message):
     with pytest.raises(SystemExit) as stop, user_errors("x.py"):
         raise error
     assert stop.value.code == status and capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("length", [10, 10**6])
+def test_a_reader_that_has_enough_ends_a_program_without_a_word(length):
+    words = f"import utils\nwith utils.user_errors('x.py'): print('x' * {length})"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", words], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback():

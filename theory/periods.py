@@ -39,7 +39,7 @@ class Period:
     turn, rho_turn : ρ at its minimum; phase C begins. A period is said to be at its `turn`.
     high, loss_high : the loss at its maximum while ρ rises; phase A begins.
     end, rho_end : ρ at its next maximum; as long as it rises, the latest record.
-    records : in the fall, from `start` to `turn`.
+    records : in the fall, after `start` and up to `turn`.
     wavering : sum of all rises of ln ρ within the fall, as a fraction of the fall.
     """
 
@@ -106,6 +106,7 @@ class Detector:
             self._top = self._bottom = (time, rho)
             self._lowest = self._highest = self._low = self._high = now
             self._latest = rho
+            return None
         rose = max(math.log(rho / self._latest), 0.0)
         self._since, self._latest = (self._since[0] + 1, self._since[1] + rose), rho
         if now[1] < self._lowest[1]:
