@@ -78,10 +78,18 @@ def every_run(found: Sequence[Run]) -> Finding:
 
 
 def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
-    """Of every line its first trial, and beside it the worst: the one with the fewest periods."""
+    """Of every line its first trial, and beside it the worst.
+
+    One that is not periodic where there is any, and of these the one with the fewest periods.
+    """
+
+    def goodness(run: Run) -> tuple[bool, int, float]:
+        periods = settled(run)
+        return periods.is_periodic, len(periods), -periods.cv
+
     chosen = {}
     for name, line in lines.items():
-        worst = min(line, key=lambda run: (len(settled(run)), -settled(run).cv))
+        worst = min(line, key=goodness)
         for run in dict.fromkeys((line[0].folder, worst.folder)):
             trial = next(r for r in line if r.folder == run)
             words = f"{name}, trial {trial.config['trial']}"

@@ -1,5 +1,6 @@
 """What happens in the periods of single runs."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from figures.summaries import course, equilibrium_angle, history, label, periods
 from runs import Run
 from theory.periods import find_periods
 
+TITLE = 32  # letters that fit above a panel
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
@@ -39,7 +41,8 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
         loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
-        describe(loss_axis, f"{title}: {course(run)}", "", words[0], yscale="log")
+        above = textwrap.fill(f"{title}: {course(run)}", TITLE)
+        describe(loss_axis, above, "", words[0], yscale="log")
         describe(norm_axis, "", "epoch", words[1], yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)
         label_plainly(norm_axis.yaxis)

@@ -178,6 +178,14 @@ def test_beside_the_first_trial_the_worst_is_shown(make):
     assert shown == {"line, trial 10": first, "line, trial 11 (worst)": bad}
 
 
+def test_the_worst_trial_is_one_that_is_not_periodic(make):
+    few = make(*saw(120), {"trial": 10})
+    irregular = make(*np.hstack([saw(n, n) for n in (12, 90) * 6]), {"trial": 11})
+    assert len(periodic.settled(irregular)) > len(periodic.settled(few))
+    assert not periodic.settled(irregular).is_periodic
+    assert "line, trial 11 (worst)" in periodic.panels({"line": [few, irregular]})
+
+
 # --- minima ---
 
 

@@ -72,3 +72,11 @@ def test_a_run_without_measured_gradients_is_drawn(three, tmp_path):
         (run.folder / "config.json").write_text(json.dumps({**run.config, "resume_epoch": None}))
     report([tmp_path])
     assert {path.name for path in tmp_path.glob("*.png")} == {"periods.png", "overview.png"}
+
+
+def test_titles_of_panels_are_beside_one_another(three):
+    figure = figures.loss_panels({f"full-batch descent, trial {i} (worst)": run
+                                  for i, run in enumerate(three)})  # fmt: skip
+    figure.draw_without_rendering()
+    ends = [axis.title.get_window_extent().get_points()[:, 0] for axis in figure.axes[:3]]
+    assert all(left[1] < right[0] for left, right in zip(ends, ends[1:], strict=False))
