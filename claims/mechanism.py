@@ -58,7 +58,8 @@ def cause(base: list[Run]) -> Finding:
         f"phase B, {held.sum()} of {len(rows)} with ρ held from there on"
     )
     holds = rules.the_norm_is_the_cause(free, held)
-    return Finding(measured, holds, {"branches": rows}, figures.branches(base[0], rows))
+    figure = figures.branches(rows, {"free": "ρ free", "held": "ρ held"})
+    return Finding(measured, holds, {"branches": rows}, figure)
 
 
 def sharpness(base: list[Run]) -> Finding:
@@ -72,7 +73,7 @@ def sharpness(base: list[Run]) -> Finding:
                 for lr in (run.config["lr_init"], run.config["lr_init"] / 2)
             )
             rows.append({
-                "run": run.folder.as_posix(), "turn": period.turn, "from": epoch,
+                "run": run.folder.as_posix(), "turn": period.turn, "from": epoch, "epochs": needed,
                 "same": destabilises(same), "half": destabilises(half),
             })  # fmt: skip
     if not rows:
@@ -80,7 +81,8 @@ def sharpness(base: list[Run]) -> Finding:
     same, half = ([row[key] for row in rows] for key in ("same", "half"))
     later = np.sum(np.asarray(half) > np.asarray(same))
     measured = f"with η/2 from late in phase B on it comes later in {later} of {len(rows)} branches"
-    return Finding(measured, rules.postponed(same, half), {"branches": rows}, None)
+    figure = figures.branches(rows, {"same": "η", "half": "η/2"}, PATIENCE)
+    return Finding(measured, rules.postponed(same, half), {"branches": rows}, figure)
 
 
 def late_gradients(run: Run) -> np.ndarray:

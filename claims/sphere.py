@@ -100,14 +100,17 @@ def at_loss(run: Run, level: float) -> tuple[float, float]:
 
 
 def features(regimes: list[Run]) -> Finding:
-    errors, gradients = [], []
+    seen = []
     for line in seeds(regimes):
         converging = [run for run in line if figures.regime(run).name == "convergence"]
-        rows = [at_loss(run, SAME_LOSS) for run in converging]
-        if len(rows) < 3:
+        if len(converging) < 3:
             raise NotMeasurable("fewer than three rates converge")
-        errors.append([row[0] for row in rows])
-        gradients.append([row[1] for row in rows])
+        errors, gradients = zip(*(at_loss(run, SAME_LOSS) for run in converging), strict=True)
+        seen.append({
+            "trial": line[0].config["trial"], "elrs": [run.config["elr"] for run in converging],
+            "errors": errors, "gradients": gradients,
+        })  # fmt: skip
+    errors, gradients = ([row[key] for row in seen] for key in ("errors", "gradients"))
     measured = (
         f"at a training loss of {SAME_LOSS:g} from the lowest to the highest converging rate: "
         f"test error {spread([e[0] for e in errors])} to {spread([e[-1] for e in errors])} %, "
@@ -115,7 +118,7 @@ def features(regimes: list[Run]) -> Finding:
         f"{spread([g[-1] for g in gradients])}"
     )
     holds = rules.better_with_the_rate(errors, gradients)
-    return Finding(measured, holds, {"errors": errors, "gradients": gradients})
+    return Finding(measured, holds, {"rows": seen}, figures.at_equal_loss(seen, SAME_LOSS))
 
 
 def better_optima(optima: list[Run]) -> Finding:

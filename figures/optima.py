@@ -72,3 +72,20 @@ def optima(rows: Sequence[Mapping[str, Any]], high: float, low: float) -> Figure
     describe(axis, title, "constant effective learning rate", "test error at the end, %", "log")
     axis.legend(fontsize=8)
     return figure
+
+
+def at_equal_loss(rows: Sequence[Mapping], level: float) -> Figure:
+    """Test error and effective gradient by rate where the training loss comes to a level.
+
+    `rows`, one for each seed, have "elrs", "errors" in %, "gradients" and the "trial".
+    """
+    figure, (errors, gradients) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for colour, row in zip(colours(rows), rows, strict=True):
+        style = {"color": colour, "linewidth": 1, "markersize": 4}
+        errors.plot(row["elrs"], row["errors"], "o-", label=f"trial {row['trial']}", **style)
+        gradients.plot(row["elrs"], row["gradients"], "o-", **style)
+    x = "effective learning rate"
+    describe(errors, f"At a training loss of {level:g}", x, "test error, %", "log")
+    describe(gradients, "", x, "effective gradient norm", "log", "log")
+    errors.legend(fontsize=8)
+    return figure

@@ -142,21 +142,27 @@ def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> F
     return figure
 
 
-def branches(run: Run, rows: Sequence[Mapping]) -> Figure:
-    """How many epochs branches take to destabilise, ρ free and held; never is at the top."""
+def branches(rows: Sequence[Mapping], kinds: Mapping[str, str], within: float = 1) -> Figure:
+    """How long two kinds of branches take to destabilise; those that do not are at the top.
+
+    Parameters
+    ----------
+    rows : a pair of branches each: the epoch that they start "from", the "epochs" of their phase B,
+        and under each of `kinds` the epoch at which the branch destabilises, or infinity.
+    kinds : what the two are called in the figure.
+    within : phases B for which they are followed.
+    """
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    longest = max(row["epochs"] for row in rows)
-    for key, words, colour, marker, never in (
-        ("free", "ρ free", COLOURS[0], "o", 1.1), ("held", "ρ held", COLOURS[3], "s", 1.2),
-    ):  # fmt: skip
-        took = np.array([row[key] - row["from"] for row in rows])
-        took = np.where(np.isfinite(took), took, never * longest)
+    looks = ((COLOURS[0], "o", 1.1), (COLOURS[3], "s", 1.2))
+    for (key, words), (colour, marker, never) in zip(kinds.items(), looks, strict=True):
+        took = np.array([(row[key] - row["from"]) / row["epochs"] for row in rows])
+        took = np.where(np.isfinite(took), took, never * within)
         axis.plot(np.arange(len(rows)), took, marker, color=colour, alpha=0.7, label=words)
-    axis.axhline(1.05 * longest, color="grey", linewidth=0.8)
-    axis.text(0, 1.03 * longest, "above: not within the time of phase B", fontsize=8, va="top")
-    axis.set_ylim(0, 1.3 * longest)
-    describe(axis, f"Branches in phase B, {label(run, [run])}", "branch", "epochs until C")
-    axis.legend(fontsize=9)
+    axis.axhline(1.05 * within, color="grey", linewidth=0.8)
+    axis.text(0, 1.04 * within, "above: not in the time followed", fontsize=8, va="top")
+    axis.set_ylim(0, 1.3 * within)
+    describe(axis, "Branches in phase B", "branch", "time until C / time of phase B")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 

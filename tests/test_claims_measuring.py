@@ -263,7 +263,7 @@ def test_features_are_those_of_converging_rates(make):
     loss = 10 ** (-3 * np.arange(300) / 300)
     lines = [on_sphere(make, elr, loss, np.full(300, 0.001)) for elr in (1e-4, 2e-4, 4e-4)]
     lines.append(on_sphere(make, 1.0, chaos(300)[0], np.full(300, 0.5)))
-    assert len(sphere.features(lines).numbers["errors"][0]) == 3
+    assert len(sphere.features(lines).numbers["rows"][0]["errors"]) == 3
 
 
 def test_optima_are_compared_with_the_rate_that_is_best_on_held_out_images(make, monkeypatch):
