@@ -73,12 +73,15 @@ def memory_format(
     """The layout of images and weights that is fastest for a network of this width and norm.
 
     On a GPU the layers behind "layer", "group" and "instance" (`torch.nn.GroupNorm`) take and give
-    contiguous tensors alone, so another layout would be copied at every one of them, both ways.
+    contiguous tensors alone, so another layout would be copied at every one of them, both ways. On
+    a CPU they take both, but few channels to a group cost more time than the layout saves:
+    a step with "group" takes 1.1 to 1.3 times that with contiguous tensors, with "instance" 2 to 3.
     """
     if device.type == "cuda":
-        copied = norm in ("layer", "group", "instance")
-        return torch.contiguous_format if copied else torch.channels_last
-    return torch.channels_last if num_channels >= CHANNELS_LAST_WIDTH else torch.contiguous_format
+        contiguous = norm in ("layer", "group", "instance")
+    else:
+        contiguous = num_channels < CHANNELS_LAST_WIDTH or norm in ("group", "instance")
+    return torch.contiguous_format if contiguous else torch.channels_last
 
 
 @contextlib.contextmanager
