@@ -18,8 +18,8 @@ PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 def loss_panels(named: Mapping[str, Run]) -> Figure:
     """Training loss above the norm ρ by epoch, a column for each run; triangles: ρ turns."""
-    columns = min(len(named), 4)
-    rows = -(-len(named) // columns)
+    rows = -(-len(named) // 4)
+    columns = -(-len(named) // rows)
     size = (3 * columns + 0.6, 4.4 * rows)
     figure, axes = plt.subplots(
         2 * rows, columns, figsize=size, layout="constrained", squeeze=False
@@ -41,7 +41,8 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
         loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
-        above = textwrap.fill(f"{title}: {course(run)}", TITLE)
+        unbroken = course(run).replace(" ", "\N{NO-BREAK SPACE}")
+        above = textwrap.fill(f"{title}: {unbroken}", TITLE)
         describe(loss_axis, above, "", words[0], yscale="log")
         describe(norm_axis, "", "epoch", words[1], yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)
