@@ -268,14 +268,15 @@ def angular_update(angles: list[Run]) -> Finding:
         rows.append({"run": run.folder.as_posix(), "optimizer": run.config["optimizer"],
                      "angle": found, "theory": expected, "ratio": found / expected,
                      "periods": len(periods), "periodic": periods.is_periodic})  # fmt: skip
-    words = []
+    words, lines = [], {}
     for line in by_line(angles).values():
         of = [row for row in rows if row["run"] in {run.folder.as_posix() for run in line}]
         kind = "AdamW" if of[0]["optimizer"] == "adamw" else "SGD with momentum"
+        lines[kind] = line
         periodic = sum(row["periodic"] for row in of)
         words.append(
             f"{kind}: RMS angle over theory's {spread([r['ratio'] for r in of], '.3f')}, "
             f"{periodic} of {len(of)} runs periodic"
         )
     holds = rules.forecast([row["ratio"] for row in rows])
-    return Finding("; ".join(words), holds, {"runs": rows}, figures.angles(angles))
+    return Finding("; ".join(words), holds, {"runs": rows}, figures.angles(lines))

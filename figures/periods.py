@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, colours, describe, label_plainly
-from figures.summaries import course, equilibrium_angle, history, label, periods_of
+from figures.summaries import course, equilibrium_angle, history, periods_of
 from runs import Run
 from theory.periods import find_periods
 
@@ -230,17 +230,25 @@ def same_rate(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def angles(runs: Sequence[Run]) -> Figure:
-    """Angle of every step beside the angle in equilibrium, of several runs, a panel each."""
+def angles(lines: Mapping[str, Sequence[Run]]) -> Figure:
+    """RMS angle of the steps of each epoch beside the angle in equilibrium.
+
+    A panel for each of the lines, by its title, and a colour for each of its trials.
+    """
     figure, axes = plt.subplots(
-        1, len(runs), figsize=(4.5 * len(runs), 3.6), layout="constrained", squeeze=False
+        1, len(lines), figsize=(4.5 * len(lines), 3.6), layout="constrained", squeeze=False
     )
-    for axis, run in zip(axes[0], runs, strict=True):
-        trace = run.trace()
-        angle = np.sqrt(2 * trace["one_minus_cosine"])
-        axis.plot(trace["epoch"], angle, color=COLOURS[0], linewidth=0.5)
-        axis.axhline(equilibrium_angle(run), color=COLOURS[3], label="theory")
-        title = f"{run.config['optimizer']}, {label(run, runs)}"
-        describe(axis, title, "epoch", "angle of a step", yscale="log")
-        axis.legend(fontsize=9)
+    for axis, (title, trials) in zip(axes[0], lines.items(), strict=True):
+        for colour, run in zip(colours(trials), trials, strict=True):
+            trace, words = run.trace(), f"trial {run.config['trial']}"
+            epochs, square = (
+                values.reshape(-1, run.steps_per_epoch)
+                for values in (trace["epoch"], 2 * trace["one_minus_cosine"])
+            )
+            angle = np.sqrt(square.mean(axis=1))
+            axis.plot(epochs[:, -1], angle, color=colour, linewidth=1, label=words)
+        theory = equilibrium_angle(trials[0])
+        axis.axhline(theory, color="black", linestyle="--", linewidth=1, label="theory")
+        describe(axis, title, "epoch", "angle of a step, RMS of an epoch", yscale="log")
+        axis.legend(fontsize=8)
     return figure
