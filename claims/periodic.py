@@ -97,15 +97,14 @@ def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
     return chosen
 
 
-def ends_of(vary_lr: list[Run]) -> tuple[list[Run], list[list[Run]], list[Run]]:
-    """The runs at the smallest rate, the lines between, and the runs at the largest."""
-    lines = sorted(by_line(vary_lr).values(), key=lambda line: rate_product(line[0]))
-    return lines[0], lines[1:-1], lines[-1]
-
-
-def periods_in_a_range(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
-    smallest, between, largest = ends_of(vary_lr)
-    by_wd = sorted(by_line(vary_wd).values(), key=lambda line: rate_product(line[0]))
+def periods_in_a_range(found: list[Run]) -> Finding:
+    smallest, *between, largest = sorted(
+        by_line(found).values(), key=lambda line: rate_product(line[0])
+    )
+    wd = smallest[0].config["wd"]
+    by_lr = [line for line in between if line[0].config["wd"] == wd]
+    lrs = {line[0].config["lr_init"] for line in between if line not in by_lr}
+    by_wd = [line for line in between if line[0].config["lr_init"] in lrs]
     half = [run.log()["train_loss"][run.config["epochs"] // 2 :] for run in largest]
     wrong = [1 - np.mean(run.log()["train_acc"][run.config["epochs"] // 2 :]) for run in largest]
     error = [e / (1 - 1 / run.config["num_classes"]) for e, run in zip(wrong, largest, strict=True)]
@@ -117,7 +116,7 @@ def periods_in_a_range(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
         "trends": trends,
     }
     holds, words = True, []
-    for symbol, key, lines in (("η", "lr_init", between), ("λ", "wd", by_wd)):
+    for symbol, key, lines in (("η", "lr_init", by_lr), ("λ", "wd", by_wd)):
         values = [line[0].config[key] for line in lines]
         periodic = [[settled(run).is_periodic for run in line] for line in lines]
         holds = holds and rules.wide_range(values, periodic, **ends)
@@ -132,16 +131,17 @@ def periods_in_a_range(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
         f"{max(error):.0%} of guessing's, |τ| of the loss at most {max(map(abs, trends)):.2f}, "
         f"{sum(ends['at_largest'])} of {len(largest)} runs periodic"
     )
-    numbers = {**ends, "runs": numbers_of([*vary_lr, *vary_wd])}
-    figure = figures.loss_panels({f"ηλ = {rate_product(r):.2g}": r for r in vary_lr[::-1]})
+    numbers = {**ends, "runs": numbers_of(found)}
+    lines = [smallest, *between, largest]
+    named = {f"η = {r[0].config['lr_init']:g}, λ = {r[0].config['wd']:g}": r for r in lines}
+    figure = figures.loss_panels(panels(named))
     return Finding("; ".join(words), holds, numbers, figure)
 
 
 def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) -> Finding:
-    _, between, _ = ends_of(vary_lr)
     sweeps, exponents, holds, words = {}, {}, True, []
     for name, lines in (
-        ("η varied", between),
+        ("η varied", by_line(vary_lr).values()),
         ("λ varied", by_line(vary_wd).values()),
         ("η varied, other images", by_line(vary_images).values()),
     ):
@@ -176,8 +176,7 @@ def length_ratios(run: Run) -> np.ndarray:
 
 
 def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
-    _, between, _ = ends_of(vary_lr)
-    found = [run for line in between for run in line] + vary_wd
+    found = [*vary_lr, *vary_wd]
     ratios = {run.folder.as_posix(): length_ratios(run).tolist() for run in found}
     every = np.concatenate([*ratios.values()])
     if len(every) == 0:

@@ -26,9 +26,11 @@ _CHAOTIC_ELRS = (5e-3, 6e-3, 7.5e-3, 9.5e-3, 1.2e-2, 1.5e-2)
 _EPOCH = 4  # steps of one, for 512 digits
 
 
-def _sweep(key: str, values: Iterable[float], other: float) -> tuple[dict[str, Any], ...]:
-    """Lines at several values of a rate, each for the same 9 e-folds of weight decay."""
-    return tuple({key: v, "epochs": round(9 / (_EPOCH * v * other))} for v in values)
+def _sweep(
+    key: str, values: Iterable[float], other: float, e_folds: float = 9
+) -> tuple[dict[str, Any], ...]:
+    """Lines at several values of a rate, each for the same number of e-folds of weight decay."""
+    return tuple({key: v, "epochs": round(e_folds / (_EPOCH * v * other))} for v in values)
 
 
 DEMOS = (
@@ -51,16 +53,26 @@ DEMOS = (
     ),
     # What the claims measure (`python -m claims`)
     Experiment(
+        "demo_range",
+        "periods over a decade of learning rates and one of weight decays, and outside of them",
+        dataset="Digits",
+        params=DIGITS,
+        lrs=(0.1,),
+        wds=(0.05,),
+        variants=(
+            {"lr_init": 0.001, "epochs": 250},
+            *_sweep("lr_init", (0.05, 0.16, 0.5), 0.05, e_folds=18),
+            *_sweep("wd", (0.025, 0.08, 0.25), 0.1, e_folds=18),
+            {"lr_init": 2.5, "epochs": 100},
+        ),
+    ),
+    Experiment(
         "demo_vary_lr",
-        "frequency of periods by learning rate; none at the smallest, chaos at the largest",
+        "frequency of periods by learning rate",
         dataset="Digits",
         params=DIGITS,
         wds=(0.04,),
-        variants=(
-            {"lr_init": 0.001, "epochs": 250},
-            *_sweep("lr_init", (0.04, 0.07, 0.13, 0.23, 0.4), 0.04),
-            {"lr_init": 2.5, "epochs": 100},
-        ),
+        variants=_sweep("lr_init", (0.04, 0.07, 0.13, 0.23, 0.4), 0.04),
     ),
     Experiment(
         "demo_vary_wd",
@@ -120,7 +132,7 @@ DEMOS = (
         "demo_full_batch",
         "periods in full-batch gradient descent on 256 digits",
         dataset="Digits",
-        params={**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 600},
+        params={**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 1200},
         lrs=(0.5,),
         wds=(0.05,),
         add_params="--use_test --noaug --no_schedule --fbgd",

@@ -23,10 +23,20 @@ PAPERS = (
         lrs=(0.001, 0.01, 0.03, 1.0),
     ),
     Experiment(
-        "vary_lr",
-        "frequency of periods by learning rate; none at the smallest, chaos at the largest",
+        "range",
+        "periods over a decade of learning rates and one of weight decays, and outside of them",
         params={**PAPER, **_RECORD},
-        lrs=(0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 1.0),
+        lrs=(0.03,),
+        variants=(
+            *({"lr_init": lr} for lr in (0.001, 0.005, 0.015, 0.05, 1.0)),
+            *({"wd": wd} for wd in (0.0003, 0.001, 0.003)),
+        ),
+    ),
+    Experiment(
+        "vary_lr",
+        "frequency of periods by learning rate",
+        params={**PAPER, **_RECORD},
+        lrs=(0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1),
     ),
     Experiment(
         "vary_images",

@@ -77,29 +77,31 @@ def test_e_fold(make):
 
 def test_periods_in_a_range(make):
     lrs, wds = ([*sweep(make, key, 1.0)] for key in ("lr_init", "wd"))
-    assert periodic.periods_in_a_range([*lrs, *ends(make)], wds).holds
-    assert not periodic.periods_in_a_range([*lrs, *ends(make)], wds[4:]).holds  # no decade
+    assert periodic.periods_in_a_range([*lrs, *ends(make), *wds]).holds
+    assert not periodic.periods_in_a_range([*lrs, *ends(make), *wds[4:]]).holds  # no decade
     low, high = ends(make)
-    assert not periodic.periods_in_a_range([*lrs, low, make(*saw(50), {"lr_init": 9.0})], wds).holds
     assert not periodic.periods_in_a_range(
-        [*lrs, make(*saw(50), {"lr_init": 1e-4}), high], wds
+        [*lrs, low, make(*saw(50), {"lr_init": 9.0}), *wds]
+    ).holds
+    assert not periodic.periods_in_a_range(
+        [*lrs, make(*saw(50), {"lr_init": 1e-4}), high, *wds]
     ).holds
 
 
 @pytest.mark.parametrize("exponent, holds", [(1.0, True), (0.7, False)])
 def test_frequency(make, exponent, holds):
     lrs, wds = ([*sweep(make, key, exponent)] for key in ("lr_init", "wd"))
-    found = periodic.frequency([*lrs, *ends(make)], wds, lrs)
+    found = periodic.frequency(lrs, wds, lrs)
     assert found.numbers["η varied"]["exponents"] == pytest.approx([exponent] * 2, abs=0.05)
     assert found.holds == holds
     with pytest.raises(NotMeasurable):
-        periodic.frequency([*lrs[:4], *ends(make)], wds, lrs)
+        periodic.frequency(lrs[:4], wds, lrs)
 
 
 @pytest.mark.parametrize("slower, holds", [(1.1, True), (1.5, False)])
 def test_length(make, slower, holds):
     lrs, wds = ([*sweep(make, key, 1.0, slower)] for key in ("lr_init", "wd"))
-    found = periodic.length([*lrs, *ends(make)], wds)
+    found = periodic.length(lrs, wds)
     assert found.holds == holds
     assert np.median(np.concatenate([*found.numbers.values()])) == pytest.approx(slower, rel=0.03)
 

@@ -148,11 +148,12 @@ def test_a_range_is_judged_by_both_sweeps_and_both_ends(make):
     low, _ = ends(make)
     accuracy = np.repeat([0.1, 0.55], 300)
     high = make(*chaos(), {"lr_init": 9.0}, train_acc=accuracy)
-    smallest, between, largest = periodic.ends_of([*lrs, low, high])
-    assert (smallest, largest, len(between)) == ([low], [high], 5)
-    found = periodic.periods_in_a_range([*lrs, low, high], wds)
+    found = periodic.periods_in_a_range([*lrs, low, high, *wds])
     assert found.holds and found.numbers["error"] == pytest.approx([0.5])
-    assert not periodic.periods_in_a_range([*lrs[4:], low, high], wds).holds  # no decade of η
+    shared = make(*saw(50), line="of both sweeps")
+    found = periodic.periods_in_a_range([*lrs, low, high, *wds, shared])
+    assert found.measured.count("11 of 11 runs periodic") == 2
+    assert not periodic.periods_in_a_range([*lrs[4:], low, high, *wds]).holds  # no decade of η
 
 
 def test_exponents_are_of_each_trial_and_each_sweep(make):
@@ -162,11 +163,11 @@ def test_exponents_are_of_each_trial_and_each_sweep(make):
     )
     mixed = [run for run in one if run.config["trial"] == 10]
     mixed += [run for run in other if run.config["trial"] == 11]
-    found = periodic.frequency([*mixed, *ends(make)], wds, wds)
+    found = periodic.frequency(mixed, wds, wds)
     assert found.numbers["η varied"]["exponents"] == pytest.approx([1, 0.7], abs=0.05)
-    assert not periodic.frequency([*other, *ends(make)], wds, wds).holds
+    assert not periodic.frequency(other, wds, wds).holds
     with pytest.raises(NotMeasurable, match="fewer than three rates"):
-        periodic.frequency([*one[:4], *ends(make)], wds, wds)
+        periodic.frequency(one[:4], wds, wds)
 
 
 def test_beside_the_first_trial_the_worst_is_shown(make):
