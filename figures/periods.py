@@ -207,14 +207,19 @@ def destabilisation(rows: Sequence[Mapping]) -> Figure:
 
 
 def forecast(rows: Sequence[Mapping]) -> Figure:
-    """The norm in chaotic equilibrium against its forecast from the sphere."""
+    """The norm in chaotic equilibrium against its forecast from the sphere, within 10 % of it."""
     figure, axis = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
-    x, y = ([row[key] for row in rows] for key in ("forecast", "norm"))
-    ends = np.array([min(x + y), max(x + y)])
+    every = [row[key] for row in rows for key in ("forecast", "norm")]
+    ends = np.array([min(every), max(every)])
     axis.plot(ends, ends, color="black", linewidth=0.8)
     axis.fill_between(ends, 0.9 * ends, 1.1 * ends, color=COLOURS[2], alpha=0.15)
-    axis.plot(x, y, "o", color=COLOURS[0], alpha=0.7)
-    describe(axis, "Norm in chaos", "forecast ρ* from the sphere", "median norm ρ", "log", "log")
+    products = sorted({row["rate_times_decay"] for row in rows})
+    for product, colour, marker in zip(products, colours(products), "os^vDP", strict=False):
+        x, y = ([row[key] for row in rows if row["rate_times_decay"] == product]
+                for key in ("forecast", "norm"))  # fmt: skip
+        axis.plot(x, y, marker, color=colour, alpha=0.7, label=f"ηλ = {product:g}")
+    describe(axis, "Norm in chaos", "forecast ρ* from the sphere", "median norm ρ")
+    axis.legend(fontsize=9)
     return figure
 
 
@@ -225,7 +230,7 @@ def same_rate(rows: Sequence[Mapping]) -> Figure:
         x, y = ([row[name] for row in rows] for name in ("elr", key))
         axis.plot(x, y, marker, color=colour, alpha=0.7, label=key)
     axis.axhspan(1 / 1.5, 1.5, color=COLOURS[2], alpha=0.15)
-    describe(axis, "Ordinary chaos over the sphere", "median η̃", "ratio", "log", "log")
+    describe(axis, "Ordinary chaos over the sphere", "median η̃", "ratio")
     axis.legend(fontsize=9)
     return figure
 
