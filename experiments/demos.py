@@ -186,7 +186,7 @@ DEMOS = (
         },
         lrs=(0.1,),
         wds=(0.01,),
-        variants=({"model": "ConvNetSIAf"}, {"model": "ResNet18SIAf"}),
+        variants=({"model": "ConvNetSIAf"}, {"model": "ResNet18SIAf", "epochs": 700}),
     ),
     Experiment(
         "demo_adam",
