@@ -63,7 +63,7 @@ DEMOS = (
             {"lr_init": 0.001, "epochs": 250},
             *_sweep("lr_init", (0.05, 0.16, 0.5), 0.05, e_folds=18),
             *_sweep("wd", (0.025, 0.08, 0.25), 0.1, e_folds=18),
-            {"lr_init": 2.5, "epochs": 100},
+            {"lr_init": 1.0, "epochs": 100},
         ),
     ),
     Experiment(
@@ -203,8 +203,13 @@ DEMOS = (
         dataset="Digits",
         params={**DIGITS, "epochs": 450},
         lrs=(0.1,),
-        wds=(0.04,),
-        variants=tuple({"norm": norm} for norm in ("layer", "group", "instance", "weight")),
+        wds=(0.08,),
+        variants=(
+            {"norm": "layer"},
+            {"norm": "group"},
+            {"norm": "instance"},
+            {"norm": "weight", "init_scale": 1.0},  # at 10 the loss falls to 0 exactly, or it dies
+        ),
     ),
     Experiment(
         "demo_sphere_cifar",

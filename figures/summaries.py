@@ -123,7 +123,7 @@ def dead_layer(run: Run) -> str | None:
         return None
     folds = np.ptp(epochs[late]) / span
     for name, norms in arrays.items():
-        if name.endswith(".weight_norm"):
+        if name.endswith("_norm") and name != "params_norm":
             fall = np.log(norms[late][0] / norms[late][-1])
             if abs(fall / folds - 1) < 0.01:
                 return name.removesuffix("_norm")

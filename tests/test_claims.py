@@ -63,6 +63,10 @@ def test_dead_networks_are_named(make):
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
     assert figures.dead_layer(run) == "a.weight"
     assert "dead network: trial 10" in periodic.every_run([run]).measured
+    original = "conv.parametrizations.weight.original"  # of weight normalisation
+    other = {"params_norm": norms["b.weight_norm"], f"{original}_norm": norms["a.weight_norm"]}
+    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **other)
+    assert figures.dead_layer(run) == original
     norms["a.weight_norm"] = np.exp(-0.015 * epochs)
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
     assert figures.dead_layer(run) is None
