@@ -136,7 +136,7 @@ DEMOS = (
         lrs=(0.5,),
         wds=(0.05,),
         add_params="--use_test --noaug --no_schedule --fbgd",
-        quick={"params": {"save_freq": 40}},
+        quick={"params": {"save_freq": 40, "epochs": 600}},
     ),
     Experiment(
         "demo_each",
