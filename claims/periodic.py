@@ -98,9 +98,8 @@ def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
 
 
 def periods_in_a_range(found: list[Run]) -> Finding:
-    smallest, *between, largest = sorted(
-        by_line(found).values(), key=lambda line: rate_product(line[0])
-    )
+    by_rates = sorted(by_line(found).values(), key=lambda line: rate_product(line[0]))
+    smallest, *between, largest = by_rates
     wd = smallest[0].config["wd"]
     by_lr = [line for line in between if line[0].config["wd"] == wd]
     lrs = {line[0].config["lr_init"] for line in between if line not in by_lr}
@@ -132,8 +131,7 @@ def periods_in_a_range(found: list[Run]) -> Finding:
         f"{sum(ends['at_largest'])} of {len(largest)} runs periodic"
     )
     numbers = {**ends, "runs": numbers_of(found)}
-    lines = [smallest, *between, largest]
-    named = {f"η = {r[0].config['lr_init']:g}, λ = {r[0].config['wd']:g}": r for r in lines}
+    named = {f"η = {r[0].config['lr_init']:g}, λ = {r[0].config['wd']:g}": r for r in by_rates}
     figure = figures.loss_panels(panels(named))
     return Finding("; ".join(words), holds, numbers, figure)
 

@@ -41,8 +41,9 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
         loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
-        unbroken = course(run).replace(" ", "_")
-        above = textwrap.fill(f"{title}: {unbroken}", TITLE).replace(unbroken, course(run))
+        what = course(run)
+        unbroken = what.replace(" ", "_")
+        above = textwrap.fill(f"{title}: {unbroken}", TITLE).replace(unbroken, what)
         describe(loss_axis, above, "", words[0], yscale="log")
         describe(norm_axis, "", "epoch", words[1], yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)
