@@ -1,5 +1,6 @@
 """Runs, their periods and the claims as text."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,8 +85,13 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def claims(folder: str | Path = "results/claims") -> str:
-    """The table of the claims in a folder, as Markdown."""
+    """The table of the claims in a folder and their figures, as Markdown with links into it."""
     path = Path(folder) / "claims.md"
     if not path.exists():
         return f"There is no {path} yet: `make claims` measures some of them in a quick setting."
-    return path.read_text()
+    table = re.sub(r"\]\(([^/)]+)\)", rf"]({path.parent.as_posix()}/\1)", path.read_text())
+    shown = (
+        f"\n### {figure.stem}\n\n![{figure.stem}]({figure.as_posix()})\n"
+        for figure in sorted(path.parent.glob("*.png"))
+    )
+    return table + "".join(shown)
