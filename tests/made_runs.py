@@ -56,16 +56,17 @@ def trace_of(run, columns, steps=4):
 
 
 def chaotic(make, rho_factor=1.0, loss=2.0, **config):
-    """A run whose norm is that of the equilibrium of its gradients, times a factor."""
+    """A run whose norm is that of the equilibrium of its gradients, times a factor, since half."""
     config = {"lr_init": 1.0, "wd": 0.03, **config}
     run = make(*chaos(100), config)
     rng, rho, rows = np.random.RandomState(0), 3.0, []
-    for _ in range(400):
+    for _ in range(600):
         effective = 5 * rng.uniform(0.9, 1.1)
         rows.append((rho_factor * rho, effective / rho / rho_factor))
         rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
-    norms, gradients = np.array(rows).T
-    trace_of(run, {"loss": np.full(400, loss), "si_norm": norms, "gradient_norm": gradients})
+    norms, gradients = np.tile(np.array(rows[200:]), (2, 1)).T
+    norms[:400] *= 5
+    trace_of(run, {"loss": np.full(800, loss), "si_norm": norms, "gradient_norm": gradients})
     return run
 
 

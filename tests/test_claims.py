@@ -126,16 +126,20 @@ def test_ordinary_chaos_is_that_of_the_sphere(make, loss, holds):
 
 
 def test_consistent_behaviour(make):
-    def found(rho, gradient=(0.1, 50.0)):
+    def line(rho, gradient=(0.1, 50.0)):
         loss = saw(50)[0]
         run = make(loss, rho)
         ends = np.tile(np.repeat(gradient, [190, 10]), 12)  # large only at the jumps
         trace_of(run, {"loss": np.repeat(loss, 4), "si_norm": np.repeat(rho, 4),
                        "gradient_norm": ends / np.repeat(rho, 4)})  # fmt: skip
-        return mechanism.consistent([run])
+        return run
+
+    def found(*args):
+        return mechanism.consistent([line(*args)])
 
     rho = saw(50)[1]
     assert found(rho).holds
+    assert not mechanism.consistent([line(rho), line(rho, (0.1, 1.0))]).holds  # every run
     assert not found(rho * np.exp(-np.arange(600) / 2000)).holds  # the extremes fall
     assert not found(rho, (0.1, 1.0)).holds  # above what the gradients could keep
     with pytest.raises(NotMeasurable):
@@ -278,6 +282,7 @@ def test_random_walk():
         cosines = weights @ weights.T
         gap = sphere.walk_gap(cosines, np.diagonal(cosines, 1))
         assert (gap < 0.1) == wanders
+    assert gap == pytest.approx(1 - cosines[0, 1] ** 10)  # of the swing, that comes back
 
 
 def test_random_walk_of_a_run(run, monkeypatch):

@@ -65,6 +65,13 @@ def test_a_jump_after_the_steps_that_count_is_none(make, asked):
         columns = ("loss", "si_norm", "gradient_norm")
         trace_of(base, {name: np.linspace(1, 2, 2400) for name in columns})
     rows = mechanism.destabilisation(bases).numbers["branches"]
+    late = [epoch for base in bases for _, epoch, _ in [*mechanism.branch_points(base)][2::3]]
+    assert sorted({epoch for epoch, _, _ in asked}) == sorted({*late})
+    assert [c["lr_init"] * c["wd"] for _, _, c in asked] == pytest.approx([0.004] * len(asked))
+    least, most = np.quantile(mechanism.late_gradients(bases[0]), (0.01, 0.99))  # of both
+    step = 0.996 * math.sqrt(0.0199) / 0.99  # of a 0.01-jump
+    for row in rows:
+        assert (row["possible"], row["guaranteed"]) == pytest.approx((step / most, step / least))
     assert not any(row["jumped"] for row in rows)
     assert {epochs for _, epochs, _ in asked} == {math.ceil(50 / 4)}
     for row in rows:
@@ -98,7 +105,7 @@ def test_equilibrium_norms_are_of_each_periods_own_gradients(make):
 
 def test_levels_of_chaos_are_of_the_second_half(make):
     run = make(*chaos(20))
-    trace_of(run, {"loss": np.repeat([9.0, 2.0], 40), "si_norm": np.full(80, 2.0),
+    trace_of(run, {"loss": np.repeat([9.0, 2.0, 50.0], (40, 30, 10)), "si_norm": np.full(80, 2.0),
                    "gradient_norm": np.append(np.zeros(40), [1.5, 2.0] * 20)})  # fmt: skip
     assert mechanism.chaos_levels(run) == pytest.approx((2, math.sqrt((3**2 + 4**2) / 2)))
 
@@ -118,6 +125,18 @@ def test_ordinary_chaos_is_compared_at_three_products_inside_the_rates(make):
     far = [on_sphere(make, elr, chaos(60)[0], half, traced=True) for elr in (10.0, 100.0)]
     with pytest.raises(NotMeasurable, match="outside the sphere's rates"):
         mechanism.regimes_in_ordinary_training(lines, far)
+
+
+def test_ordinary_chaos_is_compared_with_the_sphere_in_logarithms(make):
+    """Where the sphere's loss grows as the root of the rate, that is what is interpolated."""
+    levels = [math.sqrt(elr) for elr in (0.01, 0.1, 1.0)]
+    lines = [chaotic(make, wd=wd) for wd in (0.02, 0.03, 0.05)]
+    rows = mechanism.regimes_in_ordinary_training(lines, sphere_of(make, levels)).numbers["runs"]
+    level = np.median(chaos(60, 1.0)[0][30:])
+    for row, run in zip(rows, lines, strict=True):
+        late = run.trace()["si_norm"][400:]
+        assert row["elr"] == pytest.approx(np.median(late**-2.0))
+        assert row["loss"] == pytest.approx(2 / (level * math.sqrt(row["elr"])), rel=1e-6)
 
 
 def test_the_angle_of_steps_is_their_root_mean_square_in_the_second_half(make):
@@ -147,7 +166,9 @@ def test_a_range_is_judged_by_both_sweeps_and_both_ends(make):
     lrs, wds = ([*sweep(make, key, 1.0)] for key in ("lr_init", "wd"))
     low, _ = ends(make)
     accuracy = np.repeat([0.1, 0.55], 300)
-    high = make(*chaos(), {"lr_init": 9.0}, train_acc=accuracy)
+    loss, rho = chaos()
+    loss[:300] *= np.linspace(50, 1, 300)
+    high = make(loss, rho, {"lr_init": 9.0}, train_acc=accuracy)
     found = periodic.periods_in_a_range([*lrs, low, high, *wds])
     assert found.holds and found.numbers["error"] == pytest.approx([0.5])
     shared = make(*saw(50), line="of both sweeps")
@@ -209,7 +230,7 @@ def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, mon
         epochs = np.arange(anchor, 601)
         later = epochs > lows[1]
         return {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
-                "ensemble_acc": 0.5 + 0.1 * later}  # fmt: skip
+                "ensemble_acc": 0.5 + 0.1 * later - 0.3 * (epochs == anchor)}  # fmt: skip
 
     since = np.arange(600)
     near = np.min(np.abs(since[:, None] - periods.turns + 0.5), axis=1) < 3
@@ -228,6 +249,9 @@ def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, mon
     # A state within an epoch is no checkpoint of the epoch.
     runs.checkpoint_path(run.folder, lows[1]).rename(runs.checkpoint_path(run.folder, lows[1], 1))
     assert lows[1] not in minima.minima_of_periods(run)
+    monkeypatch.setattr(minima, "minima_of_periods", lambda run: lows[:2])
+    with pytest.raises(NotMeasurable, match="fewer than three periods"):
+        minima.different_minima([run])
 
 
 def test_minima_improve_by_the_test_errors_of_the_first_six(make, monkeypatch):
@@ -265,13 +289,16 @@ def test_features_are_those_of_converging_rates(make):
     lines = [on_sphere(make, elr, loss, np.full(300, 0.001)) for elr in (1e-4, 2e-4, 4e-4)]
     lines.append(on_sphere(make, 1.0, chaos(300)[0], np.full(300, 0.5)))
     assert len(sphere.features(lines).numbers["rows"][0]["errors"]) == 3
+    with pytest.raises(NotMeasurable, match="fewer than three rates converge"):
+        sphere.features(lines[1:])
 
 
 def test_optima_are_compared_with_the_rate_that_is_best_on_held_out_images(make, monkeypatch):
     lines, called = [], []
     for elr, error, held_out in ((1e-3, 0.2, 0.5), (2e-3, 0.3, 0.7), (8e-3, 0.1, 0.9)):
-        run = on_sphere(make, elr, falling(20)[0], np.full(20, error))
-        rows = [{**row, "test_acc": held_out} for row in runs.read_log(run.folder)]
+        run = on_sphere(make, elr, falling(20)[0], np.append(np.full(19, 0.05), error))
+        rows = [{**row, "test_acc": 0.95} for row in runs.read_log(run.folder)]
+        rows[-1]["test_acc"] = held_out  # the last counts, not the best
         runs.write_log(run.folder, rows)
         lines.append(run)
     lines[2] = Run(lines[2].folder, {**lines[2].config, "epochs": 8})
@@ -292,8 +319,9 @@ def test_optima_are_compared_with_the_rate_that_is_best_on_held_out_images(make,
 def test_levels_are_those_of_chaotic_rates_and_seeds_are_apart(make, monkeypatch):
     lines = [*regimes_of(make, ("low", *"abcd", "high"))]
     monkeypatch.setattr(sphere, "random_walk", lambda run: 0.01)
-    chaotic_levels = sphere.three_regimes(lines).numbers["chaotic_levels"]
-    assert [len(levels) for levels in chaotic_levels] == [4]
+    numbers = sphere.three_regimes(lines).numbers
+    assert [len(levels) for levels in numbers["chaotic_levels"]] == [4]
+    assert numbers["walks"] == [[0.01]]  # of the one divergent rate
     apart = [
         Run(run.folder, {**run.config, "trial": trial})
         for trial in (11, 10)
