@@ -126,6 +126,7 @@ def frequency(
         ends = np.array([np.min(x), np.max(x)])
         axis.plot(ends, np.exp(middle) * ends ** exponents[name], color=colour, linewidth=1)
     describe(axis, "Frequency of periods", "ηλ", "periods an epoch", "log", "log")
+    label_plainly(axis.xaxis)
     axis.legend(fontsize=9)
     return figure
 
@@ -141,6 +142,7 @@ def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> F
     axis.axhline(1, color="black", linewidth=0.8)
     words = "steps of phase B · ηλ / ln(ρ_high / ρ_low)"
     describe(axis, "Length of phase B without a fit", "ηλ", words, "log")
+    label_plainly(axis.xaxis)
     return figure
 
 
