@@ -99,7 +99,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where its folder is none
+            partial.unlink()
         raise OSError(error.errno, f"{error.strerror}, so it was not written", str(path)) from None
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from claims.table import (
 )
 from command_line import Option, Parser, integer, one_of
 from experiments import IMAGE_FOLDER
-from experiments.lines import ROOT
+from experiments.lines import ROOT, Line, check_data, is_finished
 from utils import UserError, duration, nearest, plural, user_errors, write_atomically
 
 
@@ -75,9 +75,11 @@ def main(argv: list[str] | None = None) -> None:
                 todo[claim] = settings
         if not todo:
             raise UserError(f"no such claim has a {options.scale} setting")
-        say_what_is_left(todo, options)
+        left = what_is_left(todo, options)
         if options.list:
             return
+        folder.mkdir(parents=True, exist_ok=True)
+        check_data(left)
         figures.plt.switch_backend("agg")
         for claim, settings in todo.items():
             record["claims"][claim.key] = on_record(claim, settings, options, folder)
@@ -89,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{folder / 'claims.md'}")
 
 
-def say_what_is_left(todo: dict, options) -> None:
-    """A line for each claim, and the total, of what the cost model says of one core."""
+def what_is_left(todo: dict, options) -> list[Line]:
+    """The lines not yet finished; a line on each claim, and the total, by the cost model."""
     every = []
     for claim, settings in todo.items():
         groups = lines_behind(settings, trials_of(claim, options))
@@ -99,6 +101,7 @@ def say_what_is_left(todo: dict, options) -> None:
         left = duration(seconds_left(groups))
         print(f"{claim.key:15} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
     print(f"in all {duration(seconds_left(every))} of one core left; branches come on top")
+    return [line for group in every for line in group if not is_finished(line)]
 
 
 def on_record(claim, settings, options, folder: Path) -> dict:

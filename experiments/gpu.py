@@ -19,7 +19,7 @@ from pathlib import Path
 
 import runs
 from command_line import Option, Parser, integer, number, one_of
-from experiments.lines import ROOT, Line, lines_of
+from experiments.lines import ROOT, Line, check_data, is_finished, lines_of
 from experiments.local import run_here
 from experiments.papers import PAPERS
 from experiments.runner import SCRIPTS, say
@@ -96,6 +96,12 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():  # else what is skipped here would count as done there
         raise UserError("PyTorch sees no GPU here, and this is for one")
 
+    wanted = [
+        on_gpu(experiment, options.precision, options.compile).on_folder(options.image_folder)
+        for experiment in WANTED
+    ]
+    every = [line for experiment in wanted for line in lines_of(experiment)]
+
     def stop(number: int, frame: object) -> None:
         raise Interrupted(number)
 
@@ -104,11 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     lines: list[Line] = []
     failed = 0
     try:
+        check_data([line for line in every if not is_finished(line)])
         for name, words in COMMANDS.items():
             run_once(name, words)
-        for wanted in WANTED:
-            experiment = on_gpu(wanted, options.precision, options.compile)
-            experiment = experiment.on_folder(options.image_folder)
+        for experiment in wanted:
             lines = lines_of(experiment)
             with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
                 failed |= run_here(experiment, lines, options.jobs)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_only_the_claims_asked_for_are_listed(capsys, tmp_path, monkeypatch):
     command.main(["--claim", "adam,toy", "--list"])
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert shown == ["adam", "toy", "in"]  # "in all ..."
+
+
+def test_mistakes_are_told_before_anything_is_trained(one_claim, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "on_record", lambda *args: pytest.fail("measured"))
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    with pytest.raises(FileExistsError, match="taken"):
+        command.main(["--claim", "toy", "--results", "taken"])
+    on_images = Claim("practice", "P1", "A claim", "a rule", ("practice",), None)
+    monkeypatch.setattr(command, "CLAIMS", [on_images])
+    with pytest.raises(UserError, match="no folder nowhere/train"):
+        command.main(["--claim", "practice", "--image_folder", "nowhere"])
 
 
 @pytest.mark.parametrize("words, trials", [

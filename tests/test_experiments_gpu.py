@@ -80,6 +80,12 @@ def test_without_a_gpu_nothing_counts_as_done(place, monkeypatch):
     assert not list(place.iterdir())
 
 
+def test_images_that_are_not_there_cost_no_minutes(place):
+    with pytest.raises(UserError, match="no folder nowhere/train"):
+        gpu.main(["--image_folder", "nowhere"])
+    assert not list(place.iterdir())
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_full_length_and_one_checkpoint_a_line(precision):
     for experiment in gpu.WANTED:
