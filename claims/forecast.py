@@ -17,7 +17,7 @@ import numpy as np
 import runs
 from theory.forecast import time_to_turn
 from theory.periods import find_periods
-from utils import user_errors
+from utils import UserError, user_errors
 
 ASKED = (0.25, 0.5, 0.75)
 FOLDERS = ("results/figure2_cpu", "results/practice_cpu")
@@ -52,6 +52,8 @@ def errors(folder: Path, asked: float) -> list[tuple[float, float]]:
 
 def main(folders: list[str]) -> None:
     for root in map(Path, folders or FOLDERS):
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}")
         for asked in ASKED:
             found = [e for log in sorted(root.rglob(runs.LOG)) for e in errors(log.parent, asked)]
             if not found:

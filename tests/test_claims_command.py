@@ -124,6 +124,8 @@ def test_a_forecast_is_asked_about_every_period_but_the_first(tmp_path):
     assert len(found) == 4
     assert np.array(found[:3]) == pytest.approx(0, abs=0.05)
     assert np.array(found[3]) == pytest.approx(1 / 3, abs=0.05)
+    with pytest.raises(UserError, match="no folder"):
+        forecast.main([f"{tmp_path}/missing"])
 
 
 def test_cases_of_spikes_differ_by_what_they_say(monkeypatch):
