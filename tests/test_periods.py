@@ -113,10 +113,14 @@ def test_no_periods_in(name):
 
 
 def swings(shape, depth, width, records, jitter=0.1, periods=6):
-    """Periods of random lengths: ρ swings by the factor `depth`, the loss by 30; both noisy."""
+    """Periods of random lengths: ρ swings by the factor `depth`, the loss by 30; both noisy.
+
+    A loss that creeps is lowest early, as that of ResNet-18 with weight decay on all weights.
+    """
     # knots: position in the period, ln ρ and ln loss at them, from 0 (lowest) to 1
     knots = {
         "sawtooth": ((0, 0.85, 0.9, 1), (1, 0, 0.5, 1), (0.7, 0, 1, 0.7)),
+        "creeping": ((0, 0.2, 0.85, 0.9, 1), (1, 0.8, 0, 0.5, 1), (0.7, 0, 0.2, 1, 0.7)),
         "smooth": ((0, 0.55, 0.65, 0.8, 1), (1, 0.03, 0, 0.6, 1), (0.4, 0, 0.3, 1, 0.4)),
     }[shape]
 
@@ -136,7 +140,7 @@ def swings(shape, depth, width, records, jitter=0.1, periods=6):
     return draw
 
 
-@pytest.mark.parametrize("shape", ["sawtooth", "smooth"])
+@pytest.mark.parametrize("shape", ["sawtooth", "creeping", "smooth"])
 @pytest.mark.parametrize("depth", [1.2, 1.5, 2.5])
 @pytest.mark.parametrize("width", [0.03, 0.3])
 @pytest.mark.parametrize("records", [12, 30, 100])
@@ -270,7 +274,7 @@ def cycle(turn, start=None, low=None, high=None, end=None, records=9, wavering=0
 
 
 @pytest.mark.parametrize("change, orderly", [
-    ({}, True), ({"low": 40}, True), ({"low": 39}, False), ({"records": 5}, True),
+    ({}, True), ({"low": 1}, True), ({"records": 5}, True),
     ({"records": 4}, False), ({"wavering": 0.3}, True), ({"wavering": 0.31}, False),
 ])  # fmt: skip
 def test_what_is_orderly(change, orderly):

@@ -22,7 +22,6 @@ SHARP = 0.1  # of phase B: a shorter phase C is a jump
 # What tells a period from the swings of noise, in an orderly one:
 RESOLVED = 5  # records in the fall of ρ
 WAVERING = 0.3  # of the fall of ln ρ, which the rises within it may add up to
-LATE = 0.4  # of the time of the fall, after which the loss has its minimum
 ORDERLY = 3 / 4  # of the periods of a periodic run
 ENOUGH = 4  # periods, for a run to be periodic
 LARGEST_CV = 0.5  # of the lengths of periods
@@ -58,13 +57,11 @@ class Period:
 
     @property
     def is_orderly(self) -> bool:
-        """Whether weight decay dominates while ρ falls, and the loss falls with it.
+        """Whether weight decay dominates while ρ falls: it wavers by at most 0.3 of its fall.
 
-        The fall is resolved, it wavers by at most 0.3 of itself, and the loss is not lowest
-        early in it. Swings of noise are seldom so, whatever their size.
+        The fall is resolved, too. Swings of noise are seldom so, whatever their size.
         """
-        late = self.low - self.start >= LATE * (self.turn - self.start)
-        return late and self.records >= RESOLVED and self.wavering <= WAVERING
+        return self.records >= RESOLVED and self.wavering <= WAVERING
 
     @property
     def is_jump(self) -> bool:
