@@ -93,9 +93,9 @@ CLAIMS = (
           every_run, before="shown, not judged: jumps miss smooth periods"),
     Claim("figure1", "P1, Figure 1", "Periods of the ConvNet and of ResNet-18 with all weights",
           PERIODIC, ("figure1",), every_run, trials=3, first_trial=20,
-          before="no in trials 10 and 11: ResNet-18 of trial 11 has 10 periods, CV 0.17, but the loss "
-          "lowest early in most falls, and late was asked for, which no test on noise needed and "
-          "which changed no other of 260 runs; new"),
+          before="no in trials 10 and 11: ResNet-18 of trial 11 has 10 periods, CV 0.17, but the "
+          "loss lowest early in most falls, and late was asked for, which no test on noise needed "
+          "and which changed no other of 260 runs; new"),
     Claim("adam", "P1 (9)", "Periods with Adam", PERIODIC, ("adam",), every_run,
           first_trial=20, before="no in trials 10 to 14 of 200 epochs: 3 of 5 periodic, the other "
           "two with few periods, 6 and 7; yes, by two jumps"),
