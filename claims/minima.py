@@ -82,10 +82,10 @@ def first_minima_improve(minima: list[Run]) -> Finding:
         ]
         for run in minima
     ]
-    if min(map(len, errors)) < 3:
-        raise NotMeasurable("a run has fewer than three periods")
+    if min(map(len, errors)) < 6:
+        raise NotMeasurable("a run has fewer than six periods")
     trends = [rules.trend(seed[:6]) for seed in errors]
-    first, last = ([seed[i] for seed in errors] for i in (0, min(5, min(map(len, errors)) - 1)))
+    first, last = ([seed[i] for seed in errors] for i in (0, 5))
     measured = (
         f"Kendall's τ of the test error over the first 6 minima {spread(trends, '.2f')}; from "
         f"{spread(first, '.1f')} % to {spread(last, '.1f')} %"

@@ -124,7 +124,7 @@ DEMOS = (
     Experiment(
         "demo_minima",
         "test errors at the minima of successive periods: 2,560 CIFAR-10 images, width 8",
-        params={**FEW_TESTS, "epochs": 400, "save_freq": 2},
+        params={**FEW_TESTS, "epochs": 800, "save_freq": 2},
         lrs=(0.03,),
         wds=(0.02,),
     ),

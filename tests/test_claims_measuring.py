@@ -267,8 +267,8 @@ def test_minima_improve_by_the_test_errors_of_the_first_six(make, monkeypatch):
     found = minima.first_minima_improve(made)
     assert found.holds and found.numbers["trends"] == pytest.approx([-1] * 5)
     assert found.numbers["errors"][4] == pytest.approx([19, 18, 17, 16, 15, 14, 90, 90])
-    lows[made[2].folder] = [1, 2]
-    with pytest.raises(NotMeasurable, match="fewer than three periods"):
+    lows[made[2].folder] = [*range(1, 6)]
+    with pytest.raises(NotMeasurable, match="fewer than six periods"):
         minima.first_minima_improve(made)
 
 
