@@ -13,7 +13,7 @@ from tabulate import tabulate
 import runs
 from command_line import Option, Parser, given, integer, key_values, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
-from experiments.lines import ROOT, check_data, is_finished, lines_of
+from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.runner import say
 from experiments.slurm import Cluster, submit
@@ -129,9 +129,8 @@ def main(argv: list[str] | None = None) -> int:
                 say(shlex.join(["python", *words]))
         return 0
 
-    todo = [line for line in lines if arguments.overwrite or not is_finished(line)]
     if arguments.launcher == "local":
-        check_data(todo)
+        check_data(lines if arguments.overwrite else unfinished(lines))
     with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
         if arguments.overwrite:
             for line in lines:

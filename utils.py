@@ -99,7 +99,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # where its folder is none
+        with contextlib.suppress(OSError):  # its folder may be a file
             partial.unlink()
         raise OSError(error.errno, f"{error.strerror}, so it was not written", str(path)) from None
     except BaseException:

@@ -28,7 +28,7 @@ from claims.table import (
 )
 from command_line import Option, Parser, integer, one_of
 from experiments import IMAGE_FOLDER
-from experiments.lines import ROOT, Line, check_data, is_finished
+from experiments.lines import ROOT, Line, check_data, unfinished
 from utils import UserError, duration, nearest, plural, user_errors, write_atomically
 
 
@@ -101,7 +101,7 @@ def what_is_left(todo: dict, options) -> list[Line]:
         left = duration(seconds_left(groups))
         print(f"{claim.key:15} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
     print(f"in all {duration(seconds_left(every))} of one core left; branches come on top")
-    return [line for group in every for line in group if not is_finished(line)]
+    return unfinished(line for group in every for line in group)
 
 
 def on_record(claim, settings, options, folder: Path) -> dict:

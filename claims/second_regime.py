@@ -21,7 +21,7 @@ import runs
 from claims.branches import branch
 from command_line import Option, Parser, integer, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment
-from experiments.lines import ROOT, check_data, is_finished, lines_of, run_of
+from experiments.lines import ROOT, check_data, lines_of, run_of, unfinished
 from experiments.local import run_here
 from measuring import Meter, Wanted
 from measuring.rebuild import rebuild, renew_statistics
@@ -106,7 +106,7 @@ def measure(experiment: Experiment, trials: int, jobs: int) -> list[dict]:
     UserError : a line failed.
     """
     lines = lines_of(experiment.in_trials(range(trials)))
-    check_data([line for line in lines if not is_finished(line)])
+    check_data(unfinished(lines))
     if run_here(experiment, lines, jobs):
         raise UserError("a line of constant rate failed, see above")
     found = [run_of(line) for line in lines]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import runs
 from command_line import Option, Parser, integer, number, one_of
-from experiments.lines import ROOT, Line, check_data, is_finished, lines_of
+from experiments.lines import ROOT, Line, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.papers import PAPERS
 from experiments.runner import SCRIPTS, say
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     lines: list[Line] = []
     failed = 0
     try:
-        check_data([line for line in every if not is_finished(line)])
+        check_data(unfinished(every))
         for name, words in COMMANDS.items():
             run_once(name, words)
         for experiment in wanted:

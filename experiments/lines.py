@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,10 @@ def is_finished(line: Line) -> bool:
 
 def _whole_epochs(line: Line) -> list[int]:
     return [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
+
+
+def unfinished(lines: Iterable[Line]) -> list[Line]:
+    return [line for line in lines if not is_finished(line)]
 
 
 def check_data(lines: Sequence[Line]) -> None:
