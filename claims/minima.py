@@ -28,46 +28,64 @@ def minima_of_periods(run: Run) -> list[int]:
     return [*map(int, figures.periods_of(run).minima(epochs, loss))]
 
 
-def gains(found: dict[str, np.ndarray], epochs: Sequence[int]) -> np.ndarray:
-    """What the ensemble with the anchor gains over the mean of its members, in % of the images."""
-    at = np.isin(found["report_epochs"], epochs)
-    return 100 * (found["ensemble_acc"] - (found["acc"] + found["acc"][0]) / 2)[at]
+def gain(
+    found: dict[str, np.ndarray], anchor: int, epochs: Sequence[int], prefix: str = ""
+) -> float:
+    """What ensembles with the anchor gain over their better members: the mean, in % of the images.
+
+    `found` is of `diversity.compare`; of the checkpoints of these epochs, or with the prefix
+    "independent_" of those of the independent run.
+    """
+    own = found["acc"][found["report_epochs"] == anchor]
+    at = np.isin(found[f"{prefix}report_epochs"], epochs)
+    better = np.maximum(found[f"{prefix}acc"], own)
+    return float(100 * (found[f"{prefix}ensemble_acc"] - better)[at].mean())
 
 
 def different_minima(base: list[Run]) -> Finding:
     rows, drawn = [], {}
-    for run in base:
-        periods, lows = figures.periods_of(run), minima_of_periods(run)
-        if len(lows) < 3:
-            raise NotMeasurable(f"trial {run.config['trial']} has fewer than three periods")
+    lows_of = [minima_of_periods(run) for run in base]
+    if min(map(len, lows_of)) < 3:
+        raise NotMeasurable("a run has fewer than three periods")
+    for i, (run, lows) in enumerate(zip(base, lows_of, strict=True)):
+        periods, anchor = figures.periods_of(run), lows[1]
         second = periods.cycles[1]
-        anchor = round((second.start + second.turn) / 2)  # half way in phase B of the second
-        found = diversity.compare(run.folder, anchor)
-        within = [e for e in found["report_epochs"] if anchor < e <= lows[1]]
+        # The last quarter of its phase B, where the loss is nearly as low: at least an epoch.
+        late = round(second.start + 0.75 * (second.turn - second.start))
+        same = [*range(min(late, anchor - 1), anchor)]
+        other = (i + 1) % len(base)
+        independent = base[other].folder if other != i else None
+        found = diversity.compare(run.folder, anchor, independent, since=same[0])
         turned = diversity.turning(run.folder)
         near = np.zeros(len(turned["angle"]), dtype=bool)
         for period in periods.cycles:
             near |= (turned["from"] >= period.turn - NEAR) & (turned["to"] <= period.turn + NEAR)
         settled = turned["from"] >= periods.cycles[0].turn - NEAR
         rows.append({
-            "run": run.folder.as_posix(), "anchor": anchor, "minima": lows,
-            "gain_of_periods": float(gains(found, lows[2:]).mean()),
-            "gain_within": float(gains(found, within).mean()),
+            "run": run.folder.as_posix(), "anchor": anchor, "minima": lows, "same_period": same,
+            "gain_of_periods": gain(found, anchor, lows[2:]),
+            "gain_within": gain(found, anchor, same),
+            "gain_of_another_seed": gain(found, anchor, lows_of[other][2:], "independent_")
+            if independent else np.nan,
             "cosine": found["cosine"][np.isin(found["report_epochs"], lows)].tolist(),
             "turning": float(turned["angle"][near].sum() / turned["angle"][settled].sum()),
+            "time_near": float((near & settled).sum() / settled.sum()),
         })  # fmt: skip
         drawn[f"trial {run.config['trial']}"] = found, periods.turns, anchor
-    others, same, turning = (
-        [row[key] for row in rows] for key in ("gain_of_periods", "gain_within", "turning")
-    )
+    others, same, another, turning, time = (
+        np.array([row[key] for row in rows])
+        for key in ("gain_of_periods", "gain_within", "gain_of_another_seed", "turning",
+                    "time_near")
+    )  # fmt: skip
+    seed = f", with those of another seed {spread(another, '.2g')}" if len(base) > 1 else ""
     measured = (
         f"ensembles with the minima of later periods gain {spread(others, '.2g')} points of "
-        f"accuracy over their members, with later checkpoints of the same period "
-        f"{spread(same, '.2g')}; {spread(100 * np.array(turning), '.2g')} % of the turning is "
-        f"within {NEAR} epochs of destabilisations"
+        f"accuracy over the better member, with checkpoints of the same period "
+        f"{spread(same, '.2g')}{seed}; {spread(100 * turning, '.2g')} % of the turning is within "
+        f"{NEAR} epochs of destabilisations, {spread(100 * time, '.2g')} % of the time"
     )
     holds = rules.different_functions(others, same, turning)
-    worst = int(np.argmin(np.array(others) - same))
+    worst = int(np.argmin(others - same))
     titles = [*drawn]
     shown = {titles[0]: drawn[titles[0]]} if worst else {}
     shown[f"{titles[worst]} (worst)"] = drawn[titles[worst]]

@@ -1,6 +1,7 @@
 """P1: where there are periods, how often they come, and how long they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,20 @@ def regularity(found: Sequence[Run]) -> str:
 
 
 def numbers_of(found: Sequence[Run]) -> list[dict]:
-    """What a reader needs to check the verdict on each run: its turning points and their CV."""
-    return [
-        {
-            "run": run.folder.as_posix(),
-            "turns": figures.periods_of(run).turns.tolist(),
-            "e_fold": figures.e_fold(run),
-            "cv": settled(run).cv,
-            "periodic": settled(run).is_periodic,
+    """What a reader needs to check the verdict on each run.
+
+    All turning points, and of the periods after one e-fold what `Periods.is_periodic` judges.
+    """
+    rows = []
+    for run in found:
+        periods = settled(run)
+        rows.append({
+            "run": run.folder.as_posix(), "turns": figures.periods_of(run).turns.tolist(),
+            "e_fold": figures.e_fold(run), "cv": periods.cv, "cv_limit": periods.cv_limit,
+            "orderly": periods.orderly, "periodic": periods.is_periodic,
             "dead_layer": figures.dead_layer(run),
-        }
-        for run in found
-    ]
+        })  # fmt: skip
+    return rows
 
 
 def setting_of(run: Run) -> str:
@@ -77,19 +80,20 @@ def every_run(found: Sequence[Run]) -> Finding:
     return Finding("; ".join(words), holds, numbers, figure)
 
 
-def panels(lines: dict[str, list[Run]]) -> dict[str, Run]:
-    """Of every line its first trial, and beside it the worst.
+def irregularity(run: Run) -> tuple[bool, float]:
+    """Largest for a run that is not periodic; then by its CV over what that has to be below."""
+    periods = settled(run)
+    share = periods.cv / periods.cv_limit
+    return not periods.is_periodic, share if np.isfinite(share) else np.inf
 
-    One that is not periodic where there is any, and of these the one with the fewest periods.
-    """
 
-    def goodness(run: Run) -> tuple[bool, int, float]:
-        periods = settled(run)
-        return periods.is_periodic, len(periods), -periods.cv
-
+def panels(
+    lines: dict[str, list[Run]], badness: Callable[[Run], Any] = irregularity
+) -> dict[str, Run]:
+    """Of every line its first trial, and beside it the worst."""
     chosen = {}
     for name, line in lines.items():
-        worst = min(line, key=goodness)
+        worst = max(line, key=badness)
         for run in dict.fromkeys((line[0].folder, worst.folder)):
             trial = next(r for r in line if r.folder == run)
             words = f"{name}, trial {trial.config['trial']}"
@@ -104,10 +108,13 @@ def periods_in_a_range(found: list[Run]) -> Finding:
     by_lr = [line for line in between if line[0].config["wd"] == wd]
     lrs = {line[0].config["lr_init"] for line in between if line not in by_lr}
     by_wd = [line for line in between if line[0].config["lr_init"] in lrs]
-    half = [run.log()["train_loss"][run.config["epochs"] // 2 :] for run in largest]
+
+    def late_trend(run: Run) -> float:
+        return rules.trend(run.log()["train_loss"][run.config["epochs"] // 2 :])
+
     wrong = [1 - np.mean(run.log()["train_acc"][run.config["epochs"] // 2 :]) for run in largest]
     error = [e / (1 - 1 / run.config["num_classes"]) for e, run in zip(wrong, largest, strict=True)]
-    trends = [rules.trend(loss) for loss in half]
+    trends = [*map(late_trend, largest)]
     ends = {
         "at_smallest": [len(figures.periods_of(run)) for run in smallest],
         "at_largest": [settled(run).is_periodic for run in largest],
@@ -132,26 +139,32 @@ def periods_in_a_range(found: list[Run]) -> Finding:
     )
     numbers = {**ends, "runs": numbers_of(found)}
     named = {f"η = {r[0].config['lr_init']:g}, λ = {r[0].config['wd']:g}": r for r in by_rates}
-    figure = figures.loss_panels(panels(named))
-    return Finding("; ".join(words), holds, numbers, figure)
+    *others, last = named
+    shown = panels({name: named[name] for name in others})
+    shown |= panels({last: largest}, lambda run: abs(late_trend(run)))
+    return Finding("; ".join(words), holds, numbers, figures.loss_panels(shown))
 
 
 def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) -> Finding:
     sweeps, exponents, holds, words = {}, {}, True, []
     for name, lines in (
-        ("η varied", by_line(vary_lr).values()),
-        ("λ varied", by_line(vary_wd).values()),
-        ("η varied, other images", by_line(vary_images).values()),
+        ("η varied", [*by_line(vary_lr).values()]),
+        ("λ varied", [*by_line(vary_wd).values()]),
+        ("η varied, other images", [*by_line(vary_images).values()]),
     ):
         points = [
-            (run.config["trial"], rate_product(run), settled(run).frequency)
+            {"run": run.folder.as_posix(), "rate_times_decay": rate_product(run),
+             "frequency": settled(run).frequency, "periods": len(settled(run))}
             for line in lines
             for run in line
-        ]
-        trials = sorted({trial for trial, _, _ in points})
+        ]  # fmt: skip
+        rates, frequencies = (
+            np.array([point[key] for point in points]) for key in ("rate_times_decay", "frequency")
+        )
+        trial_of = np.array([run.config["trial"] for line in lines for run in line])
         slopes = []
-        for trial in trials:
-            x, y = np.array([(a, b) for t, a, b in points if t == trial]).T
+        for trial in np.unique(trial_of):
+            x, y = rates[trial_of == trial], frequencies[trial_of == trial]
             known = np.isfinite(y)
             if known.sum() < 3:
                 raise NotMeasurable(f"{name}, trial {trial}: fewer than three rates have periods")
@@ -159,8 +172,8 @@ def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) ->
         limits = rules.mean_interval(slopes)
         holds = holds and rules.proportional(limits)
         words.append(f"{name}: exponent {interval(np.mean(slopes), limits)}")
-        sweeps[name] = np.array([(a, b) for _, a, b in points]).T
-        exponents[name] = {"exponents": slopes, "interval_95": limits}
+        sweeps[name] = rates, frequencies
+        exponents[name] = {"exponents": slopes, "interval_95": limits, "points": points}
     figure = figures.frequency(sweeps, {n: np.mean(e["exponents"]) for n, e in exponents.items()})
     return Finding("; ".join(words), holds, exponents, figure)
 
@@ -180,7 +193,12 @@ def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
     if len(every) == 0:
         raise NotMeasurable("no periods")
     inside = np.mean((every >= rules.LENGTH[0]) & (every <= rules.LENGTH[1]))
-    middle = interval(np.median(every), rules.median_interval(every))
+    trials = {run.config["trial"] for run in found}
+    of_seeds = [
+        np.concatenate([ratios[r.folder.as_posix()] for r in found if r.config["trial"] == trial])
+        for trial in sorted(trials)
+    ]
+    middle = interval(np.median(every), rules.median_interval(of_seeds))
     measured = (
         f"median {middle}; {inside:.0%} of {len(every)} periods between {rules.LENGTH[0]:g} and "
         f"{rules.LENGTH[1]:g} (all between {every.min():.2f} and {every.max():.2f})"

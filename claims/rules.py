@@ -28,9 +28,10 @@ def trend(values: Sequence[float]) -> float:
     return float(kendalltau(np.arange(len(values)), values).statistic)
 
 
-def has_no_trend(values: Sequence[float]) -> bool:
-    """Whether Kendall's τ is compatible with none, at a level of 5 %."""
-    return not kendalltau(np.arange(len(values)), values).pvalue < SIGNIFICANT  # NaN if constant
+def has_no_trend(values: Sequence[float], tests: int) -> bool:
+    """Whether Kendall's τ is compatible with none, at a level of 5 % for so many tests together."""
+    p = kendalltau(np.arange(len(values)), values).pvalue
+    return not p < SIGNIFICANT / tests  # NaN if constant
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -47,13 +48,21 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean() - width), float(values.mean() + width)
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the median (percentiles, 2,000 draws, fixed seed)."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(np.median(values)), float(np.median(values))
-    draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+def median_interval(seeds: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median of all values; (NaN, NaN) for fewer than two seeds.
+
+    Whole seeds are drawn, since the values of one are not independent (percentiles, 2,000 draws of
+    a fixed generator).
+
+    Parameters
+    ----------
+    seeds : the values of each seed.
+    """
+    if len(seeds) < 2:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(0).integers(len(seeds), size=(2000, len(seeds)))
+    medians = [np.median(np.concatenate([seeds[i] for i in draw])) for draw in draws]
+    low, high = np.percentile(medians, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -110,8 +119,11 @@ def consistent(
     lows: Sequence[float],
     cv: float,
     inside: Sequence[float],
+    runs: int,
 ) -> bool:
     """One run: no trend in lengths and in the extremes of ρ, regular, ρ where theory puts it.
+
+    A trend is one at a level of 5 % for the three tests of all runs together (Bonferroni).
 
     Parameters
     ----------
@@ -119,8 +131,9 @@ def consistent(
     cv : coefficient of variation of the lengths.
     inside : of each period, from turn to turn, the share of its steps with ρ between the
         equilibrium norms of the smallest and the largest effective gradient of the period.
+    runs : how many there are.
     """
-    steady = all(has_no_trend(values) for values in (lengths, highs, lows))
+    steady = all(has_no_trend(values, 3 * runs) for values in (lengths, highs, lows))
     return steady and cv < 0.5 and min(inside) == 1
 
 

@@ -22,11 +22,11 @@ def minima(named: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray, int]]
     figure, rows = plt.subplots(len(named), 2, figsize=size, layout="constrained", squeeze=False)
     for (title, (found, turns, anchor)), axes in zip(named.items(), rows, strict=True):
         epochs, errors = found["report_epochs"], 100 - 100 * found["acc"]
-        later, ensemble = epochs > anchor, 100 - 100 * found["ensemble_acc"]
+        others, ensemble = epochs != anchor, 100 - 100 * found["ensemble_acc"]
         axes[0].plot(epochs, found["cosine"], color=COLOURS[0])
         axes[1].plot(epochs, errors, color=COLOURS[1], label="alone")
-        axes[1].plot(epochs[later], ensemble[later], color=COLOURS[2], label="with the anchor")
-        for turn in turns[turns > anchor]:
+        axes[1].plot(epochs[others], ensemble[others], color=COLOURS[2], label="with the anchor")
+        for turn in turns[turns > epochs[0]]:
             for axis in axes:
                 axis.axvline(turn, color="grey", linestyle="--", linewidth=0.6)
         words = f"{title}: cosine with the weights of epoch {anchor}"

@@ -147,18 +147,18 @@ def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> F
 
 
 def branches(rows: Sequence[Mapping], kinds: Mapping[str, str], within: float = 1) -> Figure:
-    """How long two kinds of branches take to destabilise; those that do not are at the top.
+    """How long kinds of branches take to destabilise; those that do not are at the top.
 
     Parameters
     ----------
-    rows : a pair of branches each: the epoch that they start "from", the "epochs" of their phase B,
+    rows : branches of each kind: the epoch that they start "from", the "epochs" of their phase B,
         and under each of `kinds` the epoch at which the branch destabilises, or infinity.
-    kinds : what the two are called in the figure.
+    kinds : what they are called in the figure; three at most.
     within : phases B for which they are followed.
     """
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    looks = ((COLOURS[0], "o", 1.1), (COLOURS[3], "s", 1.2))
-    for (key, words), (colour, marker, never) in zip(kinds.items(), looks, strict=True):
+    looks = ((COLOURS[0], "o", 1.1), (COLOURS[3], "s", 1.2), (COLOURS[2], "^", 1.25))
+    for (key, words), (colour, marker, never) in zip(kinds.items(), looks, strict=False):
         took = np.array([(row[key] - row["from"]) / row["epochs"] for row in rows])
         took = np.where(np.isfinite(took), took, never * within)
         axis.plot(np.arange(len(rows)), took, marker, color=colour, alpha=0.7, label=words)
@@ -166,7 +166,7 @@ def branches(rows: Sequence[Mapping], kinds: Mapping[str, str], within: float = 
     axis.text(0, 1.04 * within, "above: not in the time followed", fontsize=8, va="top")
     axis.set_ylim(0, 1.3 * within)
     describe(axis, "Branches in phase B", "branch", "time until C / time of phase B")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(kinds), fontsize=9)
     return figure
 
 

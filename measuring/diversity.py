@@ -43,17 +43,22 @@ def accuracy(p: torch.Tensor, images: ImageSet) -> float:
     return (p.argmax(1) == images.labels).double().mean().item()
 
 
-def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[str, np.ndarray]:
-    """Compare an anchor checkpoint with the later ones of its run, and an independent run's.
+def compare(
+    folder: Path, anchor: int, independent: Path | None = None, since: int | None = None
+) -> dict[str, np.ndarray]:
+    """Compare an anchor checkpoint with others of its run, and with an independent run's.
 
     Statistics of batch normalisation are estimated anew for every checkpoint.
 
+    Parameters
+    ----------
+    since : the first epoch that is compared; the anchor's where it is not given.
+
     Returns
     -------
-    report_epochs : (n,) of the run's whole-epoch checkpoints from the anchor on.
+    report_epochs : (n,) of the run's whole-epoch checkpoints.
     acc, ensemble_acc, cosine : (n,) of each alone; with the anchor; and with its SI weights.
-    independent_...: the same arrays for the checkpoints of the independent run from the anchor's
-        epoch on, where one is given.
+    independent_...: the same arrays for the independent run, where one is given.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
     except FileNotFoundError:
         raise UserError(f"{folder} has no {runs.CONFIG}: --models_dir is DIR/trial_<t>") from None
     model, train_images, images = rebuild(config)
-    names = list(models.si_parameters(model))
+    names, since = list(models.si_parameters(model)), anchor if since is None else since
 
     def of(content: dict, path: Path) -> torch.Tensor:
         checkpoints.load_weights(model, content, path)
@@ -73,7 +78,7 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
 
     def states(where: Path):
         for (epoch, step), path in runs.checkpoints_in(where).items():
-            if not step and epoch >= anchor:
+            if not step and epoch >= since:
                 content = checkpoints.load(path)
                 yield epoch, content["state_dict"], of(content, path)
 
@@ -90,7 +95,7 @@ def compare(folder: Path, anchor: int, independent: Path | None = None) -> dict[
             for epoch, state, p in states(where)
         ]  # fmt: skip
         if not rows:
-            raise UserError(f"{where} has no checkpoint from epoch {anchor} on")
+            raise UserError(f"{where} has no checkpoint from epoch {since} on")
         columns = ("report_epochs", "acc", "ensemble_acc", "cosine")
         found |= {
             prefix + name: np.array(column)

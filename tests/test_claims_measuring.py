@@ -56,7 +56,11 @@ def test_branches_begin_at_quarters_of_phase_b_and_last_as_long_as_it(make, aske
     asked.clear()
     mechanism.sharpness([base])
     late = [at[:2] for at in expected[4::6]]
-    assert asked == [(at, 3 * n, {**seed, "lr_init": lr}) for at, n in late for lr in (0.1, 0.05)]
+    wd = base.config["wd"]
+    rates = ((0.1, wd), (0.05, wd), (0.05, 2 * wd))
+    assert asked == [
+        (at, 3 * n, {**seed, "lr_init": a, "wd": b}) for at, n in late for a, b in rates
+    ]
 
 
 def test_a_jump_after_the_steps_that_count_is_none(make, asked):
@@ -211,26 +215,34 @@ def test_the_worst_trial_is_one_that_is_not_periodic(make):
 # --- minima ---
 
 
-def test_an_ensemble_gains_over_the_mean_of_its_members():
-    found = {"report_epochs": np.arange(1, 4), "acc": np.array([0.5, 0.6, 0.7]),
-             "ensemble_acc": np.array([0.5, 0.7, 0.9])}  # fmt: skip
-    assert minima.gains(found, [2, 3]) == pytest.approx([15, 30])
+def test_an_ensemble_gains_over_the_better_of_its_members():
+    found = {"report_epochs": np.arange(1, 4), "acc": np.array([0.6, 0.5, 0.7]),
+             "ensemble_acc": np.array([0.7, 0.5, 0.9]),
+             "independent_report_epochs": np.arange(2, 4), "independent_acc": np.array([0.1, 0.9]),
+             "independent_ensemble_acc": np.array([0.6, 0.95])}  # fmt: skip
+    assert minima.gain(found, 2, [1, 3]) == pytest.approx((10 + 20) / 2)
+    assert minima.gain(found, 1, [3]) == pytest.approx(20)
+    assert minima.gain(found, 1, [2, 3], "independent_") == pytest.approx((0 + 5) / 2)
 
 
 def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, monkeypatch):
-    run = make(*saw(50))
-    for epoch in range(1, 601):
-        runs.checkpoint_path(run.folder, epoch).touch()
-    np.savez(run.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=saw(50)[0])
+    run, second_run = (make(*saw(50), {"trial": trial}) for trial in (10, 11))
+    for made in (run, second_run):
+        for epoch in range(1, 601):
+            runs.checkpoint_path(made.folder, epoch).touch()
+        np.savez(made.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=saw(50)[0])
     periods, lows = figures.periods_of(run), minima.minima_of_periods(run)
-    anchors = []
+    asked = []
 
-    def compare(folder, anchor):
-        anchors.append(anchor)
-        epochs = np.arange(anchor, 601)
+    def compare(folder, anchor, independent, since):
+        asked.append((folder, anchor, independent, since))
+        epochs = np.arange(since, 601)
         later = epochs > lows[1]
-        return {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
-                "ensemble_acc": 0.5 + 0.1 * later - 0.3 * (epochs == anchor)}  # fmt: skip
+        own = {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
+               "ensemble_acc": 0.5 + 0.1 * later - 0.3 * (epochs == anchor)}  # fmt: skip
+        far = own["acc"] + 0.2 * np.isin(epochs, lows[2:])
+        other = {"report_epochs": epochs, "acc": own["acc"], "ensemble_acc": far}
+        return own | ({f"independent_{k}": v for k, v in other.items()} if independent else {})
 
     since = np.arange(600)
     near = np.min(np.abs(since[:, None] - periods.turns + 0.5), axis=1) < 3
@@ -240,12 +252,21 @@ def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, mon
     monkeypatch.setattr(minima.diversity, "turning", lambda folder: turned)
     found = minima.different_minima([run])
     second = periods.cycles[1]
-    assert anchors == [round((second.start + second.turn) / 2)]
+    late = round(second.start + 0.75 * (second.turn - second.start))
+    assert second.start < late < lows[1] and asked == [(run.folder, lows[1], None, late)]
     (row,) = found.numbers["trials"]
     assert (row["gain_of_periods"], row["gain_within"]) == pytest.approx((10, 0))
+    assert row["same_period"] == [*range(late, lows[1])] and np.isnan(row["gain_of_another_seed"])
     after = since >= periods.turns[0] - 3
     assert row["turning"] == pytest.approx(angle[near].sum() / angle[after].sum())
-    assert found.holds
+    assert row["time_near"] == pytest.approx(np.mean(near[after]))
+    assert found.holds and "another seed" not in found.measured
+    asked.clear()
+    both = minima.different_minima([run, second_run])
+    assert [row["gain_of_another_seed"] for row in both.numbers["trials"]] == pytest.approx(
+        [20] * 2
+    )
+    assert [words[2] for words in asked] == [second_run.folder, run.folder]
     # A state within an epoch is no checkpoint of the epoch.
     runs.checkpoint_path(run.folder, lows[1]).rename(runs.checkpoint_path(run.folder, lows[1], 1))
     assert lows[1] not in minima.minima_of_periods(run)

@@ -62,10 +62,10 @@ STEADY = np.exp(0.1 * np.random.RandomState(0).normal(size=(3, 12)))
         (rules.proportional, ((0.86, 1.14),), ((math.nan, math.nan),)),
         (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [1.4] * 11,)),
         (rules.as_long_as_decay_takes, (RATIOS + [1.4] * 10,), (RATIOS + [0.99] * 11,)),
-        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.51, [1, 1])),
-        (rules.consistent, (*STEADY, 0.49, [1, 1]), (*STEADY, 0.49, [1, 0.99])),
-        (rules.consistent, (*STEADY, 0.1, [1]), (np.arange(6), *STEADY[1:], 0.1, [1])),
-        (rules.consistent, (*STEADY, 0.1, [1]), (*STEADY[:2], np.arange(6), 0.1, [1])),
+        (rules.consistent, (*STEADY, 0.49, [1, 1], 5), (*STEADY, 0.51, [1, 1], 5)),
+        (rules.consistent, (*STEADY, 0.49, [1, 1], 5), (*STEADY, 0.49, [1, 0.99], 5)),
+        (rules.consistent, (*STEADY, 0.1, [1], 5), (np.arange(7), *STEADY[1:], 0.1, [1], 5)),
+        (rules.consistent, (*STEADY, 0.1, [1], 5), (*STEADY[:2], np.arange(7), 0.1, [1], 5)),
         (rules.bounded, (share(10), share(90)), (share(11), share(90))),
         (rules.bounded, (share(10), share(90)), (share(10), share(89))),
         (rules.bounded, (share(0), share(100)), ([], share(100))),
@@ -108,6 +108,20 @@ def test_intervals_cover_what_they_should():
     means = [rules.mean_interval(rng.normal(1, 0.3, 5)) for _ in range(400)]
     assert 370 <= sum(low < 1 < high for low, high in means) <= 390
     assert rules.mean_interval([1, 2, 3]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
-    medians = [rules.median_interval(rng.exponential(1, 40)) for _ in range(60)]
+    # Values of a seed that are alike: the interval is one over seeds.
+    medians = [
+        rules.median_interval(np.repeat(rng.exponential(1, (30, 1)), 6, axis=1)) for _ in range(60)
+    ]
     assert 51 <= sum(low < math.log(2) < high for low, high in medians) <= 60
-    assert rules.median_interval([2.0, 2.0]) == (2, 2) and math.isnan(rules.mean_interval([1])[0])
+    assert rules.median_interval([[2.0, 2.0], [2.0]]) == (2, 2)
+    assert all(math.isnan(f([[1, 2]])[0]) for f in (rules.mean_interval, rules.median_interval))
+
+
+def test_a_trend_is_one_beyond_all_tests_of_an_experiment():
+    rng = np.random.RandomState(0)
+    failed = [
+        not all(rules.consistent(*rng.normal(size=(3, 9)), 0.1, [1], 5) for _ in range(5))
+        for _ in range(200)
+    ]
+    assert np.mean(failed) <= 0.07  # with 5 % in each test 0.5
+    assert not rules.consistent(*STEADY[:2], np.sort(STEADY[2]), 0.1, [1], 5)

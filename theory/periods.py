@@ -196,19 +196,25 @@ class Periods:
         return Periods(tuple(period for period in self.cycles if period.turn > time))
 
     @property
-    def is_periodic(self) -> bool:
-        """Whether there are at least four, orderly and of similar lengths.
+    def orderly(self) -> float:
+        """Share of the periods that are `is_orderly`; NaN without any."""
+        return float(np.mean([p.is_orderly for p in self.cycles])) if self.cycles else math.nan
 
-        At least three in four are `is_orderly`, and the lengths' coefficient of variation is below
-        0.5 and below `chance_cv`. To be asked of the periods `after` one e-fold of weight decay,
-        1 / (ηλ) steps.
-        """
-        if len(self) < ENOUGH:
-            return False
-        orderly = np.mean([period.is_orderly for period in self.cycles])
+    @property
+    def cv_limit(self) -> float:
+        """What the CV of periodic ones is below: 0.5, and `chance_cv`; NaN with fewer than two."""
+        if len(self) < 2:
+            return math.nan
         fall = np.mean(np.log(self.each("rho_start") / self.each("rho_turn")))
-        limit = min(LARGEST_CV, chance_cv(len(self) - 1, fall))
-        return bool(orderly >= ORDERLY and self.cv < limit)
+        return min(LARGEST_CV, chance_cv(len(self) - 1, fall))
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether there are at least four, three in four of them orderly, and `cv` < `cv_limit`.
+
+        To be asked of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
+        """
+        return len(self) >= ENOUGH and self.orderly >= ORDERLY and self.cv < self.cv_limit
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
         """The time of the lowest loss in every period that has turned, the first one included.
