@@ -42,54 +42,79 @@ def gain(
     return float(100 * (found[f"{prefix}ensemble_acc"] - better)[at].mean())
 
 
-def different_minima(base: list[Run]) -> Finding:
+def different_minima(minima: list[Run]) -> Finding:
     rows, drawn = [], {}
-    lows_of = [minima_of_periods(run) for run in base]
+    lows_of = [minima_of_periods(run) for run in minima]
     if min(map(len, lows_of)) < 3:
         raise NotMeasurable("a run has fewer than three periods")
-    for i, (run, lows) in enumerate(zip(base, lows_of, strict=True)):
-        periods, anchor = figures.periods_of(run), lows[1]
-        second = periods.cycles[1]
-        # The last quarter of its phase B, where the loss is nearly as low: at least an epoch.
-        late = round(second.start + 0.75 * (second.turn - second.start))
-        same = [*range(min(late, anchor - 1), anchor)]
-        other = (i + 1) % len(base)
-        independent = base[other].folder if other != i else None
-        found = diversity.compare(run.folder, anchor, independent, since=same[0])
-        turned = diversity.turning(run.folder)
-        near = np.zeros(len(turned["angle"]), dtype=bool)
-        for period in periods.cycles:
-            near |= (turned["from"] >= period.turn - NEAR) & (turned["to"] <= period.turn + NEAR)
-        settled = turned["from"] >= periods.cycles[0].turn - NEAR
+    for i, (run, lows) in enumerate(zip(minima, lows_of, strict=True)):
+        second, anchor = figures.periods_of(run).cycles[1], lows[1]
+        # The last quarter of its phase B, where the loss is nearly as low: at least a checkpoint.
+        late = second.start + 0.75 * (second.turn - second.start)
+        earlier = [e for e, step in runs.checkpoints_in(run.folder) if not step and e < anchor]
+        same = [epoch for epoch in earlier if epoch >= min(late, max(earlier))]
+        other = (i + 1) % len(minima)
+        independent = minima[other].folder if other != i else None
+        epochs = {*same, *lows, *lows_of[other]}
+        found = diversity.compare(run.folder, anchor, independent, epochs)
+        at_lows = np.isin(found["report_epochs"], lows)
         rows.append({
             "run": run.folder.as_posix(), "anchor": anchor, "minima": lows, "same_period": same,
             "gain_of_periods": gain(found, anchor, lows[2:]),
             "gain_within": gain(found, anchor, same),
             "gain_of_another_seed": gain(found, anchor, lows_of[other][2:], "independent_")
             if independent else np.nan,
-            "cosine": found["cosine"][np.isin(found["report_epochs"], lows)].tolist(),
-            "turning": float(turned["angle"][near].sum() / turned["angle"][settled].sum()),
-            "time_near": float((near & settled).sum() / settled.sum()),
+            "cosine": found["cosine"][at_lows].tolist(),
         })  # fmt: skip
-        drawn[f"trial {run.config['trial']}"] = found, periods.turns, anchor
-    others, same, another, turning, time = (
+        drawn[f"trial {run.config['trial']}"] = {
+            key: found[key][at_lows] for key in ("report_epochs", "acc", "ensemble_acc", "cosine")
+        } | {"anchor": anchor}
+    others, same, another = (
         np.array([row[key] for row in rows])
-        for key in ("gain_of_periods", "gain_within", "gain_of_another_seed", "turning",
-                    "time_near")
-    )  # fmt: skip
-    seed = f", with those of another seed {spread(another, '.2g')}" if len(base) > 1 else ""
+        for key in ("gain_of_periods", "gain_within", "gain_of_another_seed")
+    )
     measured = (
         f"ensembles with the minima of later periods gain {spread(others, '.2g')} points of "
         f"accuracy over the better member, with checkpoints of the same period "
-        f"{spread(same, '.2g')}{seed}; {spread(100 * turning, '.2g')} % of the turning is within "
-        f"{NEAR} epochs of destabilisations, {spread(100 * time, '.2g')} % of the time"
+        f"{spread(same, '.2g')}, with minima of another seed {spread(another, '.2g')}"
     )
-    holds = rules.different_functions(others, same, turning)
+    holds = rules.different_functions(others, same)
     worst = int(np.argmin(others - same))
     titles = [*drawn]
     shown = {titles[0]: drawn[titles[0]]} if worst else {}
     shown[f"{titles[worst]} (worst)"] = drawn[titles[worst]]
     return Finding(measured, holds, {"trials": rows}, figures.minima(shown))
+
+
+def turning_at_destabilisations(base: list[Run], minima: list[Run]) -> Finding:
+    """How much of the way that the SI weights turn is near destabilisations, and of the time."""
+    numbers, words = {}, []
+    for name, found in (("digits", base), ("images", minima)):
+        rows = []
+        for run in found:
+            cycles = figures.periods_of(run).cycles
+            if not cycles:
+                raise NotMeasurable(f"trial {run.config['trial']} has no period")
+            turned = diversity.turning(run.folder)
+            settled = turned["from"] >= cycles[0].turn - NEAR
+            near = np.zeros(len(settled), dtype=bool)
+            for period in cycles:
+                near |= (turned["from"] >= period.turn - NEAR) & (
+                    turned["to"] <= period.turn + NEAR
+                )
+            rows.append({
+                "run": run.folder.as_posix(),
+                "turning": float(turned["angle"][near].sum() / turned["angle"][settled].sum()),
+                "time": float(near[settled].mean()),
+            })  # fmt: skip
+        turning, time = (
+            spread([100 * row[key] for row in rows], ".2g") for key in ("turning", "time")
+        )
+        words.append(f"{name}: {turning} % of the turning, {time} % of the time")
+        numbers[name] = rows
+    holds = rules.turning_is_near([[row["turning"] for row in rows] for rows in numbers.values()])
+    figure = figures.turning(numbers)
+    return Finding("; ".join(words), holds, numbers, figure)
 
 
 def first_minima_improve(minima: list[Run]) -> Finding:

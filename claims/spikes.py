@@ -27,8 +27,8 @@ from utils import UserError, nearest, user_errors
 FOLDER = Path("results/spikes")
 IMAGES, BATCH, WIDTH = 256, 128, 4
 STEPS = IMAGES // BATCH  # in an epoch
-LR, WD, EPOCHS = 3.0, 0.01, 150  # a setting with periods
-BAD_EPOCHS = (60, 100, 101, 140)  # with a batch of bad images
+LR, WD, EPOCHS = 0.3, 0.03, 300  # a setting with periods
+BAD_EPOCHS = (120, 200, 201, 280)  # with a batch of bad images
 ROUNDED = torch.bfloat16
 
 
@@ -76,22 +76,22 @@ def cosine(progress: float) -> float:
 # name -> the runs of its figure by their labels
 FIGURES = {
     "periods": {f"η = {LR:g}, λ = {WD:g}": Case()},
-    "data": {"four bad batches, λ = 0": Case(lr=0.3, wd=0.0, bad_images=True)},
+    "data": {"four bad batches, λ = 0": Case(wd=0.0, bad_images=True)},
     "unnormalised": {
         "no normalisation, η = 0.1": Case(lr=0.1, wd=0.0, change=remove_normalisation)
     },
-    "equilibrium": {"η = 3, λ = 0.1": Case(wd=0.1)},
+    "equilibrium": {"η = 3, λ = 0.1": Case(lr=3.0, wd=0.1)},
     "epsilon": {
-        "eps = 1e-12": Case(lr=0.3, wd=0.1),
-        "eps = 1": Case(lr=0.3, wd=0.1, change=set_eps(1.0)),
+        "eps = 1e-12": Case(wd=0.1),
+        "eps = 1": Case(wd=0.1, change=set_eps(1.0)),
     },
     "precision": {
-        "float32": Case(lr=0.3, wd=0.005),
-        "weights in bfloat16": Case(lr=0.3, wd=0.005, rounded=True),
+        "float32": Case(wd=0.005),
+        "weights in bfloat16": Case(wd=0.005, rounded=True),
     },
     "remedies": {
         "as it is": Case(),
-        "fixed norm": Case(fixed_norm=25),
+        "fixed norm": Case(fixed_norm=50),
         "cosine schedule": Case(schedule=cosine),
         "λ / 10": Case(wd=WD / 10),
     },

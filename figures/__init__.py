@@ -3,7 +3,7 @@
 Every function that draws takes runs (`runs.find_runs`) or arrays and returns a matplotlib Figure.
 """
 
-from figures.optima import at_equal_loss, improvement, minima, optima
+from figures.optima import at_equal_loss, improvement, minima, optima, turning
 from figures.papers import comparison, figure2, layers, three_regimes
 from figures.periods import (
     angles,

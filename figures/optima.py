@@ -10,29 +10,45 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, colours, describe
 
 
-def minima(named: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray, int]]) -> Figure:
+def minima(named: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Cosine with an anchor's weights, and test errors alone and as an ensemble (P1, claim 5).
 
     Parameters
     ----------
-    named : by the title of a row of panels: arrays of `diversity.compare`, epochs at which ρ turns,
-        and the epoch of the anchor checkpoint.
+    named : by the title of a row of panels: the "report_epochs" of the minima of successive
+        periods, their "acc", "ensemble_acc" and "cosine" with the anchor (`diversity.compare`),
+        and the epoch of the "anchor", one of them.
     """
     size = (12, 4.2 * len(named))
     figure, rows = plt.subplots(len(named), 2, figsize=size, layout="constrained", squeeze=False)
-    for (title, (found, turns, anchor)), axes in zip(named.items(), rows, strict=True):
+    for (title, found), axes in zip(named.items(), rows, strict=True):
         epochs, errors = found["report_epochs"], 100 - 100 * found["acc"]
-        others, ensemble = epochs != anchor, 100 - 100 * found["ensemble_acc"]
-        axes[0].plot(epochs, found["cosine"], color=COLOURS[0])
-        axes[1].plot(epochs, errors, color=COLOURS[1], label="alone")
-        axes[1].plot(epochs[others], ensemble[others], color=COLOURS[2], label="with the anchor")
-        for turn in turns[turns > epochs[0]]:
-            for axis in axes:
-                axis.axvline(turn, color="grey", linestyle="--", linewidth=0.6)
-        words = f"{title}: cosine with the weights of epoch {anchor}"
-        describe(axes[0], words, "epoch", "cosine of the SI weights")
-        describe(axes[1], "Test error, alone and as an ensemble", "epoch", "error, %")
+        others, ensemble = epochs != found["anchor"], 100 - 100 * found["ensemble_acc"]
+        axes[0].plot(epochs, found["cosine"], "o-", color=COLOURS[0])
+        axes[1].plot(epochs, errors, "o-", color=COLOURS[1], label="alone")
+        words = "as an ensemble with the anchor"
+        axes[1].plot(epochs[others], ensemble[others], "s-", color=COLOURS[2], label=words)
+        axes[1].plot(epochs[~others], errors[~others], "*", color="black", ms=12, label="anchor")
+        words = f"{title}: cosine with the weights of epoch {found['anchor']}"
+        describe(axes[0], words, "epoch of the minimum", "cosine of the SI weights")
+        describe(axes[1], "Test error of the minima", "epoch of the minimum", "error, %")
         axes[1].legend(fontsize=9)
+    return figure
+
+
+def turning(shares: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Share of the turning of the weights near destabilisations against that of the time.
+
+    `shares` has the rows of each data set, a row a seed with "turning" and "time".
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    axis.plot([0, 100], [0, 100], color="grey", linewidth=0.8, label="no more than elsewhere")
+    axis.axhline(70, color="black", linestyle="--", linewidth=0.8, label="asked for, in the mean")
+    for (name, rows), colour, marker in zip(shares.items(), COLOURS, "os", strict=False):
+        x, y = (100 * np.array([row[key] for row in rows]) for key in ("time", "turning"))
+        axis.plot(x, y, marker, color=colour, alpha=0.7, label=name)
+    describe(axis, "Within 3 epochs of destabilisations", "% of the time", "% of the turning")
+    axis.legend(fontsize=9)
     return figure
 
 

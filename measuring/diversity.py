@@ -9,6 +9,7 @@ trained network: the cosine of their scale-invariant weights, and the accuracy o
 ensemble (the mean of their probabilities) on the test set (P1, section 5).
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,10 @@ def accuracy(p: torch.Tensor, images: ImageSet) -> float:
 
 
 def compare(
-    folder: Path, anchor: int, independent: Path | None = None, since: int | None = None
+    folder: Path,
+    anchor: int,
+    independent: Path | None = None,
+    epochs: Collection[int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Compare an anchor checkpoint with others of its run, and with an independent run's.
 
@@ -52,7 +56,7 @@ def compare(
 
     Parameters
     ----------
-    since : the first epoch that is compared; the anchor's where it is not given.
+    epochs : which are compared, of both runs; from the anchor's on where they are not given.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def compare(
     except FileNotFoundError:
         raise UserError(f"{folder} has no {runs.CONFIG}: --models_dir is DIR/trial_<t>") from None
     model, train_images, images = rebuild(config)
-    names, since = list(models.si_parameters(model)), anchor if since is None else since
+    names = list(models.si_parameters(model))
 
     def of(content: dict, path: Path) -> torch.Tensor:
         checkpoints.load_weights(model, content, path)
@@ -78,7 +82,7 @@ def compare(
 
     def states(where: Path):
         for (epoch, step), path in runs.checkpoints_in(where).items():
-            if not step and epoch >= since:
+            if not step and (epoch >= anchor if epochs is None else epoch in epochs):
                 content = checkpoints.load(path)
                 yield epoch, content["state_dict"], of(content, path)
 
@@ -95,7 +99,7 @@ def compare(
             for epoch, state, p in states(where)
         ]  # fmt: skip
         if not rows:
-            raise UserError(f"{where} has no checkpoint from epoch {since} on")
+            raise UserError(f"{where} has no checkpoint from epoch {anchor} on")
         columns = ("report_epochs", "acc", "ensemble_acc", "cosine")
         found |= {
             prefix + name: np.array(column)

@@ -225,54 +225,72 @@ def test_an_ensemble_gains_over_the_better_of_its_members():
     assert minima.gain(found, 1, [2, 3], "independent_") == pytest.approx((0 + 5) / 2)
 
 
-def test_minima_are_different_by_gains_of_later_periods_and_by_turning(make, monkeypatch):
-    run, second_run = (make(*saw(50), {"trial": trial}) for trial in (10, 11))
-    for made in (run, second_run):
-        for epoch in range(1, 601):
-            runs.checkpoint_path(made.folder, epoch).touch()
-        np.savez(made.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=saw(50)[0])
-    periods, lows = figures.periods_of(run), minima.minima_of_periods(run)
+def made_with_checkpoints(make, trial):
+    run = make(*saw(50), {"trial": trial})
+    for epoch in range(1, 601):
+        runs.checkpoint_path(run.folder, epoch).touch()
+    np.savez(run.folder / "train-tm.npz", report_epochs=np.arange(1, 601), loss=saw(50)[0])
+    return run
+
+
+def test_minima_are_different_by_gains_of_later_periods(make, monkeypatch):
+    run, other = (made_with_checkpoints(make, trial) for trial in (10, 11))
+    lows = minima.minima_of_periods(run)
     asked = []
 
-    def compare(folder, anchor, independent, since):
-        asked.append((folder, anchor, independent, since))
-        epochs = np.arange(since, 601)
-        later = epochs > lows[1]
-        own = {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
-               "ensemble_acc": 0.5 + 0.1 * later - 0.3 * (epochs == anchor)}  # fmt: skip
-        far = own["acc"] + 0.2 * np.isin(epochs, lows[2:])
-        other = {"report_epochs": epochs, "acc": own["acc"], "ensemble_acc": far}
-        return own | ({f"independent_{k}": v for k, v in other.items()} if independent else {})
+    def compare(folder, anchor, independent, epochs):
+        asked.append((folder, anchor, independent))
+        epochs = np.array(sorted(epochs))
+        ensemble = 0.5 + 0.1 * (epochs > lows[1]) - 0.3 * (epochs == anchor)
+        found = {"report_epochs": epochs, "acc": np.full(len(epochs), 0.5), "cosine": epochs,
+                 "ensemble_acc": ensemble}  # fmt: skip
+        far = {**found, "ensemble_acc": found["acc"] + 0.2 * np.isin(epochs, lows[2:])}
+        return found | ({f"independent_{k}": v for k, v in far.items()} if independent else {})
 
-    since = np.arange(600)
-    near = np.min(np.abs(since[:, None] - periods.turns + 0.5), axis=1) < 3
-    angle = np.where(near, 1.0, 0.05)
-    turned = {"from": since, "to": since + 1, "angle": angle}
     monkeypatch.setattr(minima.diversity, "compare", compare)
-    monkeypatch.setattr(minima.diversity, "turning", lambda folder: turned)
     found = minima.different_minima([run])
-    second = periods.cycles[1]
-    late = round(second.start + 0.75 * (second.turn - second.start))
-    assert second.start < late < lows[1] and asked == [(run.folder, lows[1], None, late)]
+    second = figures.periods_of(run).cycles[1]
+    late = math.ceil(second.start + 0.75 * (second.turn - second.start))
+    assert second.start < late < lows[1] and asked == [(run.folder, lows[1], None)]
     (row,) = found.numbers["trials"]
     assert (row["gain_of_periods"], row["gain_within"]) == pytest.approx((10, 0))
     assert row["same_period"] == [*range(late, lows[1])] and np.isnan(row["gain_of_another_seed"])
-    after = since >= periods.turns[0] - 3
-    assert row["turning"] == pytest.approx(angle[near].sum() / angle[after].sum())
-    assert row["time_near"] == pytest.approx(np.mean(near[after]))
-    assert found.holds and "another seed" not in found.measured
+    assert row["cosine"] == lows and found.holds
     asked.clear()
-    both = minima.different_minima([run, second_run])
-    assert [row["gain_of_another_seed"] for row in both.numbers["trials"]] == pytest.approx(
-        [20] * 2
-    )
-    assert [words[2] for words in asked] == [second_run.folder, run.folder]
+    rows = minima.different_minima([run, other]).numbers["trials"]
+    assert [row["gain_of_another_seed"] for row in rows] == pytest.approx([20, 20])
+    assert [words[2] for words in asked] == [other.folder, run.folder]
+    # The checkpoint before the minimum counts, however far it is.
+    for epoch in range(round(second.start), lows[1]):
+        runs.checkpoint_path(run.folder, epoch).unlink()
+    (row,) = minima.different_minima([run]).numbers["trials"]
+    assert row["same_period"] == [round(second.start) - 1]
     # A state within an epoch is no checkpoint of the epoch.
     runs.checkpoint_path(run.folder, lows[1]).rename(runs.checkpoint_path(run.folder, lows[1], 1))
     assert lows[1] not in minima.minima_of_periods(run)
     monkeypatch.setattr(minima, "minima_of_periods", lambda run: lows[:2])
     with pytest.raises(NotMeasurable, match="fewer than three periods"):
         minima.different_minima([run])
+
+
+def test_turning_is_near_destabilisations_or_elsewhere(make, monkeypatch):
+    run = made_with_checkpoints(make, 10)
+    turns, since = figures.periods_of(run).turns, np.arange(600)
+    near = np.min(np.abs(since[:, None] - turns + 0.5), axis=1) < 3
+    angle = np.where(near, 1.0, 0.05)
+    turned = {"from": since, "to": since + 1, "angle": angle}
+    monkeypatch.setattr(minima.diversity, "turning", lambda folder: turned)
+    found = minima.turning_at_destabilisations([run], [run])
+    after = since >= turns[0] - 3
+    for name in ("digits", "images"):
+        (row,) = found.numbers[name]
+        assert row["turning"] == pytest.approx(angle[near].sum() / angle[after].sum())
+        assert row["time"] == pytest.approx(np.mean(near[after]))
+    assert found.holds
+    turned["angle"] = np.ones(600)
+    assert not minima.turning_at_destabilisations([run], [run]).holds
+    with pytest.raises(NotMeasurable, match="has no period"):
+        minima.turning_at_destabilisations([make(*falling(20))], [run])
 
 
 def test_minima_improve_by_the_test_errors_of_the_first_six(make, monkeypatch):
