@@ -70,40 +70,52 @@ def period_explained(run: Run) -> Figure:
     }
     decay, growth = (np.convolve(f, np.full(4, 1 / 4), mode="same") for f in forces.values())
     margin = 0.1 * (period.end - period.start)
-    steps = (trace["epoch"] >= period.start - margin) & (trace["epoch"] <= period.end + 2 * margin)
-    time, rho = trace["epoch"][steps], trace["si_norm"][steps]
-    figure, axes = plt.subplots(3, 1, figsize=(9, 8), layout="constrained", sharex=True)
-    axes[0].plot(time, trace["loss"][steps], color=COLOURS[0], linewidth=0.9)
-    axes[1].plot(time, rho, color=COLOURS[3], linewidth=1.5)
-    axes[2].plot(time, decay[steps], color=COLOURS[5], label="ηλρ: weight decay shrinks ρ")
-    axes[2].plot(
-        time, growth[steps], color=COLOURS[3], label="η²‖g̃‖²/(2ρ³): the gradient enlarges ρ"
+    shown = (
+        (period.start - margin, period.end + 2 * margin),
+        (period.turn - 3 / run.steps_per_epoch, period.end + 3 / run.steps_per_epoch),  # C and A
     )
     spans = (
         ("B", period.start, period.turn),
         ("C", period.turn, period.high),
         ("A", period.high, period.end),
     )
-    for axis in axes:
-        for name, begin, end in spans:
-            axis.axvspan(begin, end, color=PHASES[name], alpha=0.15, linewidth=0)
-    for name, begin, end in spans:
-        at = ((begin + end) / 2, 1.02)
-        axes[0].annotate(name, at, xycoords=("data", "axes fraction"), ha="center", fontsize=12)
-    arrow = {"arrowstyle": "->", "linewidth": 1.5}
-    middle = (period.start + period.turn) / 2
-    high, low = period.rho_start, period.rho_turn
-    axes[1].annotate(
-        "weight decay", (middle, low + 0.2 * (high - low)), (middle, low + 0.8 * (high - low)),
-        ha="center", arrowprops=arrow,
+    figure, axes = plt.subplots(
+        3, 2, figsize=(11, 8), layout="constrained", sharex="col", sharey="row",
+        width_ratios=(3, 1),
     )  # fmt: skip
-    right, rise = period.end + margin, period.rho_end - period.rho_turn
-    ends = (right, low + 0.9 * rise), (right, low + 0.1 * rise)
-    axes[1].annotate("gradients", *ends, ha="center", arrowprops=arrow)
-    describe(axes[0], "", "", "loss of the batch", yscale="log")
-    describe(axes[1], "", "", "norm ρ")
-    describe(axes[2], "", "epoch", "change of ρ in a step", yscale="log")
-    axes[2].legend(fontsize=9)
+    for column, (first, last) in zip(axes.T, shown, strict=True):
+        steps = (trace["epoch"] >= first) & (trace["epoch"] <= last)
+        time, rho = trace["epoch"][steps], trace["si_norm"][steps]
+        column[0].plot(time, trace["loss"][steps], color=COLOURS[0])
+        column[1].plot(time, rho, color=COLOURS[3])
+        column[2].plot(time, decay[steps], color=COLOURS[5], label="ηλρ: weight decay shrinks ρ")
+        column[2].plot(
+            time, growth[steps], color=COLOURS[3], label="η²‖g̃‖²/(2ρ³): the gradient enlarges ρ"
+        )
+        for axis in column:
+            for name, begin, end in spans:
+                axis.axvspan(
+                    max(begin, first), min(end, last), color=PHASES[name], alpha=0.15, linewidth=0
+                )
+    for column, named in ((axes[:, 0], spans[:1]), (axes[:, 1], spans[1:])):
+        for name, begin, end in named:
+            at = ((begin + end) / 2, 1.02)
+            column[0].annotate(name, at, xycoords=("data", "axes fraction"), ha="center", size=12)
+    arrow = {"arrowstyle": "->", "linewidth": 1.5}
+    middle, low = (period.start + period.turn) / 2, period.rho_turn
+    for axis, words, x, rise in (
+        (axes[1, 0], "weight decay", middle, low - period.rho_start),
+        (axes[1, 1], "gradients", 0.7 * period.turn + 0.3 * period.high, period.rho_end - low),
+    ):
+        begin, end = (low + share * abs(rise) for share in ((0.8, 0.2), (0.2, 0.9))[rise > 0])
+        axis.annotate(words, (x, end), (x, begin), ha="center", arrowprops=arrow)
+    describe(axes[0, 0], "", "", "loss of the batch", yscale="log")
+    describe(axes[1, 0], "", "", "norm ρ")
+    describe(axes[2, 0], "", "epoch", "change of ρ in a step", yscale="log")
+    for axis in axes[:, 1]:
+        axis.grid(alpha=0.3)
+    axes[2, 1].set_xlabel("epoch: C and A")
+    axes[2, 0].legend(fontsize=9)
     figure.suptitle("One period: B weight decay dominates, C destabilisation, A gradients dominate")
     return figure
 

@@ -37,9 +37,9 @@ def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="li
 
 
 def label_plainly(axis: Axis) -> None:
-    """On a logarithmic axis of about a decade: 3 and 20, not 3 × 10⁰ and 2 × 10¹."""
+    """On a logarithmic axis of up to two decades: 3 and 20, not 3 × 10⁰ and 2 × 10¹."""
     axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def name_below(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
