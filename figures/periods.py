@@ -150,8 +150,9 @@ def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> F
         found = ratios(run)
         x = np.full(len(found), run.config["lr_init"] * run.config["wd"])
         axis.plot(x, found, "o", color=COLOURS[0], alpha=0.4, markersize=5)
-    axis.axhspan(1, 1.3, color=COLOURS[2], alpha=0.15)
-    axis.axhline(1, color="black", linewidth=0.8)
+    axis.axhspan(1, 1.3, color=COLOURS[2], alpha=0.15, label="the rule's limits")
+    axis.axhline(1, color="black", linewidth=0.8, label="weight decay alone")
+    axis.legend(fontsize=9)
     words = "steps of phase B · ηλ / ln(ρ_high / ρ_low)"
     describe(axis, "Length of phase B without a fit", "ηλ", words, "log")
     label_plainly(axis.xaxis)
@@ -194,7 +195,9 @@ def consistency(rows: Sequence[Mapping]) -> Figure:
             (lengths, "lengths", "o"), (norms, "rho_high", "v"), (norms, "rho_low", "^"),
         ):  # fmt: skip
             axis.plot(1 + np.arange(len(row[key])), row[key], marker=marker, **style)
-    describe(lengths, "Lengths of periods, a colour for each seed", "period", "epochs")
+        lengths.plot([], [], color=colour, label=row["run"].rsplit("/", 1)[-1].replace("_", " "))
+    lengths.legend(fontsize=8, ncols=len(rows))
+    describe(lengths, "Lengths of periods", "period", "epochs")
     describe(norms, "ρ where it begins to fall, and where it turns", "period", "norm ρ")
     norms.plot([], [], "k:", label="with a trend, or outside theory")
     norms.legend(fontsize=9)
@@ -209,12 +212,13 @@ def destabilisation(rows: Sequence[Mapping]) -> Figure:
     place = np.clip(np.searchsorted(edges, elr, side="right") - 1, 0, 4)
     groups = [place == i for i in range(5) if (place == i).any()]
     x = [np.exp(np.log(elr[group]).mean()) for group in groups]
-    axis.plot(x, [jumped[group].mean() for group in groups], "o-", color=COLOURS[0])
-    axis.plot(elr, jumped, "|", color="grey", markersize=8)
+    shares = [jumped[group].mean() for group in groups]
+    axis.plot(x, shares, "o-", color=COLOURS[0], label="share, fifths of the branches")
+    axis.plot(elr, jumped, "|", color="grey", markersize=8, label="branches")
     for key, colour in (("possible", COLOURS[2]), ("guaranteed", COLOURS[3])):
         values = [row[key] for row in rows]
         axis.axvspan(min(values), max(values), color=colour, alpha=0.25)
-        axis.axvline(np.median(values), color=colour, label=key)
+        axis.axvline(np.median(values), color=colour, label=f"{key}: median, range of the seeds")
     words = "effective learning rate η̃ at the branch"
     describe(axis, "Destabilisation late in phase B", words, "share with a δ-jump", "log")
     axis.legend(fontsize=9)
@@ -227,7 +231,8 @@ def forecast(rows: Sequence[Mapping]) -> Figure:
     every = [row[key] for row in rows for key in ("forecast", "norm")]
     ends = np.array([min(every), max(every)])
     axis.plot(ends, ends, color="black", linewidth=0.8)
-    axis.fill_between(ends, 0.9 * ends, 1.1 * ends, color=COLOURS[2], alpha=0.15)
+    band = {"color": COLOURS[2], "alpha": 0.15}
+    axis.fill_between(ends, 0.9 * ends, 1.1 * ends, label="within 10 %", **band)
     products = sorted({row["rate_times_decay"] for row in rows})
     for product, colour, marker in zip(products, colours(products), "os^vDP", strict=False):
         x, y = ([row[key] for row in rows if row["rate_times_decay"] == product]
@@ -244,8 +249,9 @@ def same_rate(rows: Sequence[Mapping]) -> Figure:
     for key, colour, marker in (("loss", COLOURS[0], "o"), ("gradient", COLOURS[3], "s")):
         x, y = ([row[name] for row in rows] for name in ("elr", key))
         axis.plot(x, y, marker, color=colour, alpha=0.7, label=key)
-    axis.axhspan(1 / 1.5, 1.5, color=COLOURS[2], alpha=0.15)
-    describe(axis, "Ordinary chaos over the sphere", "median η̃", "ratio")
+    axis.axhspan(1 / 1.5, 1.5, color=COLOURS[2], alpha=0.15, label="within a factor 1.5")
+    words = "over the sphere's at the same rate"
+    describe(axis, "Chaos in ordinary training", "effective learning rate η̃, median", words)
     axis.legend(fontsize=9)
     return figure
 
