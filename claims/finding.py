@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from runs import Run
 
@@ -72,6 +73,15 @@ def seeds(sphere: Sequence[Run]) -> Iterator[list[Run]]:
     for trial in sorted({run.config["trial"] for run in sphere}):
         line = [run for run in sphere if run.config["trial"] == trial]
         yield sorted(line, key=lambda run: run.config["elr"])
+
+
+def by_trial(found: Sequence[Run], values: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """What was found for each run, a number or several, put together for each trial."""
+    trials = np.array([run.config["trial"] for run in found])
+    return [
+        np.concatenate([np.atleast_1d(values[i]) for i in np.flatnonzero(trials == trial)])
+        for trial in np.unique(trials)
+    ]
 
 
 def late(values: np.ndarray) -> np.ndarray:

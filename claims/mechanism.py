@@ -12,6 +12,7 @@ from claims.finding import (
     Finding,
     NotMeasurable,
     by_line,
+    by_trial,
     interval,
     late,
     rate_product,
@@ -25,7 +26,7 @@ from theory.periods import Period
 
 POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
 BRANCHED = 3  # periods of a run that are branched
-ENOUGH = 8  # periods, of which the lengths show a trend at 5 % in 15 tests together
+FOR_A_TREND = 8  # periods, of which the lengths show a trend at 5 % in 15 tests together
 FACTORS = (1 / 16, 1 / 4, 1, 16, 128, 512)  # on η and 1/λ, late in phase B
 WITHIN = 50  # steps
 PATIENCE = 3  # lengths of phase B, in which branches may destabilise
@@ -77,10 +78,12 @@ def sharpness(base: list[Run]) -> Finding:
             row = {"run": run.folder.as_posix(), "turn": period.turn, "from": epoch,
                    "epochs": needed}  # fmt: skip
             # With 2λ beside η/2 the norm shrinks as fast as before, and only the rate is lower.
-            for key, rates in (("same", (lr, wd)), ("half", (lr / 2, wd)),
-                               ("as_fast", (lr / 2, 2 * wd))):  # fmt: skip
-                changes = dict(zip(("lr_init", "wd"), rates, strict=True))
-                found = branch(run, epoch, PATIENCE * needed, seed=OTHER_SEED, **changes)
+            for key, rate, decay in (
+                ("same", lr, wd), ("half", lr / 2, wd), ("as_fast", lr / 2, 2 * wd),
+            ):  # fmt: skip
+                found = branch(
+                    run, epoch, PATIENCE * needed, seed=OTHER_SEED, lr_init=rate, wd=decay
+                )
                 row[key] = destabilises(found)
             rows.append(row)
     if not rows:
@@ -144,7 +147,7 @@ def consistent(base: list[Run]) -> Finding:
     rows = []
     for run in base:
         found = settled(run)
-        if len(found) < ENOUGH:
+        if len(found) < FOR_A_TREND:
             raise NotMeasurable(
                 f"trial {run.config['trial']}: {len(found)} periods after an e-fold"
             )
@@ -230,9 +233,7 @@ def equilibrium_in_chaos(chaos: list[Run], sphere: list[Run]) -> Finding:
     if not np.all(np.isfinite(ratios)):
         raise NotMeasurable("a chaotic line is outside the rates of the sphere")
     products = sorted({row["rate_times_decay"] for row in rows})
-    trials = [run.config["trial"] for run in chaos]
-    of_seeds = [[r for r, t in zip(ratios, trials, strict=True) if t == s] for s in {*trials}]
-    middle = interval(np.median(ratios), rules.median_interval(of_seeds))
+    middle = interval(np.median(ratios), rules.median_interval(by_trial(chaos, ratios)))
     measured = (
         f"ρ over its forecast: median {middle}, "
         f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} runs at ηλ = "

@@ -7,7 +7,7 @@ import numpy as np
 
 import figures
 from claims import rules
-from claims.finding import Finding, NotMeasurable, by_line, interval, rate_product
+from claims.finding import Finding, NotMeasurable, by_line, by_trial, interval, rate_product
 from runs import Run
 
 
@@ -193,11 +193,7 @@ def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
     if len(every) == 0:
         raise NotMeasurable("no periods")
     inside = np.mean((every >= rules.LENGTH[0]) & (every <= rules.LENGTH[1]))
-    trials = {run.config["trial"] for run in found}
-    of_seeds = [
-        np.concatenate([ratios[r.folder.as_posix()] for r in found if r.config["trial"] == trial])
-        for trial in sorted(trials)
-    ]
+    of_seeds = by_trial(found, [*ratios.values()])
     middle = interval(np.median(every), rules.median_interval(of_seeds))
     measured = (
         f"median {middle}; {inside:.0%} of {len(every)} periods between {rules.LENGTH[0]:g} and "

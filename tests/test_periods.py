@@ -336,3 +336,8 @@ def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
     # A loss that is not finite is infinitely high: never a minimum.
     broken = find_periods(range(13), [math.nan if x == 0.1 else x for x in loss], rho).cycles
     assert broken[0].low == 3
+
+
+def test_what_is_periodic_can_be_written_as_json():
+    found = find_periods(*zip(*[(i, [0.01, 1][i % 20 < 3], 2 - i % 20 / 20) for i in range(200)]))
+    assert found.is_periodic is True and Periods().is_periodic is False

@@ -214,7 +214,8 @@ class Periods:
 
         To be asked of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
         """
-        return len(self) >= ENOUGH and self.orderly >= ORDERLY and self.cv < self.cv_limit
+        regular = self.orderly >= ORDERLY and self.cv < self.cv_limit
+        return len(self) >= ENOUGH and bool(regular)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
         """The time of the lowest loss in every period that has turned, the first one included.
