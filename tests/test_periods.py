@@ -339,5 +339,7 @@ def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
 
 
 def test_what_is_periodic_can_be_written_as_json():
-    found = find_periods(*zip(*[(i, [0.01, 1][i % 20 < 3], 2 - i % 20 / 20) for i in range(200)]))
+    found = find_periods(
+        *zip(*[(i, [0.01, 1][i % 20 < 3], 2 - i % 20 / 20) for i in range(200)], strict=True)
+    )
     assert found.is_periodic is True and Periods().is_periodic is False
