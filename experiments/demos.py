@@ -161,7 +161,7 @@ DEMOS = (
             "use_data_size": 512,
             "init_scale": -1,
             "momentum": 0.9,
-            "epochs": 600,
+            "epochs": 1000,
             "save_freq": 50,
             "keep": 2,
             "metrics": True,
