@@ -110,8 +110,8 @@ CLAIMS = (
           PERIODIC, ("each",), every_run, before="yes, by two jumps; all three at once exempted"),
     Claim("practice", "P1 (8)", "Periods in practice: all three at once", PERIODIC, ("practice",),
           every_run, first_trial=20,
-          before="no in trials 10 to 14 of 600 epochs: 4 of 5 periodic, the other with few periods, "
-          "6, one of them twice as long; shown, not judged: jumps miss smooth periods"),
+          before="no in trials 10 to 14 of 600 epochs: 4 of 5 periodic, the other with 6 periods, "
+          "one of them twice as long; shown, not judged: jumps miss smooth periods"),
     Claim("figure1", "P1, Figure 1", "Periods of the ConvNet and of ResNet-18 with all weights",
           PERIODIC, ("figure1",), every_run, trials=3, first_trial=20,
           before="no in trials 10 and 11: ResNet-18 of trial 11 has 10 periods, CV 0.17, but the "
