@@ -27,7 +27,7 @@ from theory.periods import Period
 POINTS = (0.25, 0.5, 0.75)  # of phase B, where branches begin
 BRANCHED = 3  # periods of a run that are branched
 FOR_A_TREND = 8  # periods, of which the lengths show a trend at 5 % in 15 tests together
-FACTORS = (1 / 16, 1 / 4, 1, 16, 128, 512)  # on η and 1/λ, late in phase B
+FACTORS = (1 / 16, 1 / 4, 1, 4, 16, 128, 512)  # on η and 1/λ, late in phase B
 WITHIN = 50  # steps
 PATIENCE = 3  # lengths of phase B, in which branches may destabilise
 DELTA = 0.01  # of a δ-jump: an angle of 8 degrees in one step
@@ -120,9 +120,9 @@ def destabilisation(base: list[Run]) -> Finding:
             for factor in FACTORS:
                 lr, wd = factor * run.config["lr_init"], run.config["wd"] / factor
                 epochs = -(-WITHIN // run.steps_per_epoch)
-                found = branch(
-                    run, epoch, epochs, seed=OTHER_SEED, trace=True, lr_init=lr, wd=wd
-                ).trace()
+                # With ρ held η̃ is that of the branch in all of its steps.
+                changes = {"lr_init": lr, "wd": wd, "fix_si_pnorm": True}
+                found = branch(run, epoch, epochs, seed=OTHER_SEED, trace=True, **changes).trace()
                 elr = lr / found["si_norm"][0] ** 2
                 threshold = jump_threshold(DELTA, lr, wd)
                 rows.append({
@@ -139,6 +139,13 @@ def destabilisation(base: list[Run]) -> Finding:
         f"{sum(below)} of {len(below)} jump within {WITHIN} steps, of those above where it is "
         f"guaranteed {sum(above)} of {len(above)}"
     )
+    onset = [row["elr"] / row["possible"] for row in rows if row["jumped"]]
+    full = [row["elr"] / row["guaranteed"] for row in rows if not row["jumped"]]
+    if onset and full:
+        measured += (
+            f"; the lowest η̃ with one is {min(onset):.2g} times the first bound, the highest "
+            f"without one {max(full):.2g} times the second"
+        )
     holds = rules.bounded(below, above) if below and above else None
     return Finding(measured, holds, {"branches": rows}, figures.destabilisation(rows))
 
@@ -240,7 +247,7 @@ def equilibrium_in_chaos(chaos: list[Run], sphere: list[Run]) -> Finding:
         + ", ".join(f"{p:.3g}" for p in products)
     )
     holds = len(products) >= 3 and rules.forecast(ratios)
-    return Finding(measured, holds, {"runs": rows}, figures.forecast(rows))
+    return Finding(measured, holds, {"runs": rows}, figures.forecast(rows, rules.CLOSE))
 
 
 def regimes_in_ordinary_training(chaos: list[Run], sphere: list[Run]) -> Finding:
@@ -266,7 +273,7 @@ def regimes_in_ordinary_training(chaos: list[Run], sphere: list[Run]) -> Finding
     )
     enough = len({row["rate_times_decay"] for row in rows}) >= 3
     holds = enough and rules.alike_at_the_same_rate(loss, gradient)
-    return Finding(measured, holds, {"runs": rows}, figures.same_rate(rows))
+    return Finding(measured, holds, {"runs": rows}, figures.same_rate(rows, rules.ALIKE))
 
 
 def angular_update(angles: list[Run]) -> Finding:

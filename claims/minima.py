@@ -48,16 +48,18 @@ def different_minima(minima: list[Run]) -> Finding:
     if min(map(len, lows_of)) < 3:
         raise NotMeasurable("a run has fewer than three periods")
     for i, (run, lows) in enumerate(zip(minima, lows_of, strict=True)):
-        second, anchor = figures.periods_of(run).cycles[1], lows[1]
-        # The last quarter of its phase B, where the loss is nearly as low: at least a checkpoint.
-        late = second.start + 0.75 * (second.turn - second.start)
-        earlier = [e for e, step in runs.checkpoints_in(run.folder) if not step and e < anchor]
-        same = [epoch for epoch in earlier if epoch >= min(late, max(earlier))]
+        # Of the second period: three quarters of the way to its minimum, and what comes up to it.
+        start = figures.periods_of(run).cycles[1].start
+        saved = [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
+        before = [epoch for epoch in saved if epoch < lows[1]]
+        late = start + 0.75 * (lows[1] - start)
+        anchor = min([epoch for epoch in before if epoch >= late], default=before[-1])
+        same = [epoch for epoch in saved if anchor < epoch <= lows[1]]
         other = (i + 1) % len(minima)
         independent = minima[other].folder if other != i else None
-        epochs = {*same, *lows, *lows_of[other]}
+        epochs = {anchor, *same, *lows, *lows_of[other]}
         found = diversity.compare(run.folder, anchor, independent, epochs)
-        at_lows = np.isin(found["report_epochs"], lows)
+        at_lows = np.isin(found["report_epochs"], [anchor, *lows])
         rows.append({
             "run": run.folder.as_posix(), "anchor": anchor, "minima": lows, "same_period": same,
             "gain_of_periods": gain(found, anchor, lows[2:]),
@@ -75,7 +77,7 @@ def different_minima(minima: list[Run]) -> Finding:
     )
     measured = (
         f"ensembles with the minima of later periods gain {spread(others, '.2g')} points of "
-        f"accuracy over the better member, with checkpoints of the same period "
+        f"accuracy over the better member, with later checkpoints of the same period "
         f"{spread(same, '.2g')}, with minima of another seed {spread(another, '.2g')}"
     )
     holds = rules.different_functions(others, same)
@@ -113,7 +115,7 @@ def turning_at_destabilisations(base: list[Run], minima: list[Run]) -> Finding:
         words.append(f"{name}: {turning} % of the turning, {time} % of the time")
         numbers[name] = rows
     holds = rules.turning_is_near([[row["turning"] for row in rows] for rows in numbers.values()])
-    figure = figures.turning(numbers)
+    figure = figures.turning(numbers, rules.TURNING)
     return Finding("; ".join(words), holds, numbers, figure)
 
 

@@ -200,4 +200,5 @@ def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
         f"{rules.LENGTH[1]:g} (all between {every.min():.2f} and {every.max():.2f})"
     )
     holds = rules.as_long_as_decay_takes(every)
-    return Finding(measured, holds, ratios, figures.length_ratios(found, length_ratios))
+    figure = figures.length_ratios(found, length_ratios, rules.LENGTH)
+    return Finding(measured, holds, ratios, figure)

@@ -13,6 +13,7 @@ from theory.regimes import REGIMES
 
 SHARE = 0.9  # of the cases that a rule is about
 SLOPE = (0.85, 1.15)  # of the frequency against ηλ, in logarithms
+TURNING = 0.7  # of the weights, near destabilisations
 LENGTH = (1.0, 1.3)  # of phase B, in units of its shortest length
 SIGNIFICANT = 0.05  # level of a trend
 NO_TREND = 0.2  # Kendall's τ of an equilibrium's loss with time, at most
@@ -158,7 +159,7 @@ def different_functions(gain_of_periods: Sequence[float], gain_within: Sequence[
 def turning_is_near(shares: Sequence[Sequence[float]]) -> bool:
     """In the mean of the seeds at least 70 % of the turning of the weights is within 3 epochs of
     destabilisations, with every data set."""
-    return all(np.mean(seeds) >= 0.7 for seeds in shares)
+    return all(np.mean(seeds) >= TURNING for seeds in shares)
 
 
 def improve(errors: Sequence[Sequence[float]]) -> bool:

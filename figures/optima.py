@@ -36,14 +36,16 @@ def minima(named: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def turning(shares: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def turning(shares: Mapping[str, Sequence[Mapping[str, Any]]], asked: float) -> Figure:
     """Share of the turning of the weights near destabilisations against that of the time.
 
-    `shares` has the rows of each data set, a row a seed with "turning" and "time".
+    `shares` has the rows of each data set, a row a seed with "turning" and "time"; `asked` is the
+    share that the mean of the seeds is to have.
     """
     figure, axis = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     axis.plot([0, 100], [0, 100], color="grey", linewidth=0.8, label="no more than elsewhere")
-    axis.axhline(70, color="black", linestyle="--", linewidth=0.8, label="asked for, in the mean")
+    dashed = {"color": "black", "linestyle": "--", "linewidth": 0.8}
+    axis.axhline(100 * asked, label="asked for, in the mean", **dashed)
     for (name, rows), colour, marker in zip(shares.items(), COLOURS, "os", strict=False):
         x, y = (100 * np.array([row[key] for row in rows]) for key in ("time", "turning"))
         axis.plot(x, y, marker, color=colour, alpha=0.7, label=name)

@@ -143,14 +143,16 @@ def frequency(
     return figure
 
 
-def length_ratios(runs: Sequence[Run], ratios: Callable[[Run], np.ndarray]) -> Figure:
+def length_ratios(
+    runs: Sequence[Run], ratios: Callable[[Run], np.ndarray], limits: tuple[float, float]
+) -> Figure:
     """Length of phase B over the shortest that weight decay allows, of every period, by ηλ."""
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for run in runs:
         found = ratios(run)
         x = np.full(len(found), run.config["lr_init"] * run.config["wd"])
         axis.plot(x, found, "o", color=COLOURS[0], alpha=0.4, markersize=5)
-    axis.axhspan(1, 1.3, color=COLOURS[2], alpha=0.15, label="the rule's limits")
+    axis.axhspan(*limits, color=COLOURS[2], alpha=0.15, label="the rule's limits")
     axis.axhline(1, color="black", linewidth=0.8, label="weight decay alone")
     axis.legend(fontsize=9)
     words = "steps of phase B · ηλ / ln(ρ_high / ρ_low)"
@@ -225,14 +227,15 @@ def destabilisation(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def forecast(rows: Sequence[Mapping]) -> Figure:
-    """The norm in chaotic equilibrium against its forecast from the sphere, within 10 % of it."""
+def forecast(rows: Sequence[Mapping], close: float) -> Figure:
+    """The norm in chaos against its forecast from the sphere, and what is `close` to that."""
     figure, axis = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
     every = [row[key] for row in rows for key in ("forecast", "norm")]
     ends = np.array([min(every), max(every)])
     axis.plot(ends, ends, color="black", linewidth=0.8)
     band = {"color": COLOURS[2], "alpha": 0.15}
-    axis.fill_between(ends, 0.9 * ends, 1.1 * ends, label="within 10 %", **band)
+    words = f"within {100 * close:g} %"
+    axis.fill_between(ends, (1 - close) * ends, (1 + close) * ends, label=words, **band)
     products = sorted({row["rate_times_decay"] for row in rows})
     for product, colour, marker in zip(products, colours(products), "os^vDP", strict=False):
         x, y = ([row[key] for row in rows if row["rate_times_decay"] == product]
@@ -243,13 +246,14 @@ def forecast(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def same_rate(rows: Sequence[Mapping]) -> Figure:
+def same_rate(rows: Sequence[Mapping], factor: float) -> Figure:
     """Loss and effective gradient of ordinary chaos over those on the sphere at the same η̃."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for key, colour, marker in (("loss", COLOURS[0], "o"), ("gradient", COLOURS[3], "s")):
         x, y = ([row[name] for row in rows] for name in ("elr", key))
         axis.plot(x, y, marker, color=colour, alpha=0.7, label=key)
-    axis.axhspan(1 / 1.5, 1.5, color=COLOURS[2], alpha=0.15, label="within a factor 1.5")
+    band = {"color": COLOURS[2], "alpha": 0.15}
+    axis.axhspan(1 / factor, factor, label=f"within a factor {factor:g}", **band)
     words = "over the sphere's at the same rate"
     describe(axis, "Chaos in ordinary training", "effective learning rate η̃, median", words)
     axis.legend(fontsize=9)

@@ -249,22 +249,23 @@ def test_minima_are_different_by_gains_of_later_periods(make, monkeypatch):
 
     monkeypatch.setattr(minima.diversity, "compare", compare)
     found = minima.different_minima([run])
-    second = figures.periods_of(run).cycles[1]
-    late = math.ceil(second.start + 0.75 * (second.turn - second.start))
-    assert second.start < late < lows[1] and asked == [(run.folder, lows[1], None)]
+    start = figures.periods_of(run).cycles[1].start
+    late = math.ceil(start + 0.75 * (lows[1] - start))
+    assert start < late < lows[1] and asked == [(run.folder, late, None)]
     (row,) = found.numbers["trials"]
     assert (row["gain_of_periods"], row["gain_within"]) == pytest.approx((10, 0))
-    assert row["same_period"] == [*range(late, lows[1])] and np.isnan(row["gain_of_another_seed"])
-    assert row["cosine"] == lows and found.holds
+    assert row["same_period"] == [*range(late + 1, lows[1] + 1)]
+    assert np.isnan(row["gain_of_another_seed"])
+    assert row["cosine"] == sorted([late, *lows]) and found.holds
     asked.clear()
     rows = minima.different_minima([run, other]).numbers["trials"]
     assert [row["gain_of_another_seed"] for row in rows] == pytest.approx([20, 20])
     assert [words[2] for words in asked] == [other.folder, run.folder]
-    # The checkpoint before the minimum counts, however far it is.
-    for epoch in range(round(second.start), lows[1]):
+    # Without any in the last quarter the anchor is the one before the minimum, however far it is.
+    for epoch in range(round(start), lows[1]):
         runs.checkpoint_path(run.folder, epoch).unlink()
     (row,) = minima.different_minima([run]).numbers["trials"]
-    assert row["same_period"] == [round(second.start) - 1]
+    assert (row["anchor"], row["same_period"]) == (round(start) - 1, [lows[1]])
     # A state within an epoch is no checkpoint of the epoch.
     runs.checkpoint_path(run.folder, lows[1]).rename(runs.checkpoint_path(run.folder, lows[1], 1))
     assert lows[1] not in minima.minima_of_periods(run)
