@@ -8,12 +8,17 @@
 The rules (`claims.rules`) and settings (`experiments`) are fixed before trials 10 to 14, which are
 what they judge; trials 0 to 2 are for trying. Every line goes on where it was stopped. Written
 after every claim: claims.json (verdicts), claims.md (the table), and of the claim <claim>.json
-(the numbers behind the verdict, run by run) and a PNG.
+(the numbers behind the verdict, run by run) and a PNG. "code" is the commit at which the rule first
+judged these trials; measured again by the same rule they keep it, and "measured_by" is the newest.
 """
 
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import figures
 import runs
@@ -82,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
         check_data(left)
         figures.plt.switch_backend("agg")
         for claim, settings in todo.items():
-            record["claims"][claim.key] = on_record(claim, settings, options, folder)
+            old = record["claims"].get(claim.key)
+            record["claims"][claim.key] = on_record(claim, settings, options, folder, old)
             record |= {"scale": options.scale, **environment()}
             write_json(path, record)
             write_table(folder, record)
@@ -104,18 +110,25 @@ def what_is_left(todo: dict, options) -> list[Line]:
     return unfinished(line for group in every for line in group)
 
 
-def on_record(claim, settings, options, folder: Path) -> dict:
-    """Measure one claim, save its numbers and its figure: what claims.json says of it."""
+def on_record(claim, settings, options, folder: Path, old: dict | None) -> dict:
+    """Measure one claim, save its numbers and its figure: what claims.json says of it.
+
+    `old` is what it said before; None where nothing.
+    """
     start, trials = time.time(), trials_of(claim, options)
     finding = measure(claim, settings, trials, options.jobs)
     if finding.figure is not None:
         figures.save(finding.figure, folder / f"{claim.key}.png")
     write_json(folder / f"{claim.key}.json", finding.numbers)
     print(f"\n{claim.source}: {claim.statement}\n    {finding.verdict}: {finding.measured}\n")
+    version, seconds = runs.code_version() or "unknown", round(time.time() - start)
+    again = old is not None and (old["rule"], old["trials"]) == (claim.rule, trials)
     return {
         "claim": claim.statement, "rule": claim.rule, "holds": finding.verdict,
-        "measured": finding.measured, "trials": trials, "code": runs.code_version() or "unknown",
-        "seconds": round(time.time() - start), "figure": finding.figure is not None,
+        "measured": finding.measured, "trials": trials,
+        "code": old["code"] if again else version, "measured_by": version,
+        "seconds": max(seconds, old["seconds"]) if again else seconds,
+        "figure": finding.figure is not None,
     }  # fmt: skip
 
 
@@ -124,8 +137,19 @@ def write_table(folder: Path, record: dict) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1, default=float, ensure_ascii=False)
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomically(path, text.encode())
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: NumPy's values as Python's, null for a number that is not finite."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ def regimes_in_ordinary_training(chaos: list[Run], sphere: list[Run]) -> Finding
     )
     enough = len({row["rate_times_decay"] for row in rows}) >= 3
     holds = enough and rules.alike_at_the_same_rate(loss, gradient)
-    return Finding(measured, holds, {"runs": rows}, figures.same_rate(rows, rules.ALIKE))
+    return Finding(measured, holds, {"runs": rows}, figures.same_rate(rows, rules.ALIKE, chaos))
 
 
 def angular_update(angles: list[Run]) -> Finding:

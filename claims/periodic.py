@@ -9,20 +9,32 @@ import figures
 from claims import rules
 from claims.finding import Finding, NotMeasurable, by_line, by_trial, interval, rate_product
 from runs import Run
+from theory.periods import Periods
 
 
-def settled(run: Run):
+def settled(run: Run) -> Periods:
     """The periods after one e-fold of weight decay, when the start is forgotten."""
     return figures.periods_of(run).after(figures.e_fold(run))
 
 
+def settled_course(run: Run) -> str:
+    """What a run does, by its periods after one e-fold where it has any."""
+    periods = settled(run)
+    return str(periods) if len(periods) else figures.course(run)
+
+
 def regularity(found: Sequence[Run]) -> str:
-    """Numbers of periods and their CV over the trials of a line, in words."""
-    periods = [settled(run) for run in found]
+    """Numbers of periods and their CV over runs, in words, the dead networks left out."""
+    dead = [run for run in found if figures.dead_layer(run)]
+    periods = [settled(run) for run in found if run not in dead]
+    if not periods:
+        return f"all {len(dead)} networks dead"
     counts = sorted(map(len, periods))
     cvs = [p.cv for p in periods if np.isfinite(p.cv)]
     number = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
-    return f"{number} periods" + (f", CV {min(cvs):.2f} to {max(cvs):.2f}" if cvs else "")
+    words = f"{number} periods" + (f", CV {min(cvs):.2f} to {max(cvs):.2f}" if cvs else "")
+    at = ", ".join(str(run.config["trial"]) for run in dead)
+    return words + (f"; {len(dead)} of {len(found)} networks dead (trial {at})" if dead else "")
 
 
 def numbers_of(found: Sequence[Run]) -> list[dict]:
@@ -42,13 +54,14 @@ def numbers_of(found: Sequence[Run]) -> list[dict]:
     return rows
 
 
-def setting_of(run: Run) -> str:
-    """What is special about a line's setting, in words."""
+def setting_of(run: Run, networks: bool = False) -> str:
+    """What is special about a line's setting, in words; with the network where there are two."""
     config = run.config
     parts = {
         "full-batch descent": config["fbgd"],
         "Adam": config["optimizer"] == "adam",
         f"{config['norm']} normalisation": config["norm"] != "batch",
+        "ConvNet": networks and config["model"].startswith("ConvNet"),
         "ResNet-18": config["model"].startswith("ResNet18"),
         "momentum": config["optimizer"] == "sgd" and config["momentum"] > 0,
         "augmentation": not config["noaug"],
@@ -60,23 +73,18 @@ def setting_of(run: Run) -> str:
 def every_run(found: Sequence[Run]) -> Finding:
     """Whether every run of every line is periodic."""
     by_name = by_line(found)
-    settings = [setting_of(line[0]) for line in by_name.values()]
+    networks = len({run.config["model"].startswith("ResNet") for run in found}) > 1
+    settings = [setting_of(line[0], networks) for line in by_name.values()]
     lines = {
         setting if setting and settings.count(setting) == 1 else f"{setting} ({name})": line
         for (name, line), setting in zip(by_name.items(), settings, strict=True)
     }
-    words = []
-    for key, line in lines.items():
-        dead = [run.config["trial"] for run in line if figures.dead_layer(run)]
-        at = ", ".join(map(str, dead))
-        words.append(
-            f"{key}: {regularity(line)}" + (f" (dead network: trial {at})" if dead else "")
-        )
+    words = [f"{key}: {regularity(line)}" for key, line in lines.items()]
     holds = rules.all_periodic(
         [[settled(run).is_periodic for run in line] for line in lines.values()]
     )
     numbers = {key: numbers_of(line) for key, line in lines.items()}
-    figure = figures.loss_panels(panels(lines))
+    figure = figures.loss_panels(panels(lines), settled_course)
     return Finding("; ".join(words), holds, numbers, figure)
 
 
@@ -90,11 +98,12 @@ def irregularity(run: Run) -> tuple[bool, float]:
 def panels(
     lines: dict[str, list[Run]], badness: Callable[[Run], Any] = irregularity
 ) -> dict[str, Run]:
-    """Of every line its first trial, and beside it the worst."""
+    """Of every line its first trial, of a network that lives if one does, and the worst."""
     chosen = {}
     for name, line in lines.items():
+        first = next((run for run in line if not figures.dead_layer(run)), line[0])
         worst = max(line, key=badness)
-        for run in dict.fromkeys((line[0].folder, worst.folder)):
+        for run in dict.fromkeys((first.folder, worst.folder)):
             trial = next(r for r in line if r.folder == run)
             words = f"{name}, trial {trial.config['trial']}"
             chosen[words + (" (worst)" if run == worst.folder and len(line) > 1 else "")] = trial
@@ -142,26 +151,28 @@ def periods_in_a_range(found: list[Run]) -> Finding:
     *others, last = named
     shown = panels({name: named[name] for name in others})
     shown |= panels({last: largest}, lambda run: abs(late_trend(run)))
-    return Finding("; ".join(words), holds, numbers, figures.loss_panels(shown))
+    return Finding("; ".join(words), holds, numbers, figures.loss_panels(shown, settled_course))
 
 
 def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) -> Finding:
-    sweeps, exponents, holds, words = {}, {}, True, []
+    sweeps, holds, words = {}, True, []
     for name, lines in (
         ("η varied", [*by_line(vary_lr).values()]),
         ("λ varied", [*by_line(vary_wd).values()]),
         ("η varied, other images", [*by_line(vary_images).values()]),
     ):
         points = [
-            {"run": run.folder.as_posix(), "rate_times_decay": rate_product(run),
-             "frequency": settled(run).frequency, "periods": len(settled(run))}
+            {"run": run.folder.as_posix(), "trial": run.config["trial"],
+             "rate_times_decay": rate_product(run),
+             "frequency": settled(run).frequency, "periods": len(settled(run)),
+             "log_falls": falls(settled(run))}
             for line in lines
             for run in line
         ]  # fmt: skip
-        rates, frequencies = (
-            np.array([point[key] for point in points]) for key in ("rate_times_decay", "frequency")
+        rates, frequencies, trial_of = (
+            np.array([point[key] for point in points])
+            for key in ("rate_times_decay", "frequency", "trial")
         )
-        trial_of = np.array([run.config["trial"] for line in lines for run in line])
         slopes = []
         for trial in np.unique(trial_of):
             x, y = rates[trial_of == trial], frequencies[trial_of == trial]
@@ -171,18 +182,25 @@ def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) ->
             slopes.append(float(np.polyfit(np.log(x[known]), np.log(y[known]), 1)[0]))
         limits = rules.mean_interval(slopes)
         holds = holds and rules.proportional(limits)
-        words.append(f"{name}: exponent {interval(np.mean(slopes), limits)}")
-        sweeps[name] = rates, frequencies
-        exponents[name] = {"exponents": slopes, "interval_95": limits, "points": points}
-    figure = figures.frequency(sweeps, {n: np.mean(e["exponents"]) for n, e in exponents.items()})
-    return Finding("; ".join(words), holds, exponents, figure)
+        left_out = np.isnan(frequencies).sum()
+        words.append(
+            f"{name}: exponent {interval(np.mean(slopes), limits)}"
+            + (f" ({left_out} of {len(points)} runs have no two periods)" if left_out else "")
+        )
+        sweeps[name] = {"exponents": slopes, "interval_95": limits, "points": points}
+    return Finding("; ".join(words), holds, sweeps, figures.frequency(sweeps))
+
+
+def falls(found: Periods) -> np.ndarray:
+    """ln(ρ_high / ρ_low) of the phase B of every period."""
+    return np.log(found.each("rho_start") / found.each("rho_turn"))
 
 
 def length_ratios(run: Run) -> np.ndarray:
     """Steps of phase B over ln(ρ_high / ρ_low) / (ηλ), of every period after one e-fold."""
     found = settled(run)
     steps = (found.each("turn") - found.each("start")) * run.steps_per_epoch
-    shortest = np.log(found.each("rho_start") / found.each("rho_turn")) / rate_product(run)
+    shortest = falls(found) / rate_product(run)
     return steps / shortest
 
 

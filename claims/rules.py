@@ -180,7 +180,7 @@ def is_equilibrium(loss: Sequence[float]) -> bool:
     """Whether the second half of a record of the loss shows no trend, and a steady level."""
     late = np.asarray(loss)[len(loss) // 2 :]
     low, high = np.percentile(late, (10, 90))
-    return abs(trend(late)) < NO_TREND and high / low < SWING
+    return abs(trend(late)) < NO_TREND and bool(high / low < SWING)
 
 
 def in_order(names: Sequence[str]) -> bool:

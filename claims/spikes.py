@@ -78,7 +78,7 @@ FIGURES = {
     "periods": {f"η = {LR:g}, λ = {WD:g}": Case()},
     "data": {"four bad batches, λ = 0": Case(wd=0.0, bad_images=True)},
     "unnormalised": {
-        "no normalisation, η = 0.1": Case(lr=0.1, wd=0.0, change=remove_normalisation)
+        "no normalisation, η = 0.2": Case(lr=0.2, wd=0.0, change=remove_normalisation)
     },
     "equilibrium": {"η = 3, λ = 0.1": Case(lr=3.0, wd=0.1)},
     "epsilon": {

@@ -3,15 +3,20 @@
 import socket
 from collections.abc import Sequence
 
+import numpy as np
 from tabulate import tabulate
 
 import runs
 from experiments import cost
 from experiments.lines import Line, is_finished
 from experiments.queue import squeue
+from theory.periods import find_periods
 from utils import UserError, duration, is_alive
 
-HEADERS = ("line", "state", "epoch", "train loss", "test error, %", "s/epoch", "time left")
+HEADERS = (
+    "line", "state", "epoch", "train loss", "test error, %", "periods", "CV",
+    "s/epoch", "time left",
+)  # fmt: skip
 
 
 def state_of(line: Line, queue: dict[str, str] | None) -> str:
@@ -47,7 +52,7 @@ def state_of(line: Line, queue: dict[str, str] | None) -> str:
 def row(line: Line, queue: dict[str, str] | None) -> list[str]:
     state, log = state_of(line, queue), runs.read_log(line.folder)
     if not log:
-        return [line.name, state, f"0/{line.epochs}", "", "", "", ""]
+        return [line.name, state, f"0/{line.epochs}", *[""] * (len(HEADERS) - 3)]
     last = log[-1]
     seconds = sorted(r["seconds"] for r in log[-20:])[len(log[-20:]) // 2]
     accuracies = [r["test_acc"] for r in log if r["test_acc"] is not None]
@@ -55,8 +60,11 @@ def row(line: Line, queue: dict[str, str] | None) -> list[str]:
     left = ""
     if state in ("queued", "running", "stopped", "failed"):
         left = duration(cost.in_epochs(line, left=True) * seconds)
-    epoch = f"{last['epoch']:g}/{line.epochs}"
-    return [line.name, state, epoch, f"{last['train_loss']:.4g}", error, f"{seconds:.2f}", left]
+    epoch, loss = f"{last['epoch']:g}/{line.epochs}", f"{last['train_loss']:.4g}"
+    columns = ([r[key] for r in log] for key in ("epoch", "train_loss", "si_norm"))
+    periods = find_periods(*(np.array(column, dtype=float) for column in columns))
+    cv = f"{periods.cv:.2f}" if len(periods) > 2 else ""
+    return [line.name, state, epoch, loss, error, str(len(periods)), cv, f"{seconds:.2f}", left]
 
 
 def table(lines: Sequence[Line]) -> str:

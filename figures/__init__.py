@@ -14,7 +14,7 @@ from figures.periods import (
     frequency,
     length_ratios,
     loss_panels,
-    period_explained,
+    one_period,
     same_rate,
 )
 from figures.regimes import diagram_of_runs, diagram_of_toy
@@ -22,6 +22,7 @@ from figures.report import panels, report
 from figures.style import plt, save
 from figures.summaries import (
     NO_RUNS,
+    course,
     curves,
     dead_layer,
     e_fold,

@@ -16,7 +16,7 @@ from command_line import Option, Parser
 from figures import plt, report, save
 from figures.dynamics import dynamics, read
 from figures.report import WHOLE, listing
-from utils import plural, user_errors
+from utils import user_errors
 
 
 def window(text: str) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         for path in tables:
             figure, periods = dynamics(read(path))
             save(figure, path.with_suffix(".png"))
-            print(f"{plural(len(periods), 'period')}; figure: {path.with_suffix('.png')}")
+            print(f"{periods}; figure: {path.with_suffix('.png')}")
     elif options.folders:
         plt.switch_backend("agg")
         report(options.folders, options.branches, options.epochs)

@@ -2,9 +2,11 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, colours, describe, label_plainly
@@ -16,8 +18,11 @@ TITLE = 32  # letters that fit above a panel
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
-def loss_panels(named: Mapping[str, Run]) -> Figure:
-    """Training loss above the norm ρ by epoch, a column for each run; triangles: ρ turns."""
+def loss_panels(named: Mapping[str, Run], said: Callable[[Run], str] = course) -> Figure:
+    """Training loss above the norm ρ by epoch, a column for each run; triangles: ρ turns.
+
+    Above it the run's name, and what is `said` of it.
+    """
     rows = -(-len(named) // 4)
     columns = -(-len(named) // rows)
     size = (3 * columns + 0.6, 4.4 * rows)
@@ -41,7 +46,7 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
         loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
-        what = course(run)
+        what = said(run)
         unbroken = what.replace(" ", "_")
         above = textwrap.fill(f"{title}: {unbroken}", TITLE).replace(unbroken, what)
         describe(loss_axis, above, "", words[0], yscale="log")
@@ -53,16 +58,20 @@ def loss_panels(named: Mapping[str, Run]) -> Figure:
     return figure
 
 
-def period_explained(run: Run) -> Figure:
-    """A period of a traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
+def one_period(runs: Sequence[Run]) -> Figure | None:
+    """A period of the first traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
 
     Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
     η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. The period
-    is the one in which ρ rises most.
+    is the one in which ρ rises most. None where no run was traced, or it has no period.
     """
-    trace = run.trace()
-    found = find_periods(trace["epoch"], trace["loss"], trace["si_norm"])
-    period = max(found.cycles, key=lambda p: p.rho_end / p.rho_turn)
+    traces = ((run, run.trace()) for run in runs)
+    run, trace = next(((run, trace) for run, trace in traces if trace), (None, {}))
+    columns = (trace.get(name, ()) for name in ("epoch", "loss", "si_norm"))
+    found = find_periods(*columns).cycles
+    if not found:
+        return None
+    period = max(found, key=lambda p: p.rho_end / p.rho_turn)
     lr, wd = run.base_lr, run.config["wd"]
     forces = {
         "decay": lr * wd * trace["si_norm"],
@@ -116,42 +125,59 @@ def period_explained(run: Run) -> Figure:
         axis.grid(alpha=0.3)
     axes[2, 1].set_xlabel("epoch: C and A")
     axes[2, 0].legend(fontsize=9)
-    figure.suptitle("One period: B weight decay dominates, C destabilisation, A gradients dominate")
+    words = "B weight decay dominates, C destabilisation, A gradients dominate"
+    figure.suptitle(f"One period of {'/'.join(run.folder.parts[-2:])}: {words}")
     return figure
 
 
-def frequency(
-    sweeps: Mapping[str, tuple[np.ndarray, np.ndarray]], exponents: Mapping[str, float]
-) -> Figure:
-    """Frequency of periods against ηλ, log-log (P1, claim 3).
+def frequency(sweeps: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Frequency of periods against ηλ, log-log (P1, claim 3), a thin line for each seed.
 
     Parameters
     ----------
-    sweeps : what was varied -> (ηλ, periods an epoch), of one run each.
-    exponents : the same keys -> the mean exponent over the seeds.
+    sweeps : what was varied -> "points", a run each with "trial", "rate_times_decay" and
+        "frequency" (periods an epoch), the "exponents" of the seeds, "interval_95" of their mean.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 4.4), layout="constrained")
-    for (name, (x, y)), colour, marker in zip(sweeps.items(), COLOURS, "os^", strict=False):
-        words = f"{name}: exponent {exponents[name]:.2f}"
+    figure, axis = plt.subplots(figsize=(6.5, 5.6), layout="constrained")
+    for (name, found), colour, marker in zip(sweeps.items(), COLOURS, "os^", strict=False):
+        trial, x, y = (
+            np.array([point[key] for point in found["points"]])
+            for key in ("trial", "rate_times_decay", "frequency")
+        )
+        slope, (low, high) = np.mean(found["exponents"]), found["interval_95"]
+        words = f"{name}: exponent {slope:.2f} [{low:.2f}, {high:.2f}]"
         axis.plot(x, y, marker, color=colour, alpha=0.6, markersize=6, label=words)
-        middle = np.nanmean(np.log(y) - exponents[name] * np.log(x))
+        middle = np.nanmean(np.log(y) - slope * np.log(x))
         ends = np.array([np.min(x), np.max(x)])
-        axis.plot(ends, np.exp(middle) * ends ** exponents[name], color=colour, linewidth=1)
+        axis.plot(ends, np.exp(middle) * ends**slope, color=colour, linewidth=1.5)
+        worst = int(np.argmax(np.abs(np.array(found["exponents"]) - 1)))
+        for i, seed in enumerate(np.unique(trial)):
+            own = {"linestyle": "--", "label": f"trial {seed} (worst): {found['exponents'][i]:.2f}"}
+            at = np.flatnonzero(trial == seed)[np.argsort(x[trial == seed])]
+            axis.plot(x[at], y[at], color=colour, linewidth=0.7, **(own if i == worst else {}))
     describe(axis, "Frequency of periods", "ηλ", "periods an epoch", "log", "log")
     label_plainly(axis.xaxis)
-    axis.legend(fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
 def length_ratios(
     runs: Sequence[Run], ratios: Callable[[Run], np.ndarray], limits: tuple[float, float]
 ) -> Figure:
-    """Length of phase B over the shortest that weight decay allows, of every period, by ηλ."""
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for run in runs:
-        found = ratios(run)
-        x = np.full(len(found), run.config["lr_init"] * run.config["wd"])
-        axis.plot(x, found, "o", color=COLOURS[0], alpha=0.4, markersize=5)
+    """Length of phase B over the shortest that weight decay allows, of every period, by ηλ.
+
+    The seeds are side by side, each with its colour.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    trials = sorted({run.config["trial"] for run in runs})
+    for number, (trial, colour) in enumerate(zip(trials, colours(trials), strict=True)):
+        aside = 1.03 ** (number - (len(trials) - 1) / 2)
+        own = [run for run in runs if run.config["trial"] == trial]
+        found = [*map(ratios, own)]
+        rates = (aside * run.config["lr_init"] * run.config["wd"] for run in own)
+        x = np.repeat([*rates], [*map(len, found)])
+        style = {"color": colour, "alpha": 0.5, "markersize": 4}
+        axis.plot(x, np.concatenate(found), "o", label=f"trial {trial}", **style)
     axis.axhspan(*limits, color=COLOURS[2], alpha=0.15, label="the rule's limits")
     axis.axhline(1, color="black", linewidth=0.8, label="weight decay alone")
     axis.legend(fontsize=9)
@@ -228,8 +254,13 @@ def destabilisation(rows: Sequence[Mapping]) -> Figure:
 
 
 def forecast(rows: Sequence[Mapping], close: float) -> Figure:
-    """The norm in chaos against its forecast from the sphere, and what is `close` to that."""
+    """The norm in chaos against its forecast from the sphere, and what is `close` to that.
+
+    The run that is farthest from it is named.
+    """
     figure, axis = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
+    worst = max(rows, key=lambda row: abs(row["ratio"] - 1))
+    _name(axis, worst["run"], worst["forecast"], worst["norm"])
     every = [row[key] for row in rows for key in ("forecast", "norm")]
     ends = np.array([min(every), max(every)])
     axis.plot(ends, ends, color="black", linewidth=0.8)
@@ -246,9 +277,27 @@ def forecast(rows: Sequence[Mapping], close: float) -> Figure:
     return figure
 
 
-def same_rate(rows: Sequence[Mapping], factor: float) -> Figure:
-    """Loss and effective gradient of ordinary chaos over those on the sphere at the same η̃."""
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+def same_rate(rows: Sequence[Mapping], factor: float, runs: Sequence[Run]) -> Figure:
+    """Loss and effective gradient of ordinary chaos over those on the sphere at the same η̃.
+
+    Beside it loss and ρ of these `runs`, a colour for each ηλ; the farthest run is named.
+    """
+    figure, (axis, loss_axis, norm_axis) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    products = sorted({run.config["lr_init"] * run.config["wd"] for run in runs})
+    for product, colour in zip(products, colours(products), strict=True):
+        for run in (r for r in runs if r.config["lr_init"] * r.config["wd"] == product):
+            found, style = history(run), {"color": colour, "linewidth": 0.8, "alpha": 0.7}
+            loss_axis.plot(found["epochs"], found["train loss"], **style)
+            norm_axis.plot(found["si epochs"], found["si norm"], **style)
+        norm_axis.plot([], [], color=colour, label=f"ηλ = {product:.3g}")
+    describe(loss_axis, "Its lines, all trials", "epoch", "train loss", yscale="log")
+    describe(norm_axis, "", "epoch", "norm ρ", yscale="log")
+    for beside in (loss_axis, norm_axis):
+        label_plainly(beside.yaxis)
+    norm_axis.legend(fontsize=9)
+    kind = max(("loss", "gradient"), key=lambda k: max(abs(np.log(row[k])) for row in rows))
+    worst = max(rows, key=lambda row: abs(np.log(row[kind])))
+    _name(axis, worst["run"], worst["elr"], worst[kind])
     for key, colour, marker in (("loss", COLOURS[0], "o"), ("gradient", COLOURS[3], "s")):
         x, y = ([row[name] for row in rows] for name in ("elr", key))
         axis.plot(x, y, marker, color=colour, alpha=0.7, label=key)
@@ -258,6 +307,13 @@ def same_rate(rows: Sequence[Mapping], factor: float) -> Figure:
     describe(axis, "Chaos in ordinary training", "effective learning rate η̃, median", words)
     axis.legend(fontsize=9)
     return figure
+
+
+def _name(axis: Axes, run: str, x: float, y: float) -> None:
+    """Say at a point that it is the worst, and of which trial."""
+    words = f"worst: {run.rsplit('/', 1)[-1].replace('_', ' ')}"
+    style = {"textcoords": "offset points", "fontsize": 8, "arrowprops": {"arrowstyle": "-"}}
+    axis.annotate(words, (x, y), (8, 14), **style)
 
 
 def angles(lines: Mapping[str, Sequence[Run]]) -> Figure:

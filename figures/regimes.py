@@ -49,8 +49,16 @@ def regime_diagram(
 
 
 def diagram_of_runs(runs: Sequence[Run]) -> Figure:
-    """The regime diagram of runs on the sphere."""
-    return regime_diagram([run.config["elr"] for run in runs], [regime(run) for run in runs])
+    """The regime diagram of runs on the sphere, those of the same rate side by side."""
+    seen: dict[float, list[Run]] = {}
+    for run in runs:
+        seen.setdefault(run.config["elr"], []).append(run)
+    named = [
+        (elr * 1.04 ** (i - (len(same) - 1) / 2), regime(run))
+        for elr, same in seen.items()
+        for i, run in enumerate(same)
+    ]
+    return regime_diagram(*zip(*named, strict=True))
 
 
 def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:

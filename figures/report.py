@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from figures.metrics import effective_steps, metrics
 from figures.papers import figure2, three_regimes
-from figures.periods import loss_panels
+from figures.periods import loss_panels, one_period
 from figures.regimes import diagram_of_runs
 from figures.style import save
 from figures.summaries import NO_RUNS, label, on_sphere
@@ -38,7 +38,8 @@ def report(
 
     `periods.png` (loss above ρ, a panel each) and `overview.png` (P1's Figure 2), or, on the
     sphere, `three_regimes.png` and `regime_diagram.png`, go into the folder with
-    `effective_step.png` and, where more was measured, `metrics.png`; the names of those of several
+    `effective_step.png` and, where more was measured, `metrics.png`, and where it was traced
+    `one_period.png`; the names of those of several
     folders say which, and they go where the folders lie. Of every run only the epochs in the window
     count.
     """
@@ -58,7 +59,8 @@ def report(
         if not runs:
             raise UserError("nothing was measured in the epochs {:g}:{:g}".format(*window))
     written = []
-    for name, draw in {**figures, "effective_step": effective_steps, "metrics": metrics}.items():
+    more = {"effective_step": effective_steps, "metrics": metrics, "one_period": one_period}
+    for name, draw in {**figures, **more}.items():
         figure = draw(runs)
         if figure is not None:
             written.append(place / f"{name}{which}.png")

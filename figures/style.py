@@ -38,8 +38,15 @@ def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="li
 
 def label_plainly(axis: Axis) -> None:
     """On a logarithmic axis of up to two decades: 3 and 20, not 3 × 10⁰ and 2 × 10¹."""
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+
+
+class _Plain(LogFormatter):
+    """Labels where LogFormatter has them, without an exponent."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def name_below(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from theory import dynamics
 from theory.dynamics import effective_gradient_norm, effective_lr
 from theory.periods import Periods, find_periods
 from theory.regimes import Regime, find_regime
-from utils import plural
 
 NO_RUNS = (
     "There are no measured runs in {root} yet. `make demo` makes some in a few minutes on a CPU; "
@@ -152,7 +151,7 @@ def course(run: Run) -> str:
     """What a run does: its periods or, where it has none, the regime in which it trains."""
     log, found = run.log(), periods_of(run)
     if len(found) or len(log.get("epoch", ())) < 4:
-        return plural(len(found), "period")
+        return str(found)
     return _regime(run, log["train_loss"], log["train_acc"]).name
 
 

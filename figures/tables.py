@@ -91,7 +91,7 @@ def claims(folder: str | Path = "results/claims") -> str:
         return f"There is no {path} yet: `make claims` measures some of them in a quick setting."
     table = re.sub(r"\]\(([^/)]+)\)", rf"]({path.parent.as_posix()}/\1)", path.read_text())
     shown = (
-        f"\n### {figure.stem}\n\n![{figure.stem}]({figure.as_posix()})\n"
-        for figure in sorted(path.parent.glob("*.png"))
+        f"\n### {Path(figure).stem}\n\n![{Path(figure).stem}]({figure})\n"
+        for figure in re.findall(r"\]\((\S+\.png)\)", table)
     )
     return table + "".join(shown)

@@ -70,8 +70,8 @@ def chaotic(make, rho_factor=1.0, loss=2.0, **config):
     return run
 
 
-def on_sphere(make, elr, loss, error, gradient=5.0, traced=False):
-    config = {"fix_elr": True, "elr": elr, "base_lr": elr}
+def on_sphere(make, elr, loss, error, gradient=5.0, traced=False, trial=10):
+    config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
     run = make(loss, np.ones(len(loss)), config)
     arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
     np.savez(run.folder / "train-tm.npz", **arrays)

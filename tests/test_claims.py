@@ -62,7 +62,10 @@ def test_dead_networks_are_named(make):
     norms = {"a.weight_norm": np.exp(-0.016 * epochs), "b.weight_norm": np.ones(61)}
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
     assert figures.dead_layer(run) == "a.weight"
-    assert "dead network: trial 10" in periodic.every_run([run]).measured
+    assert "all 1 networks dead" in periodic.every_run([run]).measured
+    alive = make(*saw(50), {"trial": 11}, line="dead")
+    words = periodic.every_run([run, alive]).measured  # its periods alone
+    assert "10 periods, CV 0.00 to 0.00; 1 of 2 networks dead (trial 10)" in words
     original = "conv.parametrizations.weight.original"  # of weight normalisation
     other = {"params_norm": norms["b.weight_norm"], f"{original}_norm": norms["a.weight_norm"]}
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **other)

@@ -320,8 +320,7 @@ def test_error_at_a_loss_is_between_the_epochs_around_it(make):
     run = on_sphere(make, 0.001, loss, error)
     found = sphere.at_loss(run, 10**-1.005)
     assert found == pytest.approx((50 * (error[100] + error[101]), 5.0))
-    with pytest.raises(NotMeasurable):
-        sphere.at_loss(run, 1e-9)
+    assert np.isnan(sphere.at_loss(run, 1e-9)).all()
 
 
 def test_features_are_those_of_converging_rates(make):
@@ -331,6 +330,18 @@ def test_features_are_those_of_converging_rates(make):
     assert len(sphere.features(lines).numbers["rows"][0]["errors"]) == 3
     with pytest.raises(NotMeasurable, match="fewer than three rates converge"):
         sphere.features(lines[1:])
+    lines[0] = on_sphere(make, 5e-5, 10 * loss[:200], np.full(200, 0.001))
+    found = sphere.features(lines)
+    assert found.holds is None and "1 of 3 runs do not come to that loss" in found.measured
+    for gradients, holds in (((3, 2, 1), None), ((1, 2, 3), False)):  # of another seed
+        whole = [
+            on_sphere(
+                make, elr, 10 ** (-3 * np.arange(300) / 300), np.full(300, 0.001), g, trial=11
+            )
+            for elr, g in zip((1e-4, 2e-4, 4e-4), gradients, strict=True)
+        ]
+        found = sphere.features(lines + whole)
+        assert found.holds is holds and found.measured.endswith("of 1 seeds")
 
 
 def test_optima_are_compared_with_the_rate_that_is_best_on_held_out_images(make, monkeypatch):

@@ -257,10 +257,11 @@ def test_commands_measure_as_precisely_as_asked_and_add_to_the_files():
 
 
 def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
-    rows = [{"epoch": e, "train_loss": 1.0, "test_acc": 0.75, "seconds": 1.0} for e in (1, 2)]
+    usual = {"train_loss": 1.0, "test_acc": 0.75, "si_norm": 5.0, "seconds": 1.0}
+    rows = [{"epoch": e, **usual} for e in (1, 2)]
     runs.write_log(line.folder, [*rows, {**rows[0], "epoch": 3, "seconds": 99.0}])
     left = 1 + 3 * (1 + 297 / 1500 / 3)  # an epoch, and the metrics of three checkpoints
-    assert status.row(line, None)[2:] == ["3/4", "1", "25.00", "1.00", f"{left:.1f} s"]
+    assert status.row(line, None)[2:] == ["3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
 
 
 @pytest.mark.parametrize("note, queued, state", [

@@ -199,13 +199,13 @@ def test_status_of_local_lines(tmp_path, monkeypatch):
     runs.write_state(line.folder, {"state": "running", "process": os.getpid(), **host})
     runs.write_state(other.folder, {"state": "running", "process": int(done.stdout), **host})
     runs.write_state(third.folder, {"state": "failed", "step": "train", **host})
-    row = {"epoch": 10, "train_loss": 0.5, "test_acc": None, "seconds": 2.0}
+    row = {"epoch": 10, "train_loss": 0.5, "test_acc": None, "si_norm": None, "seconds": 2.0}
     runs.write_log(line.folder, [row])
     assert [state(x) for x in (line, other, third)] == ["running", "stopped", "failed"]
     (first, *_) = status.table([line]).splitlines()[2:]
     # 30 epochs of 2 s are left, and none of 41 checkpoints is measured: each a pass over the 256
     # training images, and a forward one, a third of that, over the 297 of the test set; 174 s.
-    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "2.00", "3", "min"]
+    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/40", "0.5", "0", "2.00", "3", "min"]
 
 
 def test_the_driver_tells_the_status(drive, tmp_path):

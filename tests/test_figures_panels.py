@@ -44,7 +44,11 @@ def lines(axis):
 
 
 def test_a_run_is_said_to_be_periodic_or_in_its_regime(three):
-    assert [course(run) for run in three] == ["convergence", "5 periods", "chaotic equilibrium"]
+    assert [course(run) for run in three] == [
+        "convergence",
+        "5 periods, CV 0.00",
+        "chaotic equilibrium",
+    ]
 
 
 def test_panels_show_loss_above_norm_of_every_epoch(three):
@@ -52,7 +56,7 @@ def test_panels_show_loss_above_norm_of_every_epoch(three):
     shown = [axis for axis in figure.axes if axis.get_visible()]
     titles = [axis.get_title() for axis in shown if axis.get_title()]
     assert titles == [
-        "η = 0.001: convergence", "η = 0.1: 5 periods", "η = 1: chaotic equilibrium",
+        "η = 0.001: convergence", "η = 0.1: 5 periods, CV 0.00", "η = 1: chaotic equilibrium",
     ]  # fmt: skip
     for column, run in enumerate(three):
         (loss, colour), (rho, same) = lines(shown[column])[0], lines(shown[3 + column])[0]
@@ -64,7 +68,7 @@ def test_panels_show_loss_above_norm_of_every_epoch(three):
 def test_lines_that_the_label_does_not_tell_apart_have_a_panel_each(tmp_path):
     runs = [recorded(tmp_path, name, FALL**10, 5 * FALL) for name in "ab"]
     titles = [axis.get_title() for axis in panels(runs).axes if axis.get_title()]
-    words = [f"{run.folder}:5periods" for run in runs]
+    words = [f"{run.folder}:5periods,CV0.00" for run in runs]
     assert ["".join(title.split()) for title in titles] == words
 
 

@@ -162,6 +162,11 @@ class Periods:
     def __len__(self) -> int:
         return len(self.cycles)
 
+    def __str__(self) -> str:
+        """How many and how regular: "5 periods, CV 0.08"."""
+        number = f"{len(self)} period" + "s" * (len(self) != 1)
+        return number + (f", CV {self.cv:.2f}" if len(self) > 2 else "")
+
     def each(self, name: str) -> np.ndarray:
         """One attribute of every period: (n,)."""
         return np.array([getattr(period, name) for period in self.cycles], dtype=float)
