@@ -224,11 +224,10 @@ def consistency(rows: Sequence[Mapping]) -> Figure:
         ):  # fmt: skip
             axis.plot(1 + np.arange(len(row[key])), row[key], marker=marker, **style)
         lengths.plot([], [], color=colour, label=row["run"].rsplit("/", 1)[-1].replace("_", " "))
-    lengths.legend(fontsize=8, ncols=len(rows))
     describe(lengths, "Lengths of periods", "period", "epochs")
     describe(norms, "ρ where it begins to fall, and where it turns", "period", "norm ρ")
     norms.plot([], [], "k:", label="with a trend, or outside theory")
-    norms.legend(fontsize=9)
+    figure.legend(loc="outside lower center", fontsize=9, ncols=len(rows) + 1)
     return figure
 
 
