@@ -91,16 +91,17 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
 
 
 def effective_steps(runs: Sequence[Run]) -> Figure | None:
-    """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch; None without gradients.
+    """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch; None if none is known.
 
     A step turns the weights by more than a small angle where it is large (P1, section 2).
     """
-    if not any("effective gradient norm" in curves(run) for run in runs):
+    needed = {"effective gradient norm", "effective lr"}
+    if not any(needed <= curves(run).keys() for run in runs):
         return None
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for colour, run in zip(_colours(runs), runs, strict=True):
         found = curves(run)
-        if "effective gradient norm" not in found:
+        if not needed <= found.keys():
             continue
         rate = found["effective lr"]
         step = rate * found["effective gradient norm"]

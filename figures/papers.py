@@ -91,6 +91,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """
     full = all("full gradient norm" in curves(run) for run in runs)
     gradient = "full gradient norm" if full else "effective gradient norm"
+    needed = {gradient, "effective lr"}
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
     for run, found, style in _lines(runs):
@@ -103,7 +104,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
             error_axis.plot(found["test epochs"], found["test error"], **style)
         if "si norm" in found:
             norm_axis.plot(found["si epochs"], found["si norm"], **style)
-        if gradient in found:
+        if needed <= found.keys():
             x, y = found["effective lr"], found[gradient]
             _draw_phases(phase_axis, x, y, style)
         if run:
@@ -118,7 +119,8 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
-    scale = "log" if any(gradient in curves(run) for run in runs) else "linear"  # empty: no log
+    # Empty it can not be logarithmic.
+    scale = "log" if any(needed <= curves(run).keys() for run in runs) else "linear"
     describe(
         phase_axis,
         "Phase diagram",

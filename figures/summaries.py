@@ -72,7 +72,9 @@ def curves(run: Run) -> dict[str, np.ndarray]:
         found["test epochs"], found["test error"] = test["report_epochs"], 100 * (1 - test["acc"])
     if "params_norm" in si:
         found["si epochs"], found["si norm"] = si["report_epochs"], si["params_norm"]
-        found["effective lr"] = effective_lr(run.lr_at(si["report_epochs"]), si["params_norm"])
+        rates = run.lr_at(si["report_epochs"])
+        if np.isfinite(rates).any():  # a folder may have lost its config
+            found["effective lr"] = effective_lr(rates, si["params_norm"])
     if "gnorm_m" in si:
         found["effective gradient norm"] = effective_gradient_norm(si["gnorm_m"], si["params_norm"])
     if "gnorm_m" in train and np.array_equal(train["report_epochs"], found.get("si epochs")):

@@ -57,7 +57,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 @functools.cache
 def code_version() -> str | None:
-    """The git commit, "+ changes" behind it where tracked files differ; None outside git."""
+    """The git commit, "+ changes" behind it where tracked code differs; None outside git."""
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -67,7 +67,7 @@ def code_version() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None  # a copy inside another repository
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + (" + changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -59,6 +59,26 @@ def test_claims_are_shown_as_they_are_on_record():
     assert {*re.findall(r"not run yet \(`(\w+)`\)", readme)} == missing
 
 
+def test_rules_are_those_of_the_commits_that_judged():
+    record = json.loads((ROOT / "results/claims/claims.json").read_text())["claims"]
+    for key, found in record.items():
+        command = ["git", "show", f"{found['code']}:claims/table.py"]
+        source = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if source.returncode:
+            pytest.skip("no git, or not the whole history")
+        parts = ast.walk(ast.parse(source.stdout))
+        texts = {part.value for part in parts if isinstance(part, ast.Constant)}
+        assert {key, found["rule"]} <= texts, key
+
+
+def test_the_notebook_shows_the_claims_as_they_are_on_record(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cells = nbformat.read("Plots.ipynb", as_version=4).cells
+    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
+    shown = [out["data"].get("text/markdown") for out in outputs if "data" in out]
+    assert figures.claims() in shown
+
+
 def test_the_page_on_speed_shows_what_sweeps_cost():
     rows = re.findall(r"\| `(\w+)` \| (.*) \|", section("docs/speed.md", "costs"))
     assert rows

@@ -161,6 +161,22 @@ def test_effective_steps(tmp_path):
     np.testing.assert_allclose(by_epoch.lines[0].get_ydata(), 0.01 / norms)
 
 
+def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
+    run = tmp_path / "x" / "lr_0.1" / "trial_0"
+    run.mkdir(parents=True)
+    arrays = {
+        "loss": np.ones(3),
+        "acc": np.ones(3),
+        "gnorm_m": np.ones(3),
+        "params_norm": np.ones(3),
+    }
+    for name in ("train-tm", "train-tm-prebn", "test-em"):
+        np.savez(run / f"{name}.npz", report_epochs=np.arange(3), **arrays)
+    figures.report([tmp_path / "x"])
+    assert "overview.png" in capsys.readouterr().out
+    assert not (tmp_path / "x" / "effective_step.png").exists()
+
+
 def test_phase_diagrams(tmp_path):
     write_tree(tmp_path)
     (run,) = runs.find_runs(tmp_path)

@@ -236,11 +236,13 @@ def test_code_version_is_the_commit_and_whether_its_files_differ(tmp_path, monke
     version = runs.code_version.__wrapped__  # which is asked once a process
     assert version() is None
     (tmp_path / "train.py").write_text("as committed")
+    (tmp_path / "result.json").write_text("as committed")
     git("init")
-    git("add", "train.py")
+    git("add", "train.py", "result.json")
     git("commit", "--no-gpg-sign", "-m", "First")
     commit = git("rev-parse", "HEAD")
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "result.json").write_text("measured anew")
     assert version() == commit
     (tmp_path / "train.py").write_text("changed")
     assert version() == f"{commit} + changes"
