@@ -140,7 +140,7 @@ def find_periods(losses: list[float], rhos: list[float]) -> list[tuple[int, int,
     while True:
         turn = next_peak(inverse, start)
         top = next_peak(rhos, turn)
-        if rhos[top] < 1.1 * rhos[turn]:  # ρ still falls
+        if not rhos[top] >= 1.1 * rhos[turn]:  # ρ still falls, or is not a number any more
             return periods
         if max(losses[turn : top + 1]) >= 4 * min(losses[start : turn + 1]):
             periods.append((start, turn, top))

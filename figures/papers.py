@@ -135,8 +135,17 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     return figure
 
 
-def three_regimes(runs: Sequence[Run]) -> Figure:
-    """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss."""
+_REGIMES = {"train loss", "test error", "effective gradient norm"}  # what it shows
+
+
+def three_regimes(runs: Sequence[Run]) -> Figure | None:
+    """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss.
+
+    Of the runs of which all three were measured; None without any.
+    """
+    runs = [run for run in runs if curves(run).keys() >= _REGIMES]
+    if not runs:
+        return None
     figure, axes = plt.subplots(1, 5, figsize=(22, 4.2), layout="constrained")
     loss_axis, error_axis, gradient_axis, phase_axis, optima_axis = axes
     for _, found, style in _lines(runs, shades):

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, describe
-from figures.summaries import regime
+from figures.summaries import curves, regime
 from runs import Run
 from theory import toy
 from theory.regimes import REGIMES, Regime, find_regime
@@ -48,17 +48,20 @@ def regime_diagram(
     return figure
 
 
-def diagram_of_runs(runs: Sequence[Run]) -> Figure:
-    """The regime diagram of runs on the sphere, those of the same rate side by side."""
+def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
+    """The regime diagram of runs on the sphere, those of the same rate side by side.
+
+    Of those whose training loss was measured; None without any.
+    """
     seen: dict[float, list[Run]] = {}
-    for run in runs:
+    for run in (run for run in runs if "train loss" in curves(run)):
         seen.setdefault(run.config["elr"], []).append(run)
     named = [
         (elr * 1.04 ** (i - (len(same) - 1) / 2), regime(run))
         for elr, same in seen.items()
         for i, run in enumerate(same)
     ]
-    return regime_diagram(*zip(*named, strict=True))
+    return regime_diagram(*zip(*named, strict=True)) if named else None
 
 
 def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:

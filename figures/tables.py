@@ -15,12 +15,15 @@ def regime_table(runs: Sequence[Run]) -> str:
     """Regime, final loss level and spread, and test errors of runs on the sphere, as text."""
     rows = []
     for run in runs:
-        found, errors = regime(run), curves(run)["test error"]
-        spread = f"{found.low:.3g} to {found.high:.3g}"
-        last, best = f"{errors[-1]:.2f}", f"{errors.min():.2f}"
-        rows.append(
-            [f"{run.config['elr']:g}", found.name, f"{found.level:.3g}", spread, last, best]
-        )
+        row, measured = [f"{run.config['elr']:g}"], curves(run)
+        if "train loss" in measured:
+            found = regime(run)
+            row += [found.name, f"{found.level:.3g}", f"{found.low:.3g} to {found.high:.3g}"]
+        else:
+            row += ["not measured", "", ""]
+        errors = measured.get("test error", ())
+        row += [f"{errors[-1]:.2f}", f"{min(errors):.2f}"] if len(errors) else ["", ""]
+        rows.append(row)
     headers = ("ELR", "regime", "loss level", "10 % to 90 %", "last test error, %", "best, %")
     return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
 

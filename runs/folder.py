@@ -43,11 +43,14 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def prune(folder: Path, keep: int, asked: Sequence[int]) -> None:
-    """Remove all but the newest `keep` checkpoints and those after the `asked` epochs."""
+    """Remove all before the newest `keep` checkpoints of whole epochs but those `asked` for.
+
+    A run goes on from whole epochs alone: states within one do not count.
+    """
     found = checkpoints_in(folder)
-    newest = list(found)[-keep:]
+    oldest = ([key for key in found if not key[1]][-keep:] or [(0, 0)])[0]
     for (epoch, part), path in found.items():
-        if (epoch, part) not in newest and (part or epoch not in asked):
+        if (epoch, part) < oldest and (part or epoch not in asked):
             path.unlink()
 
 
@@ -68,8 +71,11 @@ def traces(folder: Path) -> dict[int, Path]:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove the files of a run from its folder, so that two runs are never mixed in one."""
-    names = [CONFIG, LOG, LATEST, *(f"{name}.npz" for name in METRICS)]
-    files = [*checkpoints_in(folder).values(), *traces(folder).values()]
+    """Remove the files of a run from its folder, so that two runs are never mixed in one.
+
+    Everything that was measured of it too; branches off it are runs of their own.
+    """
+    names = [CONFIG, LOG, LATEST]
+    files = [*checkpoints_in(folder).values(), *traces(folder).values(), *folder.glob("*.npz")]
     for path in [*files, *(folder / name for name in names)]:
         path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from runs import checkpoints
 from runs.arrays import Metrics
 from runs.config import OFFICIAL, check_same_run, read_config
 from runs.folder import CONFIG, LATEST, METRICS, checkpoints_in
-from runs.log import diverged_at
+from runs.log import diverged_at, read_log
 from utils import UserError
 
 
@@ -30,7 +30,17 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
     Diverged : the run ended in NaN.
     """
     found = checkpoints_in(folder)
-    if not (found or (folder / LATEST).exists()) or options["overwrite"]:
+    files = [folder / LATEST, *(folder / f"{name}.npz" for name in METRICS)]
+    there = found or read_log(folder) or any(path.exists() for path in files)
+    if not there:
+        return False
+    if options["overwrite"]:
+        branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
+        if branches:
+            raise UserError(
+                f"{folder} has branches of the run that --overwrite would replace, {branches[0]} "
+                "for one: remove them first, or name another --dir"
+            )
         return False
     if not options["resume"]:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
@@ -38,7 +48,7 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
         check_same_run(folder, options)
     except FileNotFoundError:
         raise UserError(
-            f"{folder} has checkpoints but no {CONFIG}, so --resume cannot tell whether they "
+            f"{folder} holds a run but no {CONFIG}, so --resume cannot tell whether they "
             "belong to this run: branch off one with --resume_epoch, or name another --dir"
         ) from None
     diverged = diverged_at(folder)
@@ -59,9 +69,10 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
 
     Raises
     ------
-    UserError : there are checkpoints, but none can be read.
+    UserError : there are checkpoints, but none of a whole epoch can be read.
     """
-    numbered = [path for (_, part), path in checkpoints_in(folder).items() if not part]
+    found = checkpoints_in(folder)
+    numbered = [path for (_, part), path in found.items() if not part]
     paths = [folder / LATEST, *reversed(numbered)]
     for path in filter(Path.exists, paths):
         try:
@@ -69,8 +80,10 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
             return int(content["epoch"]), content
         except UserError as error:
             print(f"note: passed over: {error}")
-    if numbered:
-        raise UserError(f"no checkpoint in {folder} can be read: --overwrite starts the run anew")
+    if found:
+        raise UserError(
+            f"no checkpoint of a whole epoch in {folder} can be read: --overwrite starts anew"
+        )
     return None, None
 
 

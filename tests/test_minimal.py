@@ -75,6 +75,7 @@ def test_periods_are_cycles_of_the_norm_with_a_jump_of_the_loss():
     higher = [0.5 if epoch == 10 else loss for epoch, loss in enumerate(LOSS)]
     assert minimal.find_periods(higher, RHO) == [(1, 4, 6), (6, 9, 11)]
     assert minimal.find_periods(LOSS, [5 * 0.9**k for k in range(len(LOSS))]) == []
+    assert minimal.find_periods(LOSS, [*RHO[:3], *[float("nan")] * (len(LOSS) - 3)]) == []
 
 
 def test_periods_are_those_of_theory():

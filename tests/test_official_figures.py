@@ -1,5 +1,8 @@
 """Results of the official code are found and drawn; figures of what only some runs measure."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +178,21 @@ def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
     figures.report([tmp_path / "x"])
     assert "overview.png" in capsys.readouterr().out
     assert not (tmp_path / "x" / "effective_step.png").exists()
+
+
+def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path, capsys):
+    for number, name in enumerate(("train-tm", "test-em")):
+        run = tmp_path / "x" / f"elr_{number + 1}" / "trial_0"
+        run.mkdir(parents=True)
+        config = {"fix_elr": True, "elr": number + 1.0, "num_classes": 10, "lr_init": 0.1,
+                  "wd": 0.0, "optimizer": "sgd", "trial": 0, "resume_epoch": None}  # fmt: skip
+        (run / "config.json").write_text(json.dumps(config))
+        arrays = {"loss": np.linspace(2, 1, 8), "acc": np.full(8, 0.5)}
+        np.savez(run / f"{name}.npz", report_epochs=np.arange(8), **arrays)
+    figures.report([tmp_path / "x"])
+    shown = capsys.readouterr().out
+    assert "regime_diagram.png" in shown and "three_regimes" not in shown
+    assert re.search(r"2 +not measured +50\.00 +50\.00", shown)
 
 
 def test_phase_diagrams(tmp_path):

@@ -95,13 +95,13 @@ def test_checkpoints_are_in_the_order_of_training(tmp_path):
 
 
 @pytest.mark.parametrize("keep, asked, left", [
-    (1, [], [(3, 0)]),
-    (2, [], [(2, 2), (3, 0)]),
-    (1, [1], [(1, 0), (3, 0)]),  # the whole epoch, none of its steps
-    (3, [0, 2, 7], [(0, 0), (2, 0), (2, 2), (3, 0)]),
+    (1, [], [(3, 0), (3, 1)]),  # the run goes on from 3
+    (2, [], [(2, 0), (2, 2), (3, 0), (3, 1)]),
+    (1, [1], [(1, 0), (3, 0), (3, 1)]),  # the whole epoch, none of its steps
+    (3, [0, 7], [(0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1)]),
 ])  # fmt: skip
 def test_pruning_keeps_the_newest_and_the_epochs_asked_for(tmp_path, keep, asked, left):
-    for key in ((0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)):
+    for key in ((0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1)):
         runs.checkpoint_path(tmp_path, *key).touch()
     runs.prune(tmp_path, keep, asked)
     assert list(runs.checkpoints_in(tmp_path)) == left
@@ -109,7 +109,8 @@ def test_pruning_keeps_the_newest_and_the_epochs_asked_for(tmp_path, keep, asked
 
 def test_removing_a_run_leaves_its_branches_and_foreign_files(tmp_path):
     own = ["config.json", "log.csv", "latest.pt", "checkpoint-3.pt", "checkpoint-3-1.pt",
-           "train-tm.npz", "train-tm-prebn.npz", "test-em.npz", "trace/epoch-0.npz"]  # fmt: skip
+           "train-tm.npz", "train-tm-prebn.npz", "test-em.npz", "trace/epoch-0.npz",
+           "train-em.npz", "diversity-3.npz"]  # fmt: skip
     others = ["branch-3/config.json", "notes.txt", "train.log"]
     touch(tmp_path, *own, *others)
     runs.remove_run(tmp_path)

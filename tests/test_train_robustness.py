@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,60 @@ def test_damaged_newest_checkpoint_is_passed_over(run, capsys):
     run("--save_freq 1 --epochs 4 --metrics --resume")
     assert "passed over" in capsys.readouterr().out
     assert_same(expected, contents(folder))
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_with_keep(run, monkeypatch):
+    """What it goes on from is a whole epoch, however many states within epochs came after it."""
+    words = "--epochs 3 --save_freq 1 --save_freq_int 4 --keep 1 --metrics"
+    expected = contents(run(words))
+    shutil.rmtree(run.folder)
+    save = train.Training.save
+
+    def stop(self, epoch, part=0, **more):
+        save(self, epoch, part, **more)
+        if (epoch, part) == (2, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Training, "save", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(words)
+    monkeypatch.undo()
+    assert runs.checkpoint_path(run.folder, 2).exists()
+    run(f"{words} --resume")
+    assert_same(expected, contents(run.folder))
+
+
+def test_states_within_epochs_alone_are_not_taken_for_an_empty_folder(run, capsys):
+    folder = run("--epochs 1 --save_freq_int 2")
+    for epoch in (0, 1):
+        runs.checkpoint_path(folder, epoch).unlink()
+    with pytest.raises(SystemExit):
+        run("--epochs 1 --save_freq_int 2 --resume")
+    assert "no checkpoint of a whole epoch" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_replaced_unasked(run):
+    folder = run("--epochs 1 --metrics")
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    before = contents(folder)
+    for words in ("--epochs 1", "--epochs 1 --lr_init 0.7 --resume"):
+        with pytest.raises(SystemExit):
+            run(words)
+        assert_same(before, contents(folder))
+    run("--epochs 1 --metrics --resume")  # the same run is trained again
+
+
+def test_what_was_measured_of_a_run_that_is_replaced_does_not_stay(run, capsys):
+    folder = run("--epochs 1 --metrics")
+    (folder / "train-em.npz").write_bytes(b"of the old run")
+    run("--epochs 1 --resume_epoch 1 --lr_init 0.2")
+    with pytest.raises(SystemExit):
+        run("--epochs 1 --lr_init 0.3 --overwrite")
+    assert "has branches" in capsys.readouterr().err
+    shutil.rmtree(next(folder.glob("branch-*")))
+    run("--epochs 1 --lr_init 0.3 --overwrite")
+    assert not (*folder.glob("*.npz"),)
 
 
 def test_damaged_checkpoint_is_not_measured(run, capsys):
