@@ -222,6 +222,8 @@ class Training:
         """Train on, from the state after `done` epochs to the last."""
         first, last = self.first, self.last
         rows = [row for row in runs.read_log(self.folder) if row["epoch"] <= done]
+        if len(rows) < done - first:
+            print(f"note: the log lacks {done - first - len(rows)} of the epochs up to {done}")
         runs.write_log(self.folder, rows)
         table = Table()
         now = done

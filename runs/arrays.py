@@ -21,6 +21,33 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of an .npz file by name, and the names of those that hold Python objects.
+
+    The official code's norms by parameter group are such objects; they are not read.
+
+    Raises
+    ------
+    FileNotFoundError.
+    UserError : it is no such file, or damaged.
+    """
+    found, objects = {}, []
+    try:
+        with np.load(path) as file:
+            for name in file.files:
+                try:
+                    found[name] = file[name]
+                except ValueError as error:
+                    if "allow_pickle" not in str(error):
+                        raise
+                    objects.append(name)
+    except FileNotFoundError:
+        raise
+    except Exception:
+        raise UserError(f"{path} is not a metrics file: move it away, or name another") from None
+    return found, objects
+
+
 class Metrics:
     """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
 
@@ -35,9 +62,12 @@ class Metrics:
     @classmethod
     def read(cls, path: Path) -> "Metrics":
         """Raises FileNotFoundError, or UserError where `path` is not such a file."""
+        arrays, objects = read_arrays(path)
+        if objects:
+            raise UserError(
+                f"{path} holds {objects[0]}, Python objects that would be lost: name another file"
+            )
         try:
-            with np.load(path) as file:
-                arrays = dict(file)
             epochs = arrays.pop("report_epochs").tolist()
             missing = set(arrays.pop("missing", np.array([], dtype=str)).tolist())
             rows = {
@@ -48,10 +78,10 @@ class Metrics:
                 }
                 for i, epoch in enumerate(epochs)
             }
-        except FileNotFoundError:
-            raise
-        except Exception:
-            raise UserError(f"{path} is not a metrics file: delete it, or name another") from None
+        except (KeyError, IndexError, AttributeError):
+            raise UserError(
+                f"{path} is not a metrics file: move it away, or name another"
+            ) from None
         return cls(rows)
 
     @classmethod

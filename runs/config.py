@@ -41,11 +41,13 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
     FileNotFoundError : the folder holds no config.json.
     UserError : the file is damaged, or the labels are wanted and cannot be had any more.
     """
-    text = (folder / CONFIG).read_text()
+    content = (folder / CONFIG).read_bytes()
     try:
-        saved = json.loads(text)
-    except json.JSONDecodeError as error:
+        saved = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{folder / CONFIG} holds no options of a run")
     if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
         raise UserError(f"{folder} is of an older version, which corrupted other labels")
     return {**LATER_OPTIONS, **saved}

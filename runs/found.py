@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from runs.arrays import read_arrays
 from runs.config import read_config
 from runs.folder import CONFIG, METRICS
 from runs.log import read_log, read_trace
 from runs.official import find_unconfigured
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,25 @@ class Run:
         return self._in_window(read_trace(self.folder), "epoch")
 
     def metrics(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of one metrics file, by name; empty when there is no such file."""
+        """The arrays of one metrics file, by name; empty when there is no such file.
+
+        Raises UserError where it is damaged.
+        """
         if not self._npz(name).exists():
             return {}
-        with np.load(self._npz(name)) as file:
-            return self._in_window(dict(file), "report_epochs")
+        return self._in_window(read_arrays(self._npz(name))[0], "report_epochs")
 
     def files(self) -> list[str]:
         """The names of its metrics files, the usual ones first; others as test.py was told."""
         found = sorted(path.stem for path in self._npz("*").parent.glob("*.npz"))
-        others = [n for n in found if n not in METRICS and "report_epochs" in self.metrics(n)]
+        others = [name for name in found if name not in METRICS and self._is_metrics(name)]
         return [name for name in METRICS if name in found] + others
+
+    def _is_metrics(self, name: str) -> bool:
+        try:
+            return "report_epochs" in self.metrics(name)
+        except UserError:
+            return False
 
 
 def find_runs(root: str | Path, branches: bool = False) -> list[Run]:
@@ -137,11 +147,17 @@ def _order(run: Run) -> tuple[float, float, str]:
 
 
 def all_runs(root: str | Path) -> list[Run]:
-    """Every run and branch in and below a folder, measured or not, by folder."""
-    return [
-        Run(path.parent, read_config(path.parent, labels=False))
-        for path in sorted(Path(root).rglob(CONFIG))
-    ]
+    """Every run and branch in and below a folder, measured or not, by folder.
+
+    A configuration that is damaged, or not of a run, is named and passed over.
+    """
+    found = []
+    for path in sorted(Path(root).rglob(CONFIG)):
+        try:
+            found.append(Run(path.parent, read_config(path.parent, labels=False)))
+        except UserError as error:
+            print(f"note: passed over: {error}")
+    return found
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:

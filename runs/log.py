@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.arrays import write_arrays
+from runs.arrays import read_arrays, write_arrays
 from runs.folder import LOG, STATE, traces
 from utils import write_atomically
 
@@ -48,13 +48,23 @@ def _as_csv(rows: Sequence[dict[str, Any]], header: bool) -> bytes:
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
-    """The rows of log.csv (an empty list if there is none yet); None for what was not measured."""
+    """The rows of log.csv (an empty list if there is none yet); None for what was not measured.
+
+    Damaged rows are left out.
+    """
     try:
-        lines = (folder / LOG).read_text().splitlines(keepends=True)
+        lines = (folder / LOG).read_text(errors="replace").split("\n")[:-1]  # the torn one
     except FileNotFoundError:
         return []
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+    header, *rows = [line.rstrip("\r").split(",") for line in lines] or [[]]
+    found = []
+    for row in rows:
+        try:
+            columns = zip(header, row, strict=True)
+            found.append({key: float(value) if value else None for key, value in columns})
+        except ValueError:
+            continue
+    return found
 
 
 def diverged_at(folder: Path) -> float | None:
@@ -76,11 +86,11 @@ def read_trace(folder: Path) -> dict[str, np.ndarray]:
     """
     parts: dict[str, list[np.ndarray]] = {}
     for epoch, path in traces(folder).items():
-        with np.load(path) as file:
-            steps = len(file["loss"])
-            parts.setdefault("epoch", []).append(epoch + np.arange(steps) / steps)
-            for name in file.files:
-                parts.setdefault(name, []).append(np.broadcast_to(file[name], steps))
+        arrays, _ = read_arrays(path)
+        steps = len(arrays["loss"])
+        parts.setdefault("epoch", []).append(epoch + np.arange(steps) / steps)
+        for name, values in arrays.items():
+            parts.setdefault(name, []).append(np.broadcast_to(values, steps))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 

@@ -136,6 +136,41 @@ def test_traces_come_in_the_order_of_the_epochs(tmp_path):
     assert runs.read_trace(tmp_path / "nothing") == {}
 
 
+@pytest.mark.parametrize("damaged", [b"\0\0\0\n", b"3,0.1\n", b"\xff\xfe,1,1\n", b"3,1,1,1\n"])
+def test_damaged_rows_of_the_log_are_left_out(tmp_path, damaged):
+    rows = [{"epoch": e, "train_loss": 1.0, "lr": 0.1} for e in (1, 2)]
+    runs.write_log(tmp_path, rows)
+    with (tmp_path / "log.csv").open("ab") as file:
+        file.write(damaged)
+    assert runs.read_log(tmp_path) == rows
+    (tmp_path / "log.csv").write_bytes(b"")
+    assert runs.read_log(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])
+def test_a_configuration_that_is_none_is_named_and_passed_over(tmp_path, content, capsys):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"foreign.config\.json"):
+        runs.read_config(tmp_path / "foreign")
+    assert runs.all_runs(tmp_path) == [] and "passed over" in capsys.readouterr().out
+
+
+def test_metrics_files_that_are_damaged_or_hold_objects(tmp_path):
+    path = tmp_path / "x.npz"
+    for content in (b"", b"PK\x03\x04 cut"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.npz is not a metrics file"):
+            runs.Metrics.read(path)
+    np.savez(path, report_epochs=[0], loss=[1.0], groups=np.array([{"a": 1}], dtype=object))
+    run = runs.Run(tmp_path, {})
+    assert run.metrics("x")["loss"].tolist() == [1.0]  # of the official code
+    with pytest.raises(UserError, match="groups"):  # which would be lost
+        runs.Metrics.read(path)
+    (tmp_path / "y.npz").write_bytes(b"")
+    assert run.files() == ["x"]
+
+
 def test_a_row_of_the_log_is_on_the_disk_when_it_is_written(tmp_path, monkeypatch):
     sizes, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda h: sizes.append(os.fstat(h).st_size) or sync(h))

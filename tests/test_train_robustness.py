@@ -261,6 +261,13 @@ def test_what_was_measured_of_a_run_that_is_replaced_does_not_stay(run, capsys):
     assert not (*folder.glob("*.npz"),)
 
 
+def test_epochs_that_the_log_has_lost_are_said(run, capsys):
+    run("--epochs 2")
+    (run.folder / "log.csv").write_bytes(b"")
+    run("--epochs 3 --resume")
+    assert "lacks 2 of the epochs up to 2" in capsys.readouterr().out
+
+
 def test_damaged_checkpoint_is_not_measured(run, capsys):
     folder = run("--save_freq 1 --epochs 2")
     path = folder / "checkpoint-1.pt"
