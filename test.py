@@ -76,6 +76,9 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         for scope, path in files.items()
     }
 
+    replaced = [path for path in files.values() if not add and path.exists()]
+    refuse_to_lose(replaced, folder)
+
     initial = initial_weights(model, folder) if wanted.needs_initial else None
 
     @functools.cache
@@ -128,17 +131,43 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
             checkpoints.load_weights(model, content, path)
             for scope, row in meter_of(lacking).measure().items():
                 tables[scope].add(now, row)
-            if time.monotonic() - written > pause:
+            if not replaced and time.monotonic() - written > pause:
                 began = time.monotonic()
                 write_tables(tables, files)
                 written = time.monotonic()
                 pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
-    finally:
-        if any(table.rows for table in tables.values()):
+    except BaseException:
+        if replaced:
+            tqdm.write(
+                f"note: {replaced[0]} stays as it was: what is not complete replaces nothing"
+            )
+        elif any(table.rows for table in tables.values()):
             write_tables(tables, files)
+        raise
+    if any(table.rows for table in tables.values()):
+        write_tables(tables, files)
     if passed_over == len(found):
         raise UserError(f"none of the {plural(passed_over, 'checkpoint')} in {folder} can be read")
     print("wrote " + ", ".join(str(path) for path in files.values()))
+
+
+def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
+    """Raises UserError where a file of this run that is to be replaced has epochs whose checkpoints
+    are gone: they cannot be measured again."""
+    saved = {epoch for epoch, _ in runs.checkpoints_in(folder)}
+    for path in paths:
+        if path.parent != folder:
+            continue
+        try:
+            epochs = runs.Metrics.read(path).rows
+        except UserError:  # damaged
+            continue
+        lost = [epoch for epoch in epochs if epoch == int(epoch) and epoch not in saved]
+        if lost:
+            raise UserError(
+                f"{path} has {plural(len(lost), 'epoch')} whose checkpoints are gone, which would "
+                "be lost: --update adds to it, --save_path names another file"
+            )
 
 
 def chosen_checkpoints(

@@ -261,6 +261,33 @@ def test_what_was_measured_of_a_run_that_is_replaced_does_not_stay(run, capsys):
     assert not (*folder.glob("*.npz"),)
 
 
+def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkeypatch, capsys):
+    folder = run("--epochs 2 --save_freq 1 --metrics")
+    before = (folder / "train-tm.npz").read_bytes()
+    words = f"--models_dir {folder} --train_mode --eval_model --gpu -1".split()
+    load, loaded = checkpoints.load, []
+
+    def stop(path):
+        if loaded:
+            raise KeyboardInterrupt
+        loaded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(checkpoints, "load", stop)
+    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        test_script.main(words)
+    monkeypatch.undo()
+    assert (folder / "train-tm.npz").read_bytes() == before
+    runs.checkpoint_path(folder, 1).unlink()
+    with pytest.raises(SystemExit):
+        test_script.main(words)
+    assert "1 epoch whose checkpoints are gone" in capsys.readouterr().err
+    assert (folder / "train-tm.npz").read_bytes() == before
+    test_script.main([*words, "--calc_grads", "--update"])
+    assert runs.Metrics.read(folder / "train-tm.npz").rows.keys() == {0, 1, 2}
+
+
 def test_epochs_that_the_log_has_lost_are_said(run, capsys):
     run("--epochs 2")
     (run.folder / "log.csv").write_bytes(b"")
