@@ -82,7 +82,8 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
             print(f"note: passed over: {error}")
     if found:
         raise UserError(
-            f"no checkpoint of a whole epoch in {folder} can be read: --overwrite starts anew"
+            f"no checkpoint of a whole epoch in {folder} can be read: --overwrite starts the run "
+            "anew"
         )
     return None, None
 

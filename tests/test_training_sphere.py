@@ -1,5 +1,7 @@
 """Training on the sphere: the update, the norm, the toy function, the names of the regimes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import reference
@@ -40,6 +42,7 @@ def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
     run("--resume_epoch 2 --epochs 1", base=SPHERE.replace("--elr 0.01", "--elr 0.001"))
     branch = folder / "branch-2_elr=0.001"
     assert runs.read_log(branch)[0]["effective_lr"] == pytest.approx(0.001, rel=1e-6)
+    shutil.rmtree(branch)
     base = SPHERE.replace("--no_schedule", "--d_schedule 10")
     folder = run("--epochs 8 --overwrite", base=base)
     rates = [row["effective_lr"] for row in runs.read_log(folder)]
