@@ -110,7 +110,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     for note in without_effect(words):
         print(note)
     print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
-    written, pause, passed_over = time.monotonic(), WRITE_EVERY, 0
+    written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, 0, False
     try:
         for (epoch, part), path in tqdm(found.items(), disable=None):
             # An own checkpoint within an epoch says itself when it is; official ones are spaced
@@ -136,16 +136,14 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
                 write_tables(tables, files)
                 written = time.monotonic()
                 pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
-    except BaseException:
-        if replaced:
+        complete = True
+    finally:
+        if replaced and not complete:
             tqdm.write(
                 f"note: {replaced[0]} stays as it was: what is not complete replaces nothing"
             )
         elif any(table.rows for table in tables.values()):
             write_tables(tables, files)
-        raise
-    if any(table.rows for table in tables.values()):
-        write_tables(tables, files)
     if passed_over == len(found):
         raise UserError(f"none of the {plural(passed_over, 'checkpoint')} in {folder} can be read")
     print("wrote " + ", ".join(str(path) for path in files.values()))

@@ -5,11 +5,12 @@
     python -m claims --scale quick                # a few of them on digits, minutes: a look
     python -m claims --table                      # only the table, of what is on record
 
-The rules (`claims.rules`) and settings (`experiments`) are fixed before trials 10 to 14, which are
-what they judge; trials 0 to 2 are for trying. Every line goes on where it was stopped. Written
-after every claim: claims.json (verdicts), claims.md (the table), and of the claim <claim>.json
-(the numbers behind the verdict, run by run) and a PNG. "code" is the commit at which the rule first
-judged these trials; measured again by the same rule they keep it, and "measured_by" is the newest.
+The rules (`claims.rules`) and settings (`experiments`) are fixed before the trials that they judge,
+10 to 14 or later ones; trials 0 to 2 are for trying. Every line goes on where it was stopped.
+Written after every claim: claims.json (verdicts), claims.md (the table), and of the claim
+<claim>.json (the numbers behind the verdict, run by run) and a PNG. "code" is the commit at which
+the rule first judged these trials; measured again by the same rule they keep it, and "measured_by"
+is the newest.
 """
 
 import json

@@ -45,7 +45,7 @@ class Claim:
     key, source, statement, rule : in words; the rule itself is in `claims.rules`.
     experiments : names of experiments, without "demo_"; `measure` gets the runs of each.
     trials, first_trial : independent repetitions that the rule asks for, and the number of the
-        first: 10, or 20 where trials 10 to 14 had been seen when rule or settings were changed.
+        first: 10, or 20 or 30 where those before had been seen when rule or settings were changed.
     before : what an earlier rule gave, and why it was replaced.
     """
 

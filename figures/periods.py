@@ -59,16 +59,20 @@ def loss_panels(named: Mapping[str, Run], said: Callable[[Run], str] = course) -
 
 
 def one_period(runs: Sequence[Run]) -> Figure | None:
-    """A period of the first traced run: loss, ρ, the two forces on ρ, and the phases A, B, C.
+    """A period of the first run of plain SGD that was traced: loss, ρ, the two forces on ρ, and the
+    phases A, B, C.
 
     Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
     η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. The period
-    is the one in which ρ rises most. None where no run was traced, or it has no period.
+    is the one in which ρ rises most. None where no such run was traced, or it has no period.
     """
-    traces = ((run, run.trace()) for run in runs)
-    run, trace = next(((run, trace) for run, trace in traces if trace), (None, {}))
-    columns = (trace.get(name, ()) for name in ("epoch", "loss", "si_norm"))
-    found = find_periods(*columns).cycles
+    for run in runs:
+        trace = run.trace()
+        if trace and run.config["optimizer"] == "sgd" and not run.config["momentum"]:
+            break
+    else:
+        return None
+    found = find_periods(trace["epoch"], trace["loss"], trace["si_norm"]).cycles
     if not found:
         return None
     period = max(found, key=lambda p: p.rho_end / p.rho_turn)

@@ -38,10 +38,9 @@ def report(
 
     `periods.png` (loss above ρ, a panel each) and `overview.png` (P1's Figure 2), or, on the
     sphere, `three_regimes.png` and `regime_diagram.png`, go into the folder with
-    `effective_step.png` and, where more was measured, `metrics.png`, and where it was traced
-    `one_period.png`; the names of those of several
-    folders say which, and they go where the folders lie. Of every run only the epochs in the window
-    count.
+    `effective_step.png` and, where more was measured, `metrics.png`, and where steps were traced
+    `one_period.png`; the names of those of several folders say which, and they go where the folders
+    lie. Of every run only the epochs in the window count.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
     published = all(folder.name.startswith("figure2") for folder in folders)

@@ -1,6 +1,6 @@
 """Networks at minima: their loss, test error and norm, measured from the checkpoint.
 
-    python -m measuring.minima results/minima
+    python -m measuring.minima                   # those of results/minima
 
 Measures every checkpoint of a folder, whose run's config.json lies beside it, and compares with the
 numbers in its minima.json, where that is; --write replaces them.

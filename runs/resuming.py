@@ -30,8 +30,8 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
     Diverged : the run ended in NaN.
     """
     found = checkpoints_in(folder)
-    files = [folder / LATEST, *(folder / f"{name}.npz" for name in METRICS)]
-    there = found or read_log(folder) or any(path.exists() for path in files)
+    # A run whose checkpoints are gone is one too, and starting anew would remove what is measured.
+    there = found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))
     if not there:
         return False
     if options["overwrite"]:

@@ -409,3 +409,14 @@ def test_too_few_trials_show_nothing(monkeypatch, make):
     settings = [EXPERIMENTS["demo_adam"]]
     assert table.measure(claim, settings, range(10, 15), 1).verdict == "yes"
     assert table.measure(claim, settings, range(10, 14), 1).verdict == "not shown"
+
+
+def test_one_period_is_drawn_of_a_traced_run_of_plain_sgd(make):
+    loss, rho = saw(50)
+    runs_of = [make(loss, rho), make(loss, rho, {"momentum": 0.9}), make(loss, rho)]
+    columns = {"loss": np.repeat(loss, 4), "si_norm": np.repeat(rho, 4)}
+    for run in runs_of[1:]:
+        trace_of(run, {**columns, "gradient_norm": np.ones(len(columns["loss"]))})
+    figure = figures.one_period(runs_of)  # the third: there is no trace, and there is momentum
+    assert "/".join(runs_of[2].folder.parts[-2:]) in figure.get_suptitle()
+    assert figures.one_period(runs_of[:2]) is None
