@@ -16,6 +16,11 @@ any function that makes a network:
     python monitor.py torchvision.models:resnet18 --input 4,3,64,64
 """
 
+from utils import end_quietly  # first: what follows takes seconds
+
+if __name__ == "__main__":
+    end_quietly("monitor.py")
+
 import argparse
 import csv
 import io
@@ -28,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import group_table, norms, own, scale_invariant_groups
+from models import group_table, norms, own, scale_invariant_groups, unwrapped
 from theory import dynamics
 from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import Course
@@ -104,7 +109,7 @@ class Monitor:
 
     Parameters
     ----------
-    model : the network, also under torch.compile.
+    model : the network, also under torch.compile or DataParallel.
     optimizer : SGD, Adam, AdamW or any other that changes the weights in `step`. Several groups
         with rates and decays of their own, schedules, accumulated and clipped gradients are as good
         (the gradient is the one that the step uses).
@@ -122,7 +127,7 @@ class Monitor:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, *, every: int = 10
     ):
         self.optimizer, self.every = optimizer, every
-        model = getattr(model, "_orig_mod", model)
+        model = unwrapped(model)
         self.found = scale_invariant_groups(model, inputs)
         parameters = dict(model.named_parameters())
         owner = {id(p): k for k, g in enumerate(optimizer.param_groups) for p in g["params"]}
@@ -225,6 +230,8 @@ class Monitor:
         found = []
         for members in self.members:
             before, after, moved, gradient = np.sqrt(squares @ members).tolist()
+            if not before * after:  # zeros have no direction
+                before = after = moved = math.nan
             share = members * squares[0] / before**2
             lr, decay = float(share @ lrs), float(share @ decays)
             # The chord between the directions: exact where 1 - cos would be all rounding.
@@ -380,6 +387,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         shape = [int(size) for size in arguments.input.split(",")]
         inputs = torch.randn(shape)
+        if not inputs.numel():
+            raise ValueError
     except (ValueError, RuntimeError):
         raise UserError(f"--input {arguments.input} is not a shape such as 4,3,64,64") from None
     model = own.make(arguments.network, num_classes=arguments.num_classes)

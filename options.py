@@ -353,8 +353,6 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace,
     if args.eval_on_train_subsets and args.use_test:
         print("note: --eval_on_train_subsets changes nothing with --use_test: true labels alone")
         args.eval_on_train_subsets = False
-    if args.prebn_save_path and args.prebn_save_path == args.save_path:
-        raise UserError("--save_path and --prebn_save_path are the same file")
     if args.prebn_only and args.prebn_save_path:
         raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
     return args, given(argv, TEST)

@@ -4,6 +4,11 @@ Edit the parameters below and run `python run_train_and_test.py`, or name a sett
 experiments/: `python run_train_and_test.py --experiment demo`.
 """
 
+from utils import end_quietly  # first: what follows takes a second
+
+if __name__ == "__main__":
+    end_quietly("run_train_and_test.py")
+
 import shlex
 import sys
 from textwrap import fill

@@ -60,6 +60,8 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     files = {"si" if options.prebn_only else "all": save_path(options, folder)}
     if options.prebn_save_path:
         files["si"] = npz(options.prebn_save_path)
+        if files["si"].resolve() == files["all"].resolve():
+            raise UserError("--save_path and --prebn_save_path are the same file")
     for path in files.values():
         remove_litter(path.parent)
 
@@ -133,7 +135,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
                 tables[scope].add(now, row)
             if not replaced and time.monotonic() - written > pause:
                 began = time.monotonic()
-                write_tables(tables, files)
+                write_tables(tables, files, add=True)
                 written = time.monotonic()
                 pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
         complete = True
@@ -143,7 +145,7 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
                 f"note: {replaced[0]} stays as it was: what is not complete replaces nothing"
             )
         elif any(table.rows for table in tables.values()):
-            write_tables(tables, files)
+            write_tables(tables, files, add=not replaced)
     if passed_over == len(found):
         raise UserError(f"none of the {plural(passed_over, 'checkpoint')} in {folder} can be read")
     print("wrote " + ", ".join(str(path) for path in files.values()))
@@ -246,9 +248,9 @@ def save_path(options: argparse.Namespace, folder: Path) -> Path:
     return folder / f"{name}{'-prebn' if options.prebn_only else ''}.npz"
 
 
-def write_tables(tables: dict[str, runs.Metrics], files: dict[str, Path]) -> None:
+def write_tables(tables: dict[str, runs.Metrics], files: dict[str, Path], add: bool) -> None:
     for scope, path in files.items():
-        tables[scope].write(path)
+        (tables[scope].merge if add else tables[scope].write)(path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -45,9 +46,9 @@ def end_quietly(program: str) -> None:
 def user_errors(program: str) -> Iterator[None]:
     """Turn what a user can meet inside the block into one line on stderr and an exit status.
 
-    A `UserError` ends with status 2, a failed write or read (a full disk, say) with 1, one to a
-    pipe that nobody reads any more (`... | head`) without a word, and SIGINT and SIGTERM, which
-    raise `Interrupted`, with 128 plus their number.
+    A `UserError` ends with status 2, a failed write or read (a full disk, say) and want of memory
+    with 1, a write to a pipe that nobody reads any more (`... | head`) without a word, and SIGINT
+    and SIGTERM, which raise `Interrupted`, with 128 plus their number.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -71,12 +72,25 @@ def user_errors(program: str) -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         print(f"{program}: error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
+    except (RuntimeError, MemoryError) as error:
+        if not _lacks_memory(error):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        print(f"{program}: error: not enough memory ({reason}): --batch_size and --num_channels "
+              "decide how much is needed", file=sys.stderr)  # fmt: skip
+        sys.exit(1)
     except Interrupted as stop:
         print(f"{program}: stopped by {signal.Signals(stop.number).name}", file=sys.stderr)
         sys.exit(128 + stop.number)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether it is for want of memory, in the ways of Python, of PyTorch on a GPU and on a CPU."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return {"MemoryError", "OutOfMemoryError"} & {*kinds} or "can't allocate memory" in str(error)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -126,25 +140,32 @@ def is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path`, with this process's number in it, for the time of the block.
 
     The kernel frees the lock of a process that dies, so a stale file stops nobody.
 
     Raises
     ------
-    UserError : a living process holds it; it is named.
+    UserError : a living process holds it, for `patience` seconds; it is named.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    until = time.monotonic() + patience
+    while True:
+        file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 raise BlockingIOError  # its owner has just removed it; there may be a new one
+            break
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UserError(f"{what} is in use by {owner}: wait for it, or stop it") from None
+            file.close()
+        if time.monotonic() >= until:
+            raise UserError(f"{what} is in use by {owner}: wait for it, or stop it")
+        time.sleep(0.05)
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -13,6 +13,11 @@ the rule first judged these trials; measured again by the same rule they keep it
 is the newest.
 """
 
+from utils import end_quietly  # first: what follows takes seconds
+
+if __name__ == "__main__":
+    end_quietly("claims")
+
 import json
 import math
 import time
@@ -71,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="claims", description=__doc__).parse_args(argv)
     folder = Path(options.results or ROOT / f"claims_{options.scale}")
     path = folder / "claims.json"
-    record = json.loads(path.read_text()) if path.exists() else {"claims": {}}
+    record = read_record(path)
     if not options.table:
         asked = options.claim or [claim.key for claim in CLAIMS]
         todo = {}
@@ -96,6 +101,25 @@ def main(argv: list[str] | None = None) -> None:
     else:
         write_table(folder, record)
     print(f"{folder / 'claims.md'}")
+
+
+def read_record(path: Path) -> dict:
+    """What is in claims.json; without claims where there is no such file.
+
+    Raises
+    ------
+    UserError : it is damaged.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        whole = isinstance(record["claims"], dict)
+    except (FileNotFoundError, NotADirectoryError):
+        return {"claims": {}}
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: move it away, or name another folder with --results")
+    return record
 
 
 def what_is_left(todo: dict, options) -> list[Line]:

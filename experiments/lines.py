@@ -56,7 +56,12 @@ def lines_of(experiment: Experiment) -> list[Line]:
         differing = experiment.lines()
     except ValueError as error:
         raise UserError(str(error)) from None
-    return [make_line(experiment, options) for options in differing]
+    lines = [make_line(experiment, options) for options in differing]
+    folders = [line.folder for line in lines]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice:
+        raise UserError(f"two lines would share the folder {twice}: --trials repeats a line")
+    return lines
 
 
 def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
@@ -77,7 +82,11 @@ def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
         sphere: "elr" in differing,
         **differing,
     }
-    train = command("train.py", values, [*shlex.split(experiment.add_params), "--resume"])
+    try:
+        extra = shlex.split(experiment.add_params)
+    except ValueError as error:
+        raise UserError(f"add_params {experiment.add_params}: {error}") from None
+    train = command("train.py", values, [*extra, "--resume"])
     # A wrong parameter is reported before anything runs; what changes nothing, by train.py.
     options = train_options(train[1:], say=lambda note: None)
     if options.dir != str(directory):

@@ -20,12 +20,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
     ------
     UserError : the file was not written by the monitor.
     """
-    with path.open(newline="", errors="replace") as file:
-        table = csv.DictReader(file)
-        if not {"group", *WANTED} <= set(table.fieldnames or ()):
-            raise UserError(f"{path} is not a table that the monitor wrote")
-        rows = [row for row in table if row["group"] == "all"]
-    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in WANTED}
+    text = path.read_text(errors="replace")
+    whole = text[: text.rfind("\n") + 1].splitlines()  # a crash may have cut the last row
+    table = csv.DictReader(whole)
+    if not {"group", *WANTED} <= set(table.fieldnames or ()):
+        raise UserError(f"{path} is not a table that the monitor wrote")
+    rows = [row for row in table if row["group"] == "all"]
+    try:
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in WANTED}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:

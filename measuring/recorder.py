@@ -78,7 +78,7 @@ class Recorder:
     def write(self) -> None:
         """Write the files, and remove the checkpoints that are no longer wanted."""
         for name, table in self.tables.items():
-            table.write(self.path(name))
+            table.merge(self.path(name))
         self.written = time.monotonic()
         if self.keep is not None:
             runs.prune(self.folder, self.keep, self.keep_epochs)

@@ -27,6 +27,7 @@ POINTS = 4  # random points that are solved at, at most (of few outputs, more)
 FACTORS = (0.5, 3.0)  # what comes out is tried with factors between these
 INTEGER = 0.05  # how far an entry of the reduced null space may be off a whole number
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}  # relative size of what counts as zero
+EFFECT = 1e-2  # relative size of a change of the outputs that rounding alone does not make
 ROWS = 1000  # outputs that are looked at, and ten more for every tensor
 
 
@@ -52,6 +53,18 @@ class ScaleInvariance:
         return len(self.groups)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what torch.compile and PyTorch's data parallelism have made of it."""
+    parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, parallel):
+            model = model.module
+        else:
+            return model
+
+
 def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> ScaleInvariance:
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
@@ -63,7 +76,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
     Parameters
     ----------
-    model : any network; one under torch.compile is taken as what it was made from.
+    model : any network; one under torch.compile or DataParallel is taken as what it was made from.
     inputs : what it is called with: a tensor, a tuple of arguments or a dictionary of keyword
         arguments. A batch of at least four: batch normalisation turns two values of a channel into
         ±1 whatever the weights.
@@ -73,7 +86,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
     ------
     ValueError : no floating-point tensor is among the outputs, or they are not finite.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = unwrapped(model)
     if next(model.parameters(), None) is None:
         return ScaleInvariance((), ())
     try:
@@ -156,7 +169,7 @@ class _Probe:
     """Evaluates a copy of a network in one precision."""
 
     def __init__(self, model: nn.Module, inputs: Any, dtype: torch.dtype):
-        self.network = copy.deepcopy(model).to(dtype).train()
+        self.network = _copy(model).to(dtype).train()
         for module in self.network.modules():
             if isinstance(getattr(module, "eps", None), float):
                 module.eps = min(module.eps, EPS)
@@ -194,8 +207,8 @@ class _Probe:
             torch.manual_seed(point.seed)
             state = {**buffers, **point.weights, **replaced}
             outputs = list(_tensors(functional_call(self.network, state, args, kwargs)))
-        if not outputs:
-            raise ValueError("the network gives no floating-point tensor")
+        if not any(map(torch.numel, outputs)):
+            raise ValueError("the network gives no floating-point numbers")
         vector = torch.cat([output.flatten() for output in outputs])
         if not vector.isfinite().all():
             raise ValueError("the network's outputs are not finite at random weights")
@@ -204,7 +217,7 @@ class _Probe:
     def derivatives(self, point: _Point) -> np.ndarray:
         """∂ outputs / ∂ logarithm of each tensor's scale: (outputs, tensors), by differences.
 
-        Of very many outputs a random part is looked at.
+        In units of the outputs' norm. Of very many outputs a random part is looked at.
         """
 
         def outputs(name: str, logarithm: float) -> torch.Tensor:
@@ -217,7 +230,7 @@ class _Probe:
             up = outputs(name, self.step)
             down, width = (outputs(name, -self.step), 2) if self.central else (here, 1)
             columns.append(((up - down) / (width * self.step)).double().cpu().numpy()[index])
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1) / max(here.double().norm().item(), 1e-300)
 
     def unchanged(self, point: _Point, replaced: dict[str, torch.Tensor]) -> bool:
         """Whether other tensors in place of some give the same outputs, but for rounding."""
@@ -225,13 +238,25 @@ class _Probe:
         return bool((after - before).norm() <= self.tolerance * before.norm())
 
 
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy of a network, also where modules keep results of computations beside parameters.
+
+    Such are activations that a forward pass has stored, and the weight that the older
+    `torch.nn.utils.weight_norm` computes anew in each.
+    """
+    kept = [value for module in model.modules() for value in vars(module).values()]
+    results = [v for v in kept if isinstance(v, torch.Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(result): result.detach().clone() for result in results})
+
+
 def _solve(derivatives: np.ndarray, tolerance: float) -> list[tuple[int, ...]]:
     """The minimal groups of columns, in order, from the derivatives by the logarithms of scales.
 
-    A column that is zero, as of a tensor that is invariant alone or has no effect, is one too.
+    A column that is zero, as of a tensor that is invariant alone or has no effect, is one too: next
+    to the others, or to the outputs, where all are.
     """
     sizes = np.linalg.norm(derivatives, axis=0)
-    zero = sizes <= tolerance * sizes.max()
+    zero = sizes <= tolerance * max(sizes.max(), EFFECT)
     alone = [(k,) for k in np.flatnonzero(zero).tolist()]
     if zero.all():
         return alone

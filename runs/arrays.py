@@ -1,5 +1,6 @@
 """The metrics files: named arrays over the checkpoints of a run."""
 
+import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from utils import UserError, write_atomically
+from runs.folder import LOCK
+from utils import UserError, locked, write_atomically
+
+MERGING = 60  # seconds to wait for another process that is writing the same file
 
 # The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
 TRAIN_FLAGS = ("train_mode", "eval_model", "all_pnorm", "calc_grad_norms")
@@ -108,6 +112,17 @@ class Metrics:
         if missing:
             arrays["missing"] = np.array(missing)
         write_arrays(path, arrays)
+
+    def merge(self, path: Path) -> None:
+        """Write, together with what others have put there meanwhile; of two numbers this one stays.
+
+        Two processes can so fill one file: a training with its metrics, and test.py with more.
+        """
+        with locked(path.with_name(f".{path.name}{LOCK}"), str(path), patience=MERGING):
+            with contextlib.suppress(UserError):  # damaged: replaced
+                for epoch, row in Metrics.read_if_there(path).rows.items():
+                    self.rows[epoch] = {**row, **self.rows.get(epoch, {})}
+            self.write(path)
 
     def lacks(self, epoch: float, names: Sequence[str]) -> bool:
         """Whether any of these numbers has not been measured."""

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,33 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as e:  # whatever bytes that are no checkpoint lead torch to
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise UserError(f"{path} is not a checkpoint: it has no state_dict")
+    wrong = _what_is_wrong(content)
+    if wrong:
+        raise UserError(f"{path} is not a checkpoint: {wrong}")
     if all(key.startswith(_PARALLEL) for key in content["state_dict"]):
         weights = content["state_dict"].items()
         content["state_dict"] = {key.removeprefix(_PARALLEL): value for key, value in weights}
     return content
+
+
+def _what_is_wrong(content: Any) -> str | None:
+    """Why what torch.load gave is not a checkpoint; None: it is one."""
+    if not isinstance(content, dict) or "state_dict" not in content:
+        return "it has no state_dict"
+    weights = content["state_dict"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
+        return "its state_dict is not tensors by name"
+    if not isinstance(content.get("epoch", 0), Real):
+        return "its epoch is not a number"
+    saved = content.get("optimizer") or {"param_groups": [], "state": {}}
+    try:
+        numbers = [number for group in saved["param_groups"] for number in group["params"]]
+        whole = all(isinstance(saved["state"].get(number, {}), dict) for number in numbers)
+    except (TypeError, KeyError, AttributeError):
+        whole = False
+    return None if whole else "its optimizer is not the state of one"
 
 
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | str) -> None:

@@ -124,5 +124,5 @@ def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
     changed.pop("epochs", None)
     if config.get("norm_eps") is None:
         changed.pop("norm_eps", None)  # left as it was
-    words = [f"{key}={value[1]}" for key, value in sorted(changed.items())]
+    words = [f"{key}={value[1]}".replace("/", "_") for key, value in sorted(changed.items())]
     return parent / "_".join([plain.name, *words])

@@ -77,6 +77,8 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     for path in filter(Path.exists, paths):
         try:
             content = checkpoints.load(path)
+            if "epoch" not in content:
+                raise UserError(f"{path} does not say of which epoch it is")
             return int(content["epoch"]), content
         except UserError as error:
             print(f"note: passed over: {error}")

@@ -90,6 +90,9 @@ def test_mistakes_are_told_before_anything_is_trained(one_claim, tmp_path, monke
     Path("taken").touch()
     with pytest.raises(FileExistsError, match="taken"):
         command.main(["--claim", "toy", "--results", "taken"])
+    Path("claims.json").write_text('{"claims": [')
+    with pytest.raises(UserError, match=r"claims\.json is damaged"):
+        command.main(["--claim", "toy", "--results", "."])
     on_images = Claim("practice", "P1", "A claim", "a rule", ("practice",), None)
     monkeypatch.setattr(command, "CLAIMS", [on_images])
     with pytest.raises(UserError, match="no folder nowhere/train"):

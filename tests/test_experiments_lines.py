@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -285,3 +286,12 @@ def test_a_line_without_a_note_is_judged_by_its_log(line):
     assert status.state_of(line, None) == "not started"
     runs.write_log(line.folder, [{"epoch": 1, "train_loss": 1.0, "seconds": 1.0}])
     assert status.state_of(line, None) == "stopped"
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"lrs": (0.1, 0.1)}, "share the folder Experiments/x/lr_0.1"),
+    ({"add_params": "--trial '1"}, "add_params --trial '1: No closing quotation"),
+])  # fmt: skip
+def test_lines_that_cannot_be_are_refused(changed, message):
+    with pytest.raises(UserError, match=message):
+        lines_of(replace(SMALL, **changed))

@@ -230,6 +230,43 @@ def test_what_a_network_is_in_does_not_matter():
     assert found == models.ScaleInvariance((("0.weight",),), ())
 
 
+class Keeps(nn.Module):
+    """Keeps what a forward pass computes, as for a figure or a second loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.weight_norm(nn.Linear(6, 5, bias=False))  # keeps its weight
+        self.norm = nn.BatchNorm1d(5, affine=False)
+
+    def forward(self, x):
+        self.features = self.layer(x)
+        return self.norm(self.features)
+
+
+@pytest.mark.parametrize("insists", [False, True])
+def test_a_network_of_invariant_tensors_alone(insists):
+    """Nothing has an effect that the rounding of others could be measured by."""
+
+    class Layer(nn.Linear):
+        def forward(self, x):
+            x = torch.mm(x.float(), self.weight.T) if insists else super().forward(x)
+            return (x - x.mean(0)) / x.std(0)
+
+    model = nn.Sequential(Layer(6, 7, bias=False), nn.ReLU(), Layer(7, 5, bias=False))
+    found = models.scale_invariant_groups(model, torch.randn(20, 6))
+    assert found == models.ScaleInvariance((("0.weight",), ("2.weight",)), ())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_network_that_keeps_results_of_a_pass():
+    model, x = Keeps(), torch.randn(8, 6)
+    model(x)
+    kept = model.features
+    found = models.scale_invariant_groups(model, x)
+    assert set(found) == {("layer.weight_g",), ("layer.weight_v",)}
+    assert model.features is kept and kept.requires_grad
+
+
 def test_inputs_may_be_integers():
     model = nn.Sequential(nn.Embedding(5, 6), nn.LayerNorm(6, elementwise_affine=False),
                           nn.Linear(6, 7))  # fmt: skip

@@ -73,6 +73,16 @@ def test_si_only_alone_and_from_the_same_pass(folder, last):
         assert (alone[name] != everything[name]).all()
 
 
+def test_one_file_is_not_two(folder):
+    for name in ("si", "si.npz", f"../{folder.name}/si"):
+        with pytest.raises(SystemExit) as stop:
+            test_script.main(
+                f"--models_dir {folder} --save_path {folder}/si.npz --eval_model "
+                f"--prebn_save_path {folder}/{name}".split()
+            )
+        assert stop.value.code == 2 and not (folder / "si.npz").exists()
+
+
 def load_few(folder):
     """The last network and a few of its images: every product is a pass over them."""
     model, (images, _) = load_last(folder)

@@ -287,13 +287,45 @@ def test_saving_appends_whole_rows(tmp_path):
     assert tuple(rows[0]) == monitoring.COLUMNS
     steps = [int(row["step"]) for row in rows if row["group"] == "all"]
     assert steps == [1, 3, 5, 7, 9] and all(None not in row.values() for row in rows)
+    cut = path.read_text() + "11,all,x"  # not whole yet: left out
+    path.write_text(cut)
     figures_command([str(path)])
     assert imread(path.with_suffix(".png")).std() > 0.01
+    path.write_text(cut + "\n")
+    with pytest.raises(monitoring.UserError, match="damaged"):
+        figures_command([str(path)])
     path.write_text("another,table\n")
     with pytest.raises(monitoring.UserError, match="not a table that the monitor wrote"):
         figures_command([str(path)])
     with pytest.raises(ValueError, match="columns"):
         monitor.save(path)
+
+
+def test_weights_of_zeros_have_no_direction():
+    """As a last normalisation's scale that starts at zero: everybody else is measured."""
+    model = nn.Sequential(small(), nn.LayerNorm(5), nn.Linear(5, 4, bias=False), nn.BatchNorm1d(4))
+    nn.init.zeros_(model[2].weight)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    x, _ = batch()
+    model(x)[:, 0].sum().mul(0).backward()
+    optimizer.step()
+    monitor.record(1.0)
+    zero = next(record for record in monitor.records if record.group == "2.weight")
+    assert all(map(math.isnan, (zero.si_norm, zero.angle, zero.effective_lr)))
+    assert all(r.si_norm > 0 and r.angle >= 0 for r in monitor.records if r is not zero)
+    assert "2.weight" in monitor.report()
+    for weight in monitor.weights:  # all of them: no period begins or ends there
+        nn.init.zeros_(weight)
+    optimizer.step()
+    monitor.record(1.0)
+    assert math.isnan(monitor.records[-len(monitor.labels)].si_norm) and not monitor.periods
+
+
+def test_a_network_in_parallel_is_what_it_was_made_from():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    assert Monitor(nn.DataParallel(model), optimizer, batch()[0]).groups == [("0.weight",)]
 
 
 def test_a_compiled_network_and_accumulated_gradients():
@@ -355,6 +387,7 @@ def test_the_command_prints_the_groups(capsys, tmp_path):
         (["no_such_package.here:net"], "no module"),
         ([f"{file}:net", "--input", "4,3,9,9"], "on a batch"),
         ([f"{file}:net", "--input", "four"], "not a shape"),
+        ([f"{file}:net", "--input", "0,3,8,8"], "not a shape"),
     ]:
         with pytest.raises(monitoring.UserError, match=message):
             monitoring.main(words)

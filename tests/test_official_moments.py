@@ -103,12 +103,13 @@ def test_moments_of_weights_grouped_otherwise(name, grouped):
     assert cosine(content["state_dict"], model, own) > 0.999
 
 
-def test_a_buffer_that_is_not_there_yet_starts_at_zero():
+def test_a_buffer_that_is_not_there_yet_starts_at_zero(capsys):
     _, steps, content = saved_run("ConvNetSI", "sgd", "contiguous")
     content["optimizer"]["state"][0]["momentum_buffer"] = None
     del content["optimizer"]["state"][1]
     recipe = Recipe(lr=0.01, momentum=0.9)
     own = continued("ConvNetSI", content, "channels_last", recipe)
+    assert f"2 of {len(steps.state)} weights have no moments" in capsys.readouterr().out
     model = models.build("ConvNetSI", 10, 8)
     model.load_state_dict(content["state_dict"])
     x, y = batch(3)
@@ -124,6 +125,7 @@ def test_a_buffer_that_is_not_there_yet_starts_at_zero():
     ("adam", "sgd", "no moments of this optimiser"),
     ("sgd", "adam", "no moments of this optimiser"),
     ("sgd", "another width", "other shapes"),
+    ("sgd", "a number", "other shapes"),
     ("sgd", "nothing", "no moments of this optimiser"),
 ])  # fmt: skip
 def test_moments_that_cannot_be_taken_over_are_said(optimizer, saved, message, capsys):
@@ -131,6 +133,8 @@ def test_moments_that_cannot_be_taken_over_are_said(optimizer, saved, message, c
     _, _, content = saved_run("ConvNetSI", kind, "contiguous", width=4)
     if saved == "another width":
         content["optimizer"] = saved_run("ConvNetSI", "sgd", "contiguous", width=2)[2]["optimizer"]
+    if saved == "a number":
+        content["optimizer"]["state"][0]["momentum_buffer"] = 0.5
     if saved == "nothing":
         content["optimizer"] = None
     recipe = Recipe(lr=0.01, optimizer=optimizer, momentum=0.9)

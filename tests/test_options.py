@@ -156,7 +156,6 @@ def test_mistakes(line, message, capsys, tmp_path, monkeypatch):
     ("--models_dir nowhere", "no checkpoint-<epoch>.pt in nowhere"),
     ("--models_dir x --train_mdoe", "did you mean --train_mode?"),
     ("--models_dir x --prebn_only --prebn_save_path y", "contradict"),
-    ("--models_dir x --save_path y --prebn_save_path y", "the same file"),
     ("--models_dir x --batch_size 0", ">= 1"),
     ("--models_dir x --eval_on_random_subset 0", ">= 1"),
     ("--models_dir x --model Resnet", "did you mean ResNet18SI?"),

@@ -3,6 +3,7 @@
 import math
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,39 @@ def test_whole_epochs_are_whole_numbers(tmp_path):
     with np.load(tmp_path / "x.npz") as file:
         assert file["report_epochs"].dtype == np.int64
         assert file["missing"].tolist() == ["10 loss", "2 acc"]
+
+
+def test_two_processes_fill_one_file(tmp_path):
+    """Each keeps what it has of a number, and all else that the other has put there meanwhile."""
+    path = tmp_path / "x.npz"
+    mine, yours = runs.Metrics({0: {"loss": 1.0}}), runs.Metrics({0: {"loss": 9.0, "acc": 0.5}})
+    yours.merge(path)
+    mine.add(1, {"loss": 2.0})
+    mine.merge(path)
+    expected = {0: {"loss": 1.0, "acc": 0.5}, 1: {"loss": 2.0}}
+    assert runs.Metrics.read(path).rows == mine.rows == expected
+    path.write_bytes(b"damaged")
+    mine.merge(path)
+    assert runs.Metrics.read(path).rows == expected
+
+    def fill(first):
+        table = runs.Metrics()
+        for epoch in range(first, 40, 2):
+            table.add(epoch, {"loss": 0.0})
+            table.merge(path)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, [10, 11]))
+    assert runs.Metrics.read(path).rows.keys() == {0, 1, *range(10, 40)}
+    assert [found.name for found in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_branchs_folder_is_one_folder(tmp_path):
+    """Also where the option that it changes is a path."""
+    asked = vars(options.train_options([]))
+    runs.write_config(tmp_path, asked)
+    found = runs.branch_folder(tmp_path, 3, {**asked, "model": "my/net.py:make"})
+    assert found == tmp_path / "branch-3_model=my_net.py:make"
 
 
 def test_metrics_tell_not_measured_from_nan(tmp_path):

@@ -95,6 +95,36 @@ def test_only_a_parallel_networks_names_are_shortened(tmp_path):
         checkpoints.load(path)
 
 
+WEIGHTS = {"0.weight": torch.ones(1)}
+ONE = {"param_groups": [{"params": [0]}]}
+
+
+@pytest.mark.parametrize("content, wrong", [
+    (None, "no state_dict"), ([1], "no state_dict"),
+    ({"state_dict": None}, "not tensors"), ({"state_dict": [WEIGHTS]}, "not tensors"),
+    ({"state_dict": {1: torch.ones(1)}}, "not tensors"),
+    ({"state_dict": {"0.weight": 1.0}}, "not tensors"),
+    ({"state_dict": WEIGHTS, "epoch": "last"}, "epoch is not a number"),
+    ({"state_dict": WEIGHTS, "optimizer": 3}, "optimizer is not"),
+    ({"state_dict": WEIGHTS, "optimizer": {"state": {}}}, "optimizer is not"),
+    ({"state_dict": WEIGHTS, "optimizer": {**ONE, "state": [1]}}, "optimizer is not"),
+    ({"state_dict": WEIGHTS, "optimizer": {**ONE, "state": {0: None}}}, "optimizer is not"),
+    ({"state_dict": WEIGHTS, "optimizer": {"param_groups": [{}], "state": {}}}, "optimizer is not"),
+])  # fmt: skip
+def test_what_is_no_checkpoint_says_why(tmp_path, content, wrong):
+    path = tmp_path / "checkpoint-1.pt"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=rf"checkpoint-1\.pt is not a checkpoint: .*{wrong}"):
+        checkpoints.load(path)
+
+
+def test_a_checkpoint_may_lack_an_optimiser_and_have_numpys_epoch(tmp_path):
+    path = tmp_path / "checkpoint-1.pt"
+    for optimizer in (None, {}, {**ONE, "state": {}}):
+        torch.save({"state_dict": WEIGHTS, "epoch": np.int64(1), "optimizer": optimizer}, path)
+        assert checkpoints.load(path)["epoch"] == 1
+
+
 def test_truncated_file_is_named(tmp_path):
     path = tmp_path / "checkpoint-1.pt"
     torch.save(official(), path)

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 import utils
 from utils import Interrupted, UserError, locked, user_errors, write_atomically
@@ -176,3 +177,35 @@ def test_plural():
 def test_the_nearest_name_is_suggested(word, found):
     words = f" (did you mean {found}?)" if found else ""
     assert utils.nearest(word, ["ConvNetSI", "ResNet18"]) == words
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError("no array of that size"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at x.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+])  # fmt: skip
+def test_want_of_memory_is_one_line(capsys, error):
+    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+        raise error
+    shown = capsys.readouterr().err
+    assert stop.value.code == 1 and shown.count("\n") == 1
+    assert "not enough memory" in shown and "--batch_size" in shown
+    with pytest.raises(RuntimeError, match="another"), user_errors("x.py"):
+        raise RuntimeError("another")
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    path, seen = tmp_path / ".lock", []
+
+    def other():
+        with locked(path, "the file", patience=30):
+            seen.append("other")
+
+    with locked(path, "the file"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        with pytest.raises(UserError, match="in use"):
+            locked(path, "the file", patience=0.2).__enter__()
+        seen.append("first")
+    thread.join()
+    assert seen == ["first", "other"]

@@ -75,7 +75,12 @@ class Course:
         self._rates: list[tuple[float, float]] = []  # (time, η) where η changed
 
     def add(self, time: float, loss: float, rho: float, lr: float) -> float | None:
-        """Take the next record; in phase B, `time_to_turn`."""
+        """Take the next record; in phase B, `time_to_turn`.
+
+        A record whose ρ is not a positive number is passed over.
+        """
+        if not 0 < rho < math.inf:
+            return None
         self._detector.add(time, loss, rho)
         last = self.periods[-1] if self.periods else None
         if last:

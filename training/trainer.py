@@ -179,6 +179,10 @@ class Trainer:
             print("note: the checkpoint's moments have other shapes than the weights: "
                   "momentum starts at zero")  # fmt: skip
             return
+        without = sum(not state for state in states)
+        if without:
+            print(f"note: {without} of {len(states)} weights have no moments in the checkpoint: "
+                  "theirs start at zero")  # fmt: skip
         for weight, state in zip(weights, states, strict=True):
             moments = {key: torch.zeros_like(weight) for key in keys if key != "step"}
             if "step" in keys:
@@ -268,7 +272,7 @@ class Trainer:
 def _fit(weights: list[torch.Tensor], states: list[dict[str, Any]]) -> bool:
     """Whether the optimiser's states can be those of these weights, by number and shapes."""
     return len(weights) == len(states) and all(
-        value.shape == weight.shape
+        getattr(value, "shape", None) == weight.shape
         for weight, state in zip(weights, states, strict=True)
         for key, value in state.items()
         if key != "step"
