@@ -74,13 +74,13 @@ def test_si_only_alone_and_from_the_same_pass(folder, last):
 
 
 def test_one_file_is_not_two(folder):
-    for name in ("si", "si.npz", f"../{folder.name}/si"):
+    for name in ("twice", "twice.npz", f"../{folder.name}/twice"):
         with pytest.raises(SystemExit) as stop:
             test_script.main(
-                f"--models_dir {folder} --save_path {folder}/si.npz --eval_model "
+                f"--models_dir {folder} --save_path {folder}/twice.npz --eval_model "
                 f"--prebn_save_path {folder}/{name}".split()
             )
-        assert stop.value.code == 2 and not (folder / "si.npz").exists()
+        assert stop.value.code == 2 and not (folder / "twice.npz").exists()
 
 
 def load_few(folder):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -195,15 +196,18 @@ def test_want_of_memory_is_one_line(capsys, error):
 
 
 def test_a_lock_is_waited_for(tmp_path):
-    path, seen = tmp_path / ".lock", []
+    path, seen, begun = tmp_path / ".lock", [], threading.Event()
 
     def other():
+        begun.set()
         with locked(path, "the file", patience=30):
             seen.append("other")
 
     with locked(path, "the file"):
         thread = threading.Thread(target=other)
         thread.start()
+        assert begun.wait(30)
+        time.sleep(0.1)
         with pytest.raises(UserError, match="in use"):
             locked(path, "the file", patience=0.2).__enter__()
         seen.append("first")
