@@ -1,5 +1,6 @@
 """Momentum and Adam's moments of a checkpoint go on as they would where they were saved."""
 
+import ast
 import copy
 
 import numpy as np
@@ -127,6 +128,10 @@ def test_a_buffer_that_is_not_there_yet_starts_at_zero(capsys):
     ("sgd", "another width", "other shapes"),
     ("sgd", "a number", "other shapes"),
     ("sgd", "nothing", "no moments of this optimiser"),
+    ("sgd", "3", "no moments of this optimiser"),
+    ("sgd", "[{}, {}]", "no moments of this optimiser"),
+    ("sgd", "{'state': {}}", "no moments of this optimiser"),
+    ("sgd", "{'state': {0: 1}, 'param_groups': [{'params': [0]}]}", "no moments of this optimiser"),
 ])  # fmt: skip
 def test_moments_that_cannot_be_taken_over_are_said(optimizer, saved, message, capsys):
     kind = saved if saved in OPTIMIZERS else "sgd"
@@ -135,6 +140,8 @@ def test_moments_that_cannot_be_taken_over_are_said(optimizer, saved, message, c
         content["optimizer"] = saved_run("ConvNetSI", "sgd", "contiguous", width=2)[2]["optimizer"]
     if saved == "a number":
         content["optimizer"]["state"][0]["momentum_buffer"] = 0.5
+    if saved[0] in "3[{":
+        content["optimizer"] = ast.literal_eval(saved)
     if saved == "nothing":
         content["optimizer"] = None
     recipe = Recipe(lr=0.01, optimizer=optimizer, momentum=0.9)

@@ -160,10 +160,13 @@ class Trainer:
         keys = SGD_MOMENTS if self.recipe.optimizer == "sgd" else ADAM_MOMENTS
         if self.recipe.optimizer == "sgd" and not self.recipe.momentum:
             return
-        saved = content.get("optimizer") or {}
-        numbers = [number for group in saved.get("param_groups", []) for number in group["params"]]
-        states = [saved.get("state", {}).get(number, {}) for number in numbers]
-        states = [{k: state[k] for k in keys if state.get(k) is not None} for state in states]
+        saved = content.get("optimizer") or {"param_groups": [], "state": {}}
+        try:
+            numbers = [number for group in saved["param_groups"] for number in group["params"]]
+            states = [saved["state"].get(number, {}) for number in numbers]
+            states = [{k: state[k] for k in keys if state.get(k) is not None} for state in states]
+        except (TypeError, KeyError, AttributeError):  # something else under this name
+            states = []
         if not any(states):
             if content.get("epoch"):
                 print("note: the checkpoint holds no moments of this optimiser: they start at zero")
