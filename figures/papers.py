@@ -84,7 +84,7 @@ def _draw_published(loss_axis: Axes, error_axis: Axes, run: Run, colour: str) ->
 def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a line a run.
 
-    The loss is the mean of every epoch where there is a log; triangles mark where ρ turns. With
+    Loss and ρ are those of every epoch where there is a log; triangles mark where ρ turns. With
     `published` the published values are drawn too. The diagram shows the norm of the full gradient
     times ρ, as the published one does, and that of the SI weights' gradient where the full one was
     not measured.
@@ -98,12 +98,14 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
         log = run.log() if run and not run.is_branch else {}  # a branch goes on from a checkpoint
         if log:
             loss_axis.plot(log["epoch"], log["train_loss"], **{**style, "linewidth": 0.9})
-        elif "train loss" in found:
-            loss_axis.plot(found["epochs"], found["train loss"], **style)
+            norm_axis.plot(log["epoch"], log["si_norm"], **style)
+        else:
+            if "train loss" in found:
+                loss_axis.plot(found["epochs"], found["train loss"], **style)
+            if "si norm" in found:
+                norm_axis.plot(found["si epochs"], found["si norm"], **style)
         if "test error" in found:
             error_axis.plot(found["test epochs"], found["test error"], **style)
-        if "si norm" in found:
-            norm_axis.plot(found["si epochs"], found["si norm"], **style)
         if needed <= found.keys():
             x, y = found["effective lr"], found[gradient]
             _draw_phases(phase_axis, x, y, style)
