@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import data
 import models
-from figures.style import COLOURS, describe, label_plainly, plt, save
+from figures.style import COLOURS, describe, plt, save
 from monitor import Monitor
 from utils import UserError, nearest, user_errors
 
@@ -144,7 +144,6 @@ def draw(name: str, courses: dict[str, list[tuple[float, float]]]) -> None:
         below.plot(range(1, len(rows) + 1), norm, color=colour, linewidth=1.2)
     describe(above, "", "", "train loss", yscale="log")
     describe(below, "", "epoch", "norm ρ", yscale="log")
-    label_plainly(below.yaxis)
     above.legend(fontsize="small")
     save(figure, FOLDER / f"{name}.png")
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import colours, describe, label_plainly, shades
+from figures.style import colours, describe, shades
 from figures.summaries import curves, label, periods_of, summary_row
 from runs import Run
 from theory.dynamics import effective_lr
@@ -131,7 +131,6 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
         xscale=scale,
         yscale=scale,
     )
-    label_plainly(norm_axis.yaxis)
     norm_axis.legend(fontsize=9)
     phase_axis.legend(fontsize=9)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, colours, describe, label_plainly
+from figures.style import COLOURS, colours, describe
 from figures.summaries import course, equilibrium_angle, history, periods_of
 from runs import Run
 from theory.periods import find_periods
@@ -52,7 +52,6 @@ def loss_panels(named: Mapping[str, Run], said: Callable[[Run], str] = course) -
         describe(loss_axis, above, "", words[0], yscale="log")
         describe(norm_axis, "", "epoch", words[1], yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)
-        label_plainly(norm_axis.yaxis)
         if np.ptp(rho) < 0.1 * rho[0]:  # held, or as good as: do not enlarge it
             norm_axis.set_ylim(rho[0] / 2, rho[0] * 2)
     return figure
@@ -160,7 +159,6 @@ def frequency(sweeps: Mapping[str, Mapping[str, Any]]) -> Figure:
             at = np.flatnonzero(trial == seed)[np.argsort(x[trial == seed])]
             axis.plot(x[at], y[at], color=colour, linewidth=0.7, **(own if i == worst else {}))
     describe(axis, "Frequency of periods", "ηλ", "periods an epoch", "log", "log")
-    label_plainly(axis.xaxis)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
@@ -187,7 +185,6 @@ def length_ratios(
     axis.legend(fontsize=9)
     words = "steps of phase B · ηλ / ln(ρ_high / ρ_low)"
     describe(axis, "Length of phase B without a fit", "ηλ", words, "log")
-    label_plainly(axis.xaxis)
     return figure
 
 
@@ -295,8 +292,6 @@ def same_rate(rows: Sequence[Mapping], factor: float, runs: Sequence[Run]) -> Fi
         norm_axis.plot([], [], color=colour, label=f"ηλ = {product:.3g}")
     describe(loss_axis, "Its lines, all trials", "epoch", "train loss", yscale="log")
     describe(norm_axis, "", "epoch", "norm ρ", yscale="log")
-    for beside in (loss_axis, norm_axis):
-        label_plainly(beside.yaxis)
     norm_axis.legend(fontsize=9)
     kind = max(("loss", "gradient"), key=lambda k: max(abs(np.log(row[k])) for row in rows))
     worst = max(rows, key=lambda row: abs(np.log(row[kind])))

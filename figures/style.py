@@ -7,10 +7,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatterSciNotation
 
 from utils import write_atomically
 
@@ -34,19 +33,19 @@ def shades(items: Sequence) -> list[str]:
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
     axis.set(title=title, xlabel=x, ylabel=y, xscale=xscale, yscale=yscale)
     axis.grid(alpha=0.3)
+    for side, scale in ((axis.xaxis, xscale), (axis.yaxis, yscale)):
+        if scale == "log":
+            side.set_major_formatter(_Plain())
+            side.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
 
 
-def label_plainly(axis: Axis) -> None:
-    """On a logarithmic axis of up to two decades: 3 and 20, not 3 × 10⁰ and 2 × 10¹."""
-    axis.set_major_formatter(_Plain())
-    axis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
-
-
-class _Plain(LogFormatter):
-    """Labels where LogFormatter has them, without an exponent."""
+class _Plain(LogFormatterSciNotation):
+    """On a logarithmic axis of up to two decades, unless they are small: 3 and 20, not 2 × 10¹."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+        label = super().__call__(x, pos)
+        low, high = sorted(self.axis.get_view_interval())
+        return f"{x:g}" if label and 0.1 <= 100 * low >= high else label
 
 
 def name_below(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
