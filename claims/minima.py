@@ -120,23 +120,23 @@ def turning_at_destabilisations(base: list[Run], minima: list[Run]) -> Finding:
 
 
 def first_minima_improve(minima: list[Run]) -> Finding:
-    errors = [
-        [
-            100 * measure(run.folder, runs.checkpoint_path(run.folder, epoch))["error"]
-            for epoch in minima_of_periods(run)
-        ]
-        for run in minima
-    ]
-    if min(map(len, errors)) < 6:
-        raise NotMeasurable("a run has fewer than six periods")
-    trends = [rules.trend(seed[:6]) for seed in errors]
-    first, last = ([seed[i] for seed in errors] for i in (0, 5))
+    rows, lows_of = [], [minima_of_periods(run) for run in minima]
+    if min(map(len, lows_of)) < rules.FIRST:
+        raise NotMeasurable(f"a run has fewer than {rules.FIRST} periods")
+    for run, lows in zip(minima, lows_of, strict=True):
+        paths = [runs.checkpoint_path(run.folder, epoch) for epoch in lows]
+        errors = [100 * measure(run.folder, path)["error"] for path in paths]
+        rows.append({
+            "run": run.folder.as_posix(), "minima": lows, "errors": errors,
+            "trend": rules.trend(errors[: rules.FIRST]),
+        })  # fmt: skip
+    errors, trends = ([row[key] for row in rows] for key in ("errors", "trend"))
+    first, last = ([seed[i] for seed in errors] for i in (0, rules.FIRST - 1))
     measured = (
-        f"Kendall's τ of the test error over the first 6 minima {spread(trends, '.2f')}; from "
-        f"{spread(first, '.1f')} % to {spread(last, '.1f')} %"
+        f"Kendall's τ of the test error over the first {rules.FIRST} minima "
+        f"{spread(trends, '.2f')}; from {spread(first, '.1f')} % to {spread(last, '.1f')} %"
     )
-    table = np.full((len(errors), max(map(len, errors))), np.nan)
-    for row, seed in zip(table, errors, strict=True):
-        row[: len(seed)] = seed
-    figure = figures.improvement(table)
-    return Finding(measured, rules.improve(errors), {"errors": errors, "trends": trends}, figure)
+    names = [f"trial {run.config['trial']}" for run in minima]
+    named = dict(zip(names, errors, strict=True))
+    figure = figures.improvement(named, rules.FIRST, names[int(np.argmax(trends))])
+    return Finding(measured, rules.improve(errors), {"trials": rows}, figure)

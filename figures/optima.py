@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from figures.style import COLOURS, colours, describe
 
@@ -54,16 +55,23 @@ def turning(shares: Mapping[str, Sequence[Mapping[str, Any]]], asked: float) -> 
     return figure
 
 
-def improvement(errors: np.ndarray) -> Figure:
-    """Test error of the minima of successive periods, (trials, periods) in %, NaN where none."""
+def improvement(named: Mapping[str, Sequence[float]], judged: int, worst: str) -> Figure:
+    """Test error in % of the minima of successive periods, by the name of a seed; one is marked.
+
+    Their mean is drawn as far as all have periods; a band marks the first ones, which are judged.
+    """
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    number = 1 + np.arange(errors.shape[1])
-    axis.plot(number, errors.T, "o-", color="grey", alpha=0.4, linewidth=0.8, markersize=4)
-    axis.plot(
-        number, np.nanmean(errors, axis=0), "o-", color=COLOURS[0], label="mean of the trials"
-    )
+    axis.axvspan(0.5, judged + 0.5, color="grey", alpha=0.12, label="judged")
+    for name, errors in named.items():
+        style = {"color": "grey", "alpha": 0.5}
+        if name == worst:
+            style = {"color": COLOURS[3], "label": f"{name} (worst)"}
+        axis.plot(1 + np.arange(len(errors)), errors, "o-", linewidth=0.8, markersize=4, **style)
+    shared = min(map(len, named.values()))
+    mean = np.mean([errors[:shared] for errors in named.values()], axis=0)
+    axis.plot(1 + np.arange(shared), mean, "o-", color=COLOURS[0], label="mean of the seeds")
     describe(axis, "Minima of successive periods", "period", "test error, %")
-    axis.set_xticks(number)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=9)
     return figure
 

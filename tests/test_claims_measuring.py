@@ -305,10 +305,12 @@ def test_minima_improve_by_the_test_errors_of_the_first_six(make, monkeypatch):
     monkeypatch.setattr(minima, "minima_of_periods", lambda run: lows[run.folder])
     monkeypatch.setattr(minima, "measure", measure)
     found = minima.first_minima_improve(made)
-    assert found.holds and found.numbers["trends"] == pytest.approx([-1] * 5)
-    assert found.numbers["errors"][4] == pytest.approx([19, 18, 17, 16, 15, 14, 90, 90])
+    rows = found.numbers["trials"]
+    assert found.holds and [row["trend"] for row in rows] == pytest.approx([-1] * 5)
+    assert rows[4]["errors"] == pytest.approx([19, 18, 17, 16, 15, 14, 90, 90])
+    assert rows[4]["minima"] == lows[made[4].folder] == [*range(1, 9)]
     lows[made[2].folder] = [*range(1, 6)]
-    with pytest.raises(NotMeasurable, match="fewer than six periods"):
+    with pytest.raises(NotMeasurable, match="fewer than 6 periods"):
         minima.first_minima_improve(made)
 
 
