@@ -87,7 +87,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         content = load(path)
         group = max(content["optimizer"]["param_groups"], key=lambda group: float(group["lr"]))
-    except (UserError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError, ValueError):
         return {}
     last = [weight for weight in content["state_dict"].values() if weight.ndim == 2]
     return {
