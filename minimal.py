@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--wd", type=float, default=0.04, help="weight decay λ (0.04)")
     parser.add_argument("--epochs", type=int, default=320, help="epochs to train (320)")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # with so little to do as fast, whatever the number of cores
+    torch.set_num_threads(1)  # so that the numbers do not depend on how many cores there are
     losses, rhos = train(options.lr, options.wd, options.epochs)
     if losses:
         print_periods(losses, rhos, options.lr)

@@ -89,8 +89,8 @@ def user_errors(program: str) -> Iterator[None]:
 
 def _lacks_memory(error: Exception) -> bool:
     """Whether it is for want of memory, in the ways of Python, of PyTorch on a GPU and on a CPU."""
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    return {"MemoryError", "OutOfMemoryError"} & {*kinds} or "can't allocate memory" in str(error)
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

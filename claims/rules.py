@@ -13,7 +13,7 @@ from theory.regimes import REGIMES
 
 SHARE = 0.9  # of the cases that a rule is about
 SLOPE = (0.85, 1.15)  # of the frequency against ηλ, in logarithms
-FIRST = 6  # minima, which improve
+FIRST = 6  # periods whose minima are to improve
 TURNING = 0.7  # of the weights, near destabilisations
 LENGTH = (1.0, 1.3)  # of phase B, in units of its shortest length
 SIGNIFICANT = 0.05  # level of a trend

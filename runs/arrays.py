@@ -11,7 +11,7 @@ import numpy as np
 from runs.folder import LOCK
 from utils import UserError, locked, write_atomically
 
-MERGING = 60  # seconds to wait for another process that is writing the same file
+PATIENCE = 60  # seconds to wait for another process that is writing the same file
 
 # The flags of test.py for them; train-tm-prebn comes from the same pass as train-tm.
 TRAIN_FLAGS = ("train_mode", "eval_model", "all_pnorm", "calc_grad_norms")
@@ -118,7 +118,7 @@ class Metrics:
 
         Two processes can so fill one file: a training with its metrics, and test.py with more.
         """
-        with locked(path.with_name(f".{path.name}{LOCK}"), str(path), patience=MERGING):
+        with locked(path.with_name(f".{path.name}{LOCK}"), str(path), patience=PATIENCE):
             with contextlib.suppress(UserError):  # damaged: replaced
                 for epoch, row in Metrics.read_if_there(path).rows.items():
                     self.rows[epoch] = {**row, **self.rows.get(epoch, {})}
