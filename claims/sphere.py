@@ -74,7 +74,8 @@ def three_regimes(regimes: list[Run]) -> Finding:
     for name in REGIMES:
         at = [elr for seed in names for elr, n in zip(rates, seed, strict=True) if n == name]
         if at:
-            words.append(f"{name} at ELR {min(at):g} to {max(at):g}")
+            ends = dict.fromkeys(f"{elr:g}" for elr in (min(at), max(at)))  # one where they agree
+            words.append(f"{name} at ELR {' to '.join(ends)}")
     steady, chaotic = sum(map(sum, equilibria)), sum(map(len, equilibria))
     words.append(f"{steady} of {chaotic} chaotic runs without trend and in a factor 5")
     ranked = sum(list(seed) == sorted(seed) for seed in levels)
