@@ -97,6 +97,7 @@ def test_tables_show_what_the_results_hold():
     shown = {
         ("README.md", "demo"): figures.table(find_runs(results / "demo")),
         ("docs/claims.md", "figure2_cpu"): figures.table(find_runs(results / "figure2_cpu")),
+        ("docs/claims.md", "figure2_steps"): figures.table(find_runs(results / "figure2_steps")),
         ("docs/claims.md", "three_regimes_cpu"): figures.table(
             find_runs(results / "three_regimes_cpu")
         ),
