@@ -2,13 +2,12 @@
 # make demo-regimes   the three regimes of training on the sphere, likewise
 # make claims  some of the papers' claims in a quick setting; claims-full: all, in new trials
 # make test    ruff and the test suite
-# make mutants   wrong changes of the code, one at a time: which do the tests notice?
 # make setup   only the environment, in .venv (make test adds what the tests need)
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-.PHONY: demo demo-regimes claims claims-full test mutants setup notebook clean
+.PHONY: demo demo-regimes claims claims-full test setup notebook clean
 
 demo: setup
 	$(BIN)/python run_train_and_test.py --experiment demo --jobs $(JOBS)
@@ -27,9 +26,6 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
-
-mutants: test
-	$(BIN)/python tests/mutants.py --jobs $(JOBS)
 
 setup: .venv/ready
 

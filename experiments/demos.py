@@ -279,8 +279,8 @@ DEMOS = (
             {"lr_init": 1.0, "epochs": 2000},
         ),
     ),
-    # All of the published setting but its length: four times λ in a quarter of the epochs is the same
-    # total weight decay.
+    # All of the published setting but its length: four times λ in a quarter of the epochs is the
+    # same total weight decay.
     Experiment(
         "figure2_quarter",
         "figure2 on a CPU, all of its network and images: 250 epochs instead of 1,000, λ 0.004 "
