@@ -193,7 +193,7 @@ def levels_on_sphere(sphere: Sequence[Run]) -> dict[int, np.ndarray]:
     """
     found = {}
     for line in seeds(sphere):
-        chaotic = [run for run in line if figures.regime(run).name == "chaotic equilibrium"]
+        chaotic = [run for run in line if run.regime.name == "chaotic equilibrium"]
         rows = [(run.config["elr"], *chaos_levels(run)) for run in chaotic]
         found[line[0].config["trial"]] = np.array(rows).reshape(-1, 3).T
     return found
@@ -282,7 +282,7 @@ def angular_update(angles: list[Run]) -> Finding:
     for run in angles:
         # 1 - cos is θ²/2 to the order in which theory's formulas hold
         found = float(np.sqrt(np.mean(2 * late(run.trace()["one_minus_cosine"]))))
-        expected = figures.equilibrium_angle(run)
+        expected = run.equilibrium_angle
         periods = settled(run)
         rows.append({"run": run.folder.as_posix(), "optimizer": run.config["optimizer"],
                      "angle": found, "theory": expected, "ratio": found / expected,

@@ -25,7 +25,7 @@ def minima_of_periods(run: Run) -> list[int]:
     saved = {epoch for epoch, step in runs.checkpoints_in(run.folder) if not step}
     there = np.isin(found["report_epochs"], list(saved))
     epochs, loss = found["report_epochs"][there], found["loss"][there]
-    return [*map(int, figures.periods_of(run).minima(epochs, loss))]
+    return [*map(int, run.periods.minima(epochs, loss))]
 
 
 def gain(
@@ -49,7 +49,7 @@ def different_minima(minima: list[Run]) -> Finding:
         raise NotMeasurable("a run has fewer than three periods")
     for i, (run, lows) in enumerate(zip(minima, lows_of, strict=True)):
         # Of the second period: three quarters of the way to its minimum, and what comes up to it.
-        start = figures.periods_of(run).cycles[1].start
+        start = run.periods.cycles[1].start
         saved = [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
         before = [epoch for epoch in saved if epoch < lows[1]]
         late = start + 0.75 * (lows[1] - start)
@@ -94,7 +94,7 @@ def turning_at_destabilisations(base: list[Run], minima: list[Run]) -> Finding:
     for name, found in (("digits", base), ("images", minima)):
         rows = []
         for run in found:
-            cycles = figures.periods_of(run).cycles
+            cycles = run.periods.cycles
             if not cycles:
                 raise NotMeasurable(f"trial {run.config['trial']} has no period")
             turned = diversity.turning(run.folder)

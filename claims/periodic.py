@@ -14,18 +14,18 @@ from theory.periods import Periods
 
 def settled(run: Run) -> Periods:
     """The periods after one e-fold of weight decay, when the start is forgotten."""
-    return figures.periods_of(run).after(figures.e_fold(run))
+    return run.periods.after(run.e_fold)
 
 
 def settled_course(run: Run) -> str:
     """What a run does, by its periods after one e-fold where it has any."""
     periods = settled(run)
-    return str(periods) if len(periods) else figures.course(run)
+    return str(periods) if len(periods) else run.behaviour
 
 
 def regularity(found: Sequence[Run]) -> str:
     """Numbers of periods and their CV over runs, in words, the dead networks left out."""
-    dead = [run for run in found if figures.dead_layer(run)]
+    dead = [run for run in found if run.dead_layer]
     periods = [settled(run) for run in found if run not in dead]
     if not periods:
         return f"all {len(dead)} networks dead"
@@ -46,10 +46,10 @@ def numbers_of(found: Sequence[Run]) -> list[dict]:
     for run in found:
         periods = settled(run)
         rows.append({
-            "run": run.folder.as_posix(), "turns": figures.periods_of(run).turns.tolist(),
-            "e_fold": figures.e_fold(run), "cv": periods.cv, "cv_limit": periods.cv_limit,
+            "run": run.folder.as_posix(), "turns": run.periods.turns.tolist(),
+            "e_fold": run.e_fold, "cv": periods.cv, "cv_limit": periods.cv_limit,
             "orderly": periods.orderly, "periodic": periods.is_periodic,
-            "dead_layer": figures.dead_layer(run),
+            "dead_layer": run.dead_layer,
         })  # fmt: skip
     return rows
 
@@ -101,7 +101,7 @@ def panels(
     """Of every line its first trial, of a network that lives if one does, and the worst."""
     chosen = {}
     for name, line in lines.items():
-        first = next((run for run in line if not figures.dead_layer(run)), line[0])
+        first = next((run for run in line if not run.dead_layer), line[0])
         worst = max(line, key=badness)
         for run in dict.fromkeys((first.folder, worst.folder)):
             trial = next(r for r in line if r.folder == run)
@@ -125,7 +125,7 @@ def periods_in_a_range(found: list[Run]) -> Finding:
     error = [e / (1 - 1 / run.config["num_classes"]) for e, run in zip(wrong, largest, strict=True)]
     trends = [*map(late_trend, largest)]
     ends = {
-        "at_smallest": [len(figures.periods_of(run)) for run in smallest],
+        "at_smallest": [len(run.periods) for run in smallest],
         "at_largest": [settled(run).is_periodic for run in largest],
         "error": error,
         "trends": trends,

@@ -16,7 +16,6 @@ import statistics
 from tabulate import tabulate
 from torch.optim.swa_utils import AveragedModel
 
-import figures
 import runs
 from claims.branches import branch
 from command_line import Option, Parser, integer, one_of
@@ -40,7 +39,7 @@ LAST = 5  # checkpoints over whose test errors the end of a run is averaged
 
 def end_error(run: runs.Run) -> float:
     """Test error in % at the end of a run: the mean over its last checkpoints."""
-    return float(figures.curves(run)["test error"][-LAST:].mean())
+    return float(run.curves["test_error"].values[-LAST:].mean())
 
 
 def drop(run: runs.Run, epoch: int, elr: float) -> runs.Run:
@@ -65,7 +64,7 @@ def average(run: runs.Run, epoch: int) -> float:
 
 def compare(trial: int, found: list[runs.Run]) -> list[dict]:
     """The rows of one trial: how it was trained, its ELRs, and its test error in %."""
-    regimes = {run.folder: figures.regime(run).name for run in found}
+    regimes = {run.folder: run.regime.name for run in found}
     rows = [
         {"trial": trial, "how": "constant", "elr": run.config["elr"], "to": None,
          "regime": regimes[run.folder], "test error": end_error(run)}

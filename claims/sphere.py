@@ -10,7 +10,7 @@ from claims.finding import Finding, NotMeasurable, late, seeds, spread
 from measuring import parameter_names
 from measuring.distance import cosine
 from measuring.rebuild import rebuild
-from runs import Run, checkpoints
+from runs import Run, at_common_epochs, checkpoints
 from theory import toy
 from theory.regimes import REGIMES, find_regime
 
@@ -52,7 +52,7 @@ def random_walk(run: Run) -> float:
 
 
 def three_regimes(regimes: list[Run]) -> Finding:
-    found = [[figures.regime(run) for run in line] for line in seeds(regimes)]
+    found = [[run.regime for run in line] for line in seeds(regimes)]
     names = [[regime.name for regime in seed] for seed in found]
     levels = [[r.level for r in seed if r.name == "chaotic equilibrium"] for seed in found]
     losses = [
@@ -93,22 +93,21 @@ def at_loss(run: Run, level: float) -> tuple[float, float]:
 
     NaN where it does not.
     """
-    found = figures.curves(run)
-    below = np.flatnonzero(found["train loss"] <= level)
+    _, loss, *others = at_common_epochs(
+        run.curves, "train_loss", "test_error", "effective_gradient_norm"
+    )
+    below = np.flatnonzero(loss <= level)
     if not len(below) or below[0] == 0:
         return float("nan"), float("nan")
     at = below[0]
-    x = np.log(found["train loss"][[at, at - 1]])  # rising, as np.interp needs it
-    return tuple(
-        float(np.interp(np.log(level), x, found[name][[at, at - 1]]))
-        for name in ("test error", "effective gradient norm")
-    )
+    x = np.log(loss[[at, at - 1]])  # rising, as np.interp needs it
+    return tuple(float(np.interp(np.log(level), x, other[[at, at - 1]])) for other in others)
 
 
 def features(regimes: list[Run]) -> Finding:
     seen = []
     for line in seeds(regimes):
-        converging = [run for run in line if figures.regime(run).name == "convergence"]
+        converging = [run for run in line if run.regime.name == "convergence"]
         if len(converging) < 3:
             raise NotMeasurable("fewer than three rates converge")
         errors, gradients = zip(*(at_loss(run, SAME_LOSS) for run in converging), strict=True)
@@ -141,14 +140,14 @@ def better_optima(optima: list[Run]) -> Finding:
             raise NotMeasurable(f"the highest rate is not {HIGH:g}")
         held_out = [run.log()["test_acc"][-1] for run in constant]  # without --use_test
         best = int(np.argmax(held_out))
-        errors = [float(figures.curves(run)["test error"][-1]) for run in constant]
+        errors = [float(run.curves["test_error"].values[-1]) for run in constant]
         at = high.config["epochs"]
         dropped = branch(high, at, constant[0].config["epochs"] - at, elr=LOW)
         rows.append({
             "trial": high.config["trial"], "elrs": [run.config["elr"] for run in constant],
             "errors": errors, "constant_elr": constant[best].config["elr"],
             "constant": errors[best],
-            "dropped": float(figures.curves(dropped)["test error"][-1]),
+            "dropped": float(dropped.curves["test_error"].values[-1]),
         })  # fmt: skip
     constant, dropped = ([row[key] for row in rows] for key in ("constant", "dropped"))
     measured = (

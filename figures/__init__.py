@@ -22,15 +22,8 @@ from figures.report import panels, report
 from figures.style import plt, save
 from figures.summaries import (
     NO_RUNS,
-    course,
-    curves,
-    dead_layer,
-    e_fold,
-    equilibrium_angle,
     label,
     on_sphere,
-    periods_of,
-    regime,
     summary_row,
     varies,
 )

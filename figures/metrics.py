@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.style import colours, describe, name_below, shades
-from figures.summaries import curves, label, on_sphere
-from runs import Run
+from figures.summaries import label, on_sphere
+from runs import Run, at_common_epochs
 
 SHARE = "trace / number of weights"
 # title -> (arrays, a line style each, y axis, its scale); of a vector the largest element counts.
@@ -95,19 +95,18 @@ def effective_steps(runs: Sequence[Run]) -> Figure | None:
 
     A step turns the weights by more than a small angle where it is large (P1, section 2).
     """
-    needed = {"effective gradient norm", "effective lr"}
-    if not any(needed <= curves(run).keys() for run in runs):
+    needed = ("effective_lr", "effective_gradient_norm")
+    if not any(run.curves.keys() >= {*needed} for run in runs):
         return None
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for colour, run in zip(_colours(runs), runs, strict=True):
-        found = curves(run)
-        if not needed <= found.keys():
+        if not run.curves.keys() >= {*needed}:
             continue
-        rate = found["effective lr"]
-        step = rate * found["effective gradient norm"]
+        epochs, rate, gradient = at_common_epochs(run.curves, *needed)
+        step = rate * gradient
         phase_axis.plot(rate, step, color=colour, linewidth=0.8, alpha=0.8)
         phase_axis.plot(rate[:1], step[:1], "o", color=colour, markeredgecolor="black")
-        step_axis.plot(found["si epochs"], step, color=colour, linewidth=1.2)
+        step_axis.plot(epochs, step, color=colour, linewidth=1.2)
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     phase_axis.legend()
     rate, step = "effective learning rate η̃ = η / ρ²", "mean effective step η̃‖g̃‖ = η‖g‖ / ρ"

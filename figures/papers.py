@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import colours, describe, shades
-from figures.summaries import curves, label, periods_of, summary_row
-from runs import Run
+from figures.summaries import label, summary_row
+from runs import Curve, Run, at_common_epochs
 from theory.dynamics import effective_lr
 
 # P1, Figure 2, read off the published plot, by learning rate: jumps (fraction of the run), test
@@ -30,7 +30,7 @@ PUBLISHED = {
 
 def _lines(
     runs: Sequence[Run], palette: Callable[[Sequence], list[str]] = colours
-) -> Iterator[tuple[Run | None, dict[str, np.ndarray], dict[str, Any]]]:
+) -> Iterator[tuple[Run | None, dict[str, Curve], dict[str, Any]]]:
     """Each run with its curves and the style in which they are drawn.
 
     Before them, in grey and without a run, the parents of branches up to there, unless they are
@@ -46,9 +46,9 @@ def _lines(
     for parent, until in parents.values():
         words = f"{label(parent, [parent])}, up to the branch"
         shown = replace(parent, window=(parent.window[0], until))
-        yield None, curves(shown), {"color": "grey", "label": words, "linewidth": 1.2}
+        yield None, shown.curves, {"color": "grey", "label": words, "linewidth": 1.2}
     for colour, run in zip(palette(runs), runs, strict=True):
-        yield run, curves(run), {"color": colour, "label": label(run, runs), "linewidth": 1.2}
+        yield run, run.curves, {"color": colour, "label": label(run, runs), "linewidth": 1.2}
 
 
 def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ def _draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, Any]
 
 def _mark_turns(loss_axis: Axes, norm_axis: Axes, run: Run, colour: str) -> None:
     """Triangles where ρ turns, and at the lowest loss before."""
-    found = periods_of(run)
+    found = run.periods
     if not len(found):
         return
     mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black"}
@@ -89,26 +89,20 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     times ρ, as the published one does, and that of the SI weights' gradient where the full one was
     not measured.
     """
-    full = all("full gradient norm" in curves(run) for run in runs)
-    gradient = "full gradient norm" if full else "effective gradient norm"
-    needed = {gradient, "effective lr"}
+    full = all("full_gradient_norm" in run.curves for run in runs)
+    phases = ("effective_lr", "full_gradient_norm" if full else "effective_gradient_norm")
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.2), layout="constrained")
     loss_axis, error_axis, norm_axis, phase_axis = axes
-    for run, found, style in _lines(runs):
-        log = run.log() if run and not run.is_branch else {}  # a branch goes on from a checkpoint
-        if log:
-            loss_axis.plot(log["epoch"], log["train_loss"], **{**style, "linewidth": 0.9})
-            norm_axis.plot(log["epoch"], log["si_norm"], **style)
-        else:
-            if "train loss" in found:
-                loss_axis.plot(found["epochs"], found["train loss"], **style)
-            if "si norm" in found:
-                norm_axis.plot(found["si epochs"], found["si norm"], **style)
-        if "test error" in found:
-            error_axis.plot(found["test epochs"], found["test error"], **style)
-        if needed <= found.keys():
-            x, y = found["effective lr"], found[gradient]
-            _draw_phases(phase_axis, x, y, style)
+    for run, curves, style in _lines(runs):
+        # A branch goes on from a checkpoint, which its log does not have.
+        recorded = run.history if run and not run.is_branch else curves
+        for axis, name in ((loss_axis, "train_loss"), (norm_axis, "si_norm")):
+            if name in recorded:
+                axis.plot(*recorded[name], **style)
+        if "test_error" in curves:
+            error_axis.plot(*curves["test_error"], **style)
+        if curves.keys() >= {*phases}:
+            _draw_phases(phase_axis, *at_common_epochs(curves, *phases)[1:], style)
         if run:
             _mark_turns(loss_axis, norm_axis, run, style["color"])
             if published:
@@ -122,7 +116,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
     # Empty it can not be logarithmic.
-    scale = "log" if any(needed <= curves(run).keys() for run in runs) else "linear"
+    scale = "log" if any(run.curves.keys() >= {*phases} for run in runs) else "linear"
     describe(
         phase_axis,
         "Phase diagram",
@@ -136,7 +130,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     return figure
 
 
-_REGIMES = {"train loss", "test error", "effective gradient norm"}  # what it shows
+_REGIMES = ("train_loss", "test_error", "effective_gradient_norm")  # what it shows
 
 
 def three_regimes(runs: Sequence[Run]) -> Figure | None:
@@ -144,19 +138,16 @@ def three_regimes(runs: Sequence[Run]) -> Figure | None:
 
     Of the runs of which all three were measured; None without any.
     """
-    runs = [run for run in runs if curves(run).keys() >= _REGIMES]
+    runs = [run for run in runs if run.curves.keys() >= {*_REGIMES}]
     if not runs:
         return None
     figure, axes = plt.subplots(1, 5, figsize=(22, 4.2), layout="constrained")
     loss_axis, error_axis, gradient_axis, phase_axis, optima_axis = axes
-    for _, found, style in _lines(runs, shades):
-        x, y = found["train loss"], found["effective gradient norm"]
-        loss_axis.plot(found["epochs"], x, **style)
-        error_axis.plot(found["test epochs"], found["test error"], **style)
-        gradient_axis.plot(found["si epochs"], y, **style)
-        _draw_phases(phase_axis, x, y, style)
-        _, at, test_at = np.intersect1d(found["epochs"], found["test epochs"], return_indices=True)
-        _draw_phases(optima_axis, x[at], found["test error"][test_at], style)
+    for _, curves, style in _lines(runs, shades):
+        for axis, name in zip(axes, _REGIMES, strict=False):
+            axis.plot(*curves[name], **style)
+        for axis, name in ((phase_axis, _REGIMES[2]), (optima_axis, _REGIMES[1])):
+            _draw_phases(axis, *at_common_epochs(curves, "train_loss", name)[1:], style)
     phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
     gradient = "mean effective gradient norm ρ‖g‖"
     describe(loss_axis, "Train loss", "epoch", "cross-entropy", yscale="log")

@@ -1,5 +1,6 @@
 """What happens in the periods of single runs."""
 
+import operator
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, colours, describe
-from figures.summaries import course, equilibrium_angle, history, periods_of
 from runs import Run
 from theory.periods import find_periods
 
@@ -18,7 +18,9 @@ TITLE = 32  # letters that fit above a panel
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
-def loss_panels(named: Mapping[str, Run], said: Callable[[Run], str] = course) -> Figure:
+def loss_panels(
+    named: Mapping[str, Run], said: Callable[[Run], str] = operator.attrgetter("behaviour")
+) -> Figure:
     """Training loss above the norm ρ by epoch, a column for each run; triangles: ρ turns.
 
     Above it the run's name, and what is `said` of it.
@@ -34,16 +36,16 @@ def loss_panels(named: Mapping[str, Run], said: Callable[[Run], str] = course) -
         axis.set_visible(False)
     panels = zip(named.items(), colours(named), loss_axes, norm_axes, strict=False)
     for (title, run), colour, loss_axis, norm_axis in panels:
-        recorded, found = history(run), periods_of(run)
-        rho = recorded.get("si norm", np.array([np.nan]))
+        recorded, turns = run.history, run.periods.turns
+        rho = recorded["si_norm"].values if "si_norm" in recorded else np.array([np.nan])
         loss_axis.sharey(loss_axes[0])
         norm_axis.sharex(loss_axis)
-        if "train loss" in recorded:
-            loss_axis.plot(recorded["epochs"], recorded["train loss"], color=colour, linewidth=1.3)
-        if "si norm" in recorded:
-            norm_axis.plot(recorded["si epochs"], rho, color=colour, linewidth=1.6)
+        if "train_loss" in recorded:
+            loss_axis.plot(*recorded["train_loss"], color=colour, linewidth=1.3)
+        if "si_norm" in recorded:
+            norm_axis.plot(*recorded["si_norm"], color=colour, linewidth=1.6)
         top = loss_axis.get_xaxis_transform()
-        loss_axis.plot(found.turns, [0.97] * len(found), "v", color="grey", ms=4, transform=top)
+        loss_axis.plot(turns, [0.97] * len(turns), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
         what = said(run)
@@ -286,9 +288,9 @@ def same_rate(rows: Sequence[Mapping], factor: float, runs: Sequence[Run]) -> Fi
     products = sorted({run.config["lr_init"] * run.config["wd"] for run in runs})
     for product, colour in zip(products, colours(products), strict=True):
         for run in (r for r in runs if r.config["lr_init"] * r.config["wd"] == product):
-            found, style = history(run), {"color": colour, "linewidth": 0.8, "alpha": 0.7}
-            loss_axis.plot(found["epochs"], found["train loss"], **style)
-            norm_axis.plot(found["si epochs"], found["si norm"], **style)
+            style = {"color": colour, "linewidth": 0.8, "alpha": 0.7}
+            loss_axis.plot(*run.history["train_loss"], **style)
+            norm_axis.plot(*run.history["si_norm"], **style)
         norm_axis.plot([], [], color=colour, label=f"ηλ = {product:.3g}")
     describe(loss_axis, "Its lines, all trials", "epoch", "train loss", yscale="log")
     describe(norm_axis, "", "epoch", "norm ρ", yscale="log")
@@ -331,7 +333,7 @@ def angles(lines: Mapping[str, Sequence[Run]]) -> Figure:
             )
             angle = np.sqrt(square.mean(axis=1))
             axis.plot(epochs[:, -1], angle, color=colour, linewidth=1, label=words)
-        theory = equilibrium_angle(trials[0])
+        theory = trials[0].equilibrium_angle
         axis.axhline(theory, color="black", linestyle="--", linewidth=1, label="theory")
         describe(axis, title, "epoch", "angle of a step, RMS of an epoch", yscale="log")
         axis.legend(fontsize=8)

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, describe
-from figures.summaries import curves, regime
 from runs import Run
 from theory import toy
 from theory.regimes import REGIMES, Regime, find_regime
@@ -54,10 +53,10 @@ def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
     Of those whose training loss was measured; None without any.
     """
     seen: dict[float, list[Run]] = {}
-    for run in (run for run in runs if "train loss" in curves(run)):
+    for run in (run for run in runs if "train_loss" in run.curves):
         seen.setdefault(run.config["elr"], []).append(run)
     named = [
-        (elr * 1.04 ** (i - (len(same) - 1) / 2), regime(run))
+        (elr * 1.04 ** (i - (len(same) - 1) / 2), run.regime)
         for elr, same in seen.items()
         for i, run in enumerate(same)
     ]

@@ -107,7 +107,7 @@ def listing(root: Path) -> str:
         raise UserError(NO_RUNS.format(root=root))
     rows = []
     for name, runs in experiments.items():
-        branches = sum(len(run.branches()) for run in runs)
+        branches = sum(len(run.branches) for run in runs)
         more = f", {plural(branches, 'branch', 'branches')} (--branches)" if branches else ""
         rows.append(f"{root / name}: {plural(len(runs), 'run')}{more}")
     return "\n".join(rows)

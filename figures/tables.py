@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from figures.summaries import curves, label, on_sphere, periods_of, regime, summary_row
+from figures.summaries import label, on_sphere, summary_row
 from runs import Run
 
 
@@ -15,13 +15,13 @@ def regime_table(runs: Sequence[Run]) -> str:
     """Regime, final loss level and spread, and test errors of runs on the sphere, as text."""
     rows = []
     for run in runs:
-        row, measured = [f"{run.config['elr']:g}"], curves(run)
-        if "train loss" in measured:
-            found = regime(run)
-            row += [found.name, f"{found.level:.3g}", f"{found.low:.3g} to {found.high:.3g}"]
+        row = [f"{run.config['elr']:g}"]
+        if "train_loss" in run.curves:
+            regime = run.regime
+            row += [regime.name, f"{regime.level:.3g}", f"{regime.low:.3g} to {regime.high:.3g}"]
         else:
             row += ["not measured", "", ""]
-        errors = measured.get("test error", ())
+        errors = run.curves["test_error"].values if "test_error" in run.curves else ()
         row += [f"{errors[-1]:.2f}", f"{min(errors):.2f}"] if len(errors) else ["", ""]
         rows.append(row)
     headers = ("ELR", "regime", "loss level", "10 % to 90 %", "last test error, %", "best, %")
@@ -31,13 +31,12 @@ def regime_table(runs: Sequence[Run]) -> str:
 def period_table(run: Run) -> str:
     """Every period of a run as text: when ρ turns, and the lowest training loss among the measured
     checkpoints before, with the test error and the norm there."""
-    found, periods = curves(run), periods_of(run)
     loss, error, norm = (
-        dict(zip(found.get(f"{kind}epochs", ()), found.get(name, ()), strict=True))
-        for kind, name in (("", "train loss"), ("test ", "test error"), ("si ", "si norm"))
+        dict(zip(*run.curves[name], strict=True)) if name in run.curves else {}
+        for name in ("train_loss", "test_error", "si_norm")
     )
     rows, begin = [], -np.inf
-    for period in periods.cycles:
+    for period in run.periods.cycles:
         inside = [epoch for epoch in loss if begin < epoch <= period.turn]
         if inside:
             low = min(inside, key=loss.get)

@@ -1,7 +1,7 @@
 """What a run leaves on disk, and how it is read back.
 
 `folder` names the files, `config` decides whether two runs are the same, `log` and `arrays` hold
-what was recorded and measured, `found` reads runs back; `checkpoints` and `resuming`, which alone
+what was recorded and measured, `run` reads runs back; `checkpoints` and `resuming`, which alone
 need torch, read the weights, and find where a run goes on.
 """
 
@@ -31,7 +31,6 @@ from runs.folder import (
     remove_run,
     trial_folder,
 )
-from runs.found import Run, all_runs, find_experiments, find_runs
 from runs.log import (
     append_log,
     diverged_at,
@@ -42,3 +41,4 @@ from runs.log import (
     write_state,
     write_trace,
 )
+from runs.run import Curve, Run, all_runs, at_common_epochs, find_experiments, find_runs

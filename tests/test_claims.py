@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_dead_networks_are_named(make):
     epochs = np.arange(0, 601, 10)
     norms = {"a.weight_norm": np.exp(-0.016 * epochs), "b.weight_norm": np.ones(61)}
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
-    assert figures.dead_layer(run) == "a.weight"
+    assert run.dead_layer == "a.weight"
     assert "all 1 networks dead" in periodic.every_run([run]).measured
     alive = make(*saw(50), {"trial": 11}, line="dead")
     words = periodic.every_run([run, alive]).measured  # its periods alone
@@ -69,17 +70,17 @@ def test_dead_networks_are_named(make):
     original = "conv.parametrizations.weight.original"  # of weight normalisation
     other = {"params_norm": norms["b.weight_norm"], f"{original}_norm": norms["a.weight_norm"]}
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **other)
-    assert figures.dead_layer(run) == original
+    assert replace(run).dead_layer == original
     norms["a.weight_norm"] = np.exp(-0.015 * epochs)
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, **norms)
-    assert figures.dead_layer(run) is None
+    assert replace(run).dead_layer is None
 
 
 def test_e_fold(make):
-    assert figures.e_fold(make(*falling())) == pytest.approx(1 / 0.016)
-    assert figures.e_fold(make(*falling(), {"momentum": 0.9})) == pytest.approx(0.1 / 0.016)
-    assert figures.e_fold(make(*falling(), {"fbgd": True})) == pytest.approx(1 / 0.004)
-    assert figures.e_fold(make(*falling(), {"optimizer": "adam"})) == 0
+    assert make(*falling()).e_fold == pytest.approx(1 / 0.016)
+    assert make(*falling(), {"momentum": 0.9}).e_fold == pytest.approx(0.1 / 0.016)
+    assert make(*falling(), {"fbgd": True}).e_fold == pytest.approx(1 / 0.004)
+    assert make(*falling(), {"optimizer": "adam"}).e_fold == 0
 
 
 def test_periods_in_a_range(make):
@@ -339,7 +340,7 @@ def test_angles(make, factor, holds):
     rows = []
     for config in ({"momentum": 0.9}, {"momentum": None, "optimizer": "adamw"}):
         run = make(*chaos(20), config)
-        angle = factor * figures.equilibrium_angle(run)
+        angle = factor * run.equilibrium_angle
         trace_of(run, {"loss": np.ones(80), "one_minus_cosine": np.full(80, angle**2 / 2)})
         rows.append(run)
     assert mechanism.angular_update(rows).holds == holds

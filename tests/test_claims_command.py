@@ -15,7 +15,6 @@ from claims import forecast, spikes, table
 from claims.finding import Claim, NotMeasurable, by_line, spread
 from experiments import EXPERIMENTS
 from experiments.lines import lines_of
-from figures import summaries
 from utils import UserError
 
 # --- words, and the command ---
@@ -160,13 +159,13 @@ def test_a_layer_is_dead_by_the_second_half_of_a_run_of_an_e_fold_or_more(make):
         norms = np.exp(-0.016 * np.maximum(epochs - length / 2, 0))
         np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs,
                  **{"a.weight_norm": norms, "b.weight_norm": np.ones(length + 1)})  # fmt: skip
-        assert figures.dead_layer(run) == name
+        assert run.dead_layer == name
 
 
 def test_disorder_is_a_fraction_of_guessings_error(make):
     """85 % errors among ten classes are 94 % of what guessing makes."""
     run = on_sphere(make, 1.0, chaos(60)[0], np.full(60, 0.85))
-    assert figures.regime(run).name == "divergence"
+    assert run.regime.name == "divergence"
     plain = make(*chaos(60), train_acc=np.full(60, 0.15))
-    assert summaries.course(plain) == "divergence"
+    assert plain.behaviour == "divergence"
     assert not figures.on_sphere([run, plain]) and figures.on_sphere([run])

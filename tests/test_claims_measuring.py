@@ -17,7 +17,6 @@ from made_runs import (
     trace_of,
 )
 
-import figures
 import runs
 from claims import mechanism, minima, periodic, second_regime, sphere
 from claims.finding import NotMeasurable, seeds
@@ -151,9 +150,9 @@ def test_the_angle_of_steps_is_their_root_mean_square_in_the_second_half(make):
     (row,) = mechanism.angular_update([run]).numbers["runs"]
     assert row["theory"] == pytest.approx(angle) and row["ratio"] == pytest.approx(1)
     adamw = make(*chaos(20), {"momentum": None, "optimizer": "adamw"})
-    assert figures.equilibrium_angle(adamw) == pytest.approx(math.sqrt(2 * 0.004 * 0.1 / 1.9))
+    assert adamw.equilibrium_angle == pytest.approx(math.sqrt(2 * 0.004 * 0.1 / 1.9))
     config = {"momentum": 0.9, "optimizer": "adamw"}  # momentum does not change its decay
-    assert figures.e_fold(make(*chaos(20), config)) == pytest.approx(62.5)
+    assert make(*chaos(20), config).e_fold == pytest.approx(62.5)
 
 
 # --- periods ---
@@ -161,7 +160,7 @@ def test_the_angle_of_steps_is_their_root_mean_square_in_the_second_half(make):
 
 def test_periods_count_after_one_e_fold(make):
     run = make(*saw(50))  # an e-fold takes 62.5 epochs
-    turns = figures.periods_of(run).turns
+    turns = run.periods.turns
     assert turns[0] < 62.5 < turns[1]
     assert periodic.settled(run).turns.tolist() == turns[1:].tolist()
 
@@ -249,7 +248,7 @@ def test_minima_are_different_by_gains_of_later_periods(make, monkeypatch):
 
     monkeypatch.setattr(minima.diversity, "compare", compare)
     found = minima.different_minima([run])
-    start = figures.periods_of(run).cycles[1].start
+    start = run.periods.cycles[1].start
     late = math.ceil(start + 0.75 * (lows[1] - start))
     assert start < late < lows[1] and asked == [(run.folder, late, None)]
     (row,) = found.numbers["trials"]
@@ -276,7 +275,7 @@ def test_minima_are_different_by_gains_of_later_periods(make, monkeypatch):
 
 def test_turning_is_near_destabilisations_or_elsewhere(make, monkeypatch):
     run = made_with_checkpoints(make, 10)
-    turns, since = figures.periods_of(run).turns, np.arange(600)
+    turns, since = run.periods.turns, np.arange(600)
     near = np.min(np.abs(since[:, None] - turns + 0.5), axis=1) < 3
     angle = np.where(near, 1.0, 0.05)
     turned = {"from": since, "to": since + 1, "angle": angle}

@@ -41,7 +41,7 @@ def test_branches_are_drawn_when_asked_for(branched, capsys):
     assert "η = 0.1, fixed norm, from epoch 2" in out
     assert (folder / "periods_branches.png").exists()
     assert [run.folder for run in runs.find_runs(folder)] == [folder]
-    assert [run.folder for run in runs.find_runs(folder)[0].branches()] == [branch]
+    assert [run.folder for run in runs.find_runs(folder)[0].branches] == [branch]
     assert runs.find_runs(branch)[0].parent().folder == folder
 
 
@@ -153,4 +153,4 @@ def test_an_unknown_period_says_why(tmp_path, turns, words):
     row = [cell.strip() for cell in figures.table([run]).splitlines()[-1].split("  ") if cell]
     assert row[2:5] == words and row[5] == "0.00"
     (tmp_path / "test-em.npz").unlink()
-    assert figures.table([run]).endswith("not measured")
+    assert figures.table([runs.Run(tmp_path, run.config)]).endswith("not measured")

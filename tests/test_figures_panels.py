@@ -8,7 +8,6 @@ import pytest
 
 import figures
 from figures.report import panels, report
-from figures.summaries import course, history
 from runs import Run, write_arrays, write_log
 
 EPOCHS = np.arange(1, 101)
@@ -44,7 +43,7 @@ def lines(axis):
 
 
 def test_a_run_is_said_to_be_periodic_or_in_its_regime(three):
-    assert [course(run) for run in three] == [
+    assert [run.behaviour for run in three] == [
         "convergence",
         "5 periods, CV 0.00",
         "chaotic equilibrium",
@@ -60,8 +59,8 @@ def test_panels_show_loss_above_norm_of_every_epoch(three):
     ]  # fmt: skip
     for column, run in enumerate(three):
         (loss, colour), (rho, same) = lines(shown[column])[0], lines(shown[3 + column])[0]
-        assert np.array_equal(loss, history(run)["train loss"])
-        assert np.array_equal(rho, history(run)["si norm"])
+        assert np.array_equal(loss, run.history["train_loss"].values)
+        assert np.array_equal(rho, run.history["si_norm"].values)
         assert colour == same == figures.style.COLOURS[column]
 
 

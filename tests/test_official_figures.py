@@ -49,8 +49,8 @@ def test_an_official_tree_is_found(tmp_path):
         assert (run.config["lr_init"], run.config["wd"]) == (0.01, 0.001)
         assert figures.label(run, [run]) == "lr_0.01_wd_0.001"
         assert list(run.metrics("test-em")["report_epochs"]) == list(EPOCHS)
-        found = figures.curves(run)
-        np.testing.assert_allclose(found["effective lr"], 0.01 / found["si norm"] ** 2)
+        norms = run.curves["si_norm"].values
+        np.testing.assert_allclose(run.curves["effective_lr"].values, 0.01 / norms**2)
     assert list(runs.find_experiments(tmp_path)) == ["exp"]
 
 
@@ -117,11 +117,11 @@ def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run,
 def test_effective_rate_follows_the_schedule(run):
     folder = run("--cosan_schedule --metrics", base=TINY.replace("--no_schedule", ""))
     (found,) = runs.find_runs(folder)
-    log, measured = found.log(), figures.curves(found)
+    log, measured = found.log(), found.curves["effective_lr"].values
     assert len(set(log["lr"])) == 3
-    np.testing.assert_allclose(measured["effective lr"][1:], log["effective_lr"], rtol=1e-5)
-    first = effective_lr(log["lr"][0], measured["si norm"][0])
-    assert measured["effective lr"][0] == pytest.approx(float(first))
+    np.testing.assert_allclose(measured[1:], log["effective_lr"], rtol=1e-5)
+    first = effective_lr(log["lr"][0], found.curves["si_norm"].values[0])
+    assert measured[0] == pytest.approx(float(first))
 
 
 def test_a_window_of_epochs(run):
@@ -132,7 +132,7 @@ def test_a_window_of_epochs(run):
     assert part.log()["epoch"].tolist() == [1, 2]
     trace = part.trace()["epoch"]
     assert trace[0] == 1 and trace[-1] == 2 and len(trace) == 5
-    assert figures.curves(part)["epochs"].tolist() == [1, 2]
+    assert part.curves["train_loss"].epochs.tolist() == [1, 2]
 
 
 def test_panels_of_what_was_measured(tmp_path):
@@ -203,6 +203,7 @@ def test_phase_diagrams(tmp_path):
     np.testing.assert_allclose(axis.lines[0].get_ydata(), 2 * norms)  # of all weights: 2
     assert "full gradient" in axis.get_ylabel()
     (tmp_path / "info" / run.config["name"] / "train-tm.npz").unlink()
+    (run,) = runs.find_runs(tmp_path)
     axis = figures.figure2([run]).axes[3]
     np.testing.assert_allclose(axis.lines[0].get_ydata(), norms)
     assert "effective gradient" in axis.get_ylabel()

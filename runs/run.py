@@ -1,0 +1,321 @@
+"""Runs read back from their folders, with what follows from their numbers."""
+
+import functools
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runs.arrays import read_arrays
+from runs.config import read_config
+from runs.folder import CONFIG, METRICS
+from runs.log import read_log, read_trace
+from runs.official import find_unconfigured
+from theory import dynamics
+from theory.periods import Periods, find_periods
+from theory.regimes import Regime, find_regime
+from utils import UserError
+
+BETA1 = 0.9  # of Adam and AdamW
+
+
+class Curve(NamedTuple):
+    """A quantity of a run: (n,) epochs, and its (n,) values there."""
+
+    epochs: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back from its folder.
+
+    `log()`, `metrics()` and `trace()` read its files; the properties follow from them, and each is
+    computed once.
+
+    Attributes
+    ----------
+    folder : holds its configuration, log and checkpoints.
+    config : every option that it was trained with.
+    metrics_folder : holds its metrics where they are elsewhere (results of the official code).
+    window : first and last epoch; whatever was recorded outside is left out.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics_folder: Path | None = None
+    window: tuple[float, float] = (0, np.inf)
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate before the schedule (on the sphere it follows from the ELR)."""
+        return self.config.get("base_lr", self.config["lr_init"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        config = self.config
+        return 1 if config["fbgd"] else -(-config["train_images"] // config["batch_size"])
+
+    @property
+    def is_branch(self) -> bool:
+        return self.config.get("resume_epoch") is not None
+
+    def parent(self) -> "Run | None":
+        """The run that a branch goes on from; None for other runs, and where it has no config."""
+        folder = self.folder.parent
+        if not self.is_branch or not (folder / CONFIG).exists():
+            return None
+        return Run(folder, read_config(folder, labels=False), window=self.window)
+
+    @cached_property
+    def branches(self) -> "list[Run]":
+        """The measured branches off this run."""
+        return [run for run in find_runs(self.folder, branches=True) if run.is_branch]
+
+    def is_measured(self) -> bool:
+        return any(self._npz(name).exists() for name in METRICS)
+
+    @property
+    def experiment(self) -> Path:
+        """The folder of its experiment, which holds the lines' folders."""
+        if self.metrics_folder in (None, self.folder):
+            return self.folder.parent.parent
+        return Path(os.path.commonpath([self.folder, self.metrics_folder]))
+
+    def _npz(self, name: str) -> Path:
+        return (self.metrics_folder or self.folder) / f"{name}.npz"
+
+    def lr_at(self, epochs: np.ndarray) -> np.ndarray:
+        """The learning rate of the epoch that ended at (or was at) each of these times.
+
+        From log.csv, which follows a schedule; without one the base rate or, of official results,
+        that of the checkpoints.
+        """
+        rows = read_log(self.folder)
+        known = [(row["epoch"], row["lr"]) for row in rows]
+        if not known:
+            constant = ([0], [self.base_lr])
+            known = list(zip(*self.config.get("lr_by_epoch", constant), strict=True))
+        times, rates = np.array(known, dtype=float).T
+        return rates[np.searchsorted(times, epochs).clip(max=len(times) - 1)]
+
+    def _in_window(self, arrays: dict[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
+        """The part of arrays over the epochs `key` that lies in the window."""
+        first, last = self.window
+        if key not in arrays or (first <= 0 and last == np.inf):
+            return arrays
+        keep = (arrays[key] >= first) & (arrays[key] <= last)
+        return {
+            name: array[keep] if array.shape[:1] == keep.shape else array
+            for name, array in arrays.items()
+        }
+
+    def log(self) -> dict[str, np.ndarray]:
+        """The columns of log.csv, an array over the epochs each; NaN for what was not measured.
+
+        Empty where there is no log, as beside checkpoints of the official code.
+        """
+        rows = read_log(self.folder)
+        keys = rows[0] if rows else ()
+        columns = {key: np.array([row[key] for row in rows], dtype=float) for key in keys}
+        return self._in_window(columns, "epoch")
+
+    def trace(self) -> dict[str, np.ndarray]:
+        """Every traced step, see `read_trace`."""
+        return self._in_window(read_trace(self.folder), "epoch")
+
+    def metrics(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of one metrics file, by name; empty when there is no such file.
+
+        Raises UserError where it is damaged.
+        """
+        if not self._npz(name).exists():
+            return {}
+        return self._in_window(read_arrays(self._npz(name))[0], "report_epochs")
+
+    def files(self) -> list[str]:
+        """The names of its metrics files, the usual ones first; others as test.py was told."""
+        found = sorted(path.stem for path in self._npz("*").parent.glob("*.npz"))
+        others = [name for name in found if name not in METRICS and self._is_metrics(name)]
+        return [name for name in METRICS if name in found] + others
+
+    def _is_metrics(self, name: str) -> bool:
+        try:
+            return "report_epochs" in self.metrics(name)
+        except UserError:
+            return False
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether the effective learning rate was held fixed: training on the sphere (P2)."""
+        return bool(self.config.get("fix_elr") or self.config.get("fix_all_elr"))
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """What was measured of the checkpoints, by name; what was not is left out.
+
+        train_loss, train_error and test_error (in %), si_norm ρ, effective_lr,
+        effective_gradient_norm ρ‖g‖ of the SI weights' gradient g (mean over batches), and
+        full_gradient_norm, ρ times the norm of the gradient with respect to all weights.
+        """
+        train, si, test = map(self.metrics, METRICS)
+        curves = {}
+        for arrays, kind in ((train, "train"), (test, "test")):
+            if "loss" in arrays:
+                curves[f"{kind}_loss"] = Curve(arrays["report_epochs"], arrays["loss"])
+            if "acc" in arrays:
+                curves[f"{kind}_error"] = Curve(arrays["report_epochs"], 100 * (1 - arrays["acc"]))
+        if "params_norm" not in si:
+            return curves
+        epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
+        lr = self.lr_at(epochs)
+        if np.isfinite(lr).any():  # unknown where the configuration is gone
+            curves["effective_lr"] = Curve(epochs, dynamics.effective_lr(lr, si_norm))
+        for arrays, name in ((si, "effective_gradient_norm"), (train, "full_gradient_norm")):
+            if "gnorm_m" in arrays:
+                epochs, at, si_at = np.intersect1d(
+                    arrays["report_epochs"], si["report_epochs"], return_indices=True
+                )
+                norms = dynamics.effective_gradient_norm(arrays["gnorm_m"][at], si_norm[si_at])
+                curves[name] = Curve(epochs, norms)
+        return curves
+
+    @cached_property
+    def history(self) -> dict[str, Curve]:
+        """The `curves`, but train_loss, train_error and si_norm of every epoch if there is a log.
+
+        The log's loss and error are means over the steps of an epoch.
+        """
+        log = self.log()
+        curves = dict(self.curves)
+        for name in ("train_loss", "si_norm"):
+            if name in log:
+                curves[name] = Curve(log["epoch"], log[name])
+        if "train_acc" in log:
+            curves["train_error"] = Curve(log["epoch"], 100 * (1 - log["train_acc"]))
+        return curves
+
+    @cached_property
+    def periods(self) -> Periods:
+        """Its periods, in epochs."""
+        if not {"train_loss", "si_norm"} <= self.history.keys():
+            return Periods()
+        return find_periods(*at_common_epochs(self.history, "train_loss", "si_norm"))
+
+    @property
+    def e_fold(self) -> float:
+        """Epochs in which weight decay alone shrinks ρ to 1/e.
+
+        1/(ηλ) steps of SGD; (1 - α)/(ηλ) with momentum α, which multiplies the rate by 1/(1 - α).
+        0 for Adam, whose coupled decay is part of the normalised gradient.
+        """
+        config = self.config
+        if config["optimizer"] == "adam":
+            return 0.0
+        rate = self.base_lr * config["wd"] * self.steps_per_epoch
+        kept = 1 - (config["momentum"] or 0) if config["optimizer"] == "sgd" else 1.0
+        return kept / rate if rate > 0 else float("inf")
+
+    @cached_property
+    def dead_layer(self) -> str | None:
+        """The name of an SI weight without a gradient: its norm falls by weight decay alone.
+
+        Judged by the second half of the run; None also where that is shorter than one e-fold.
+        """
+        arrays = self.metrics("train-tm-prebn")
+        epochs = arrays.get("report_epochs", np.array([]))
+        second_half = epochs >= self.config["epochs"] / 2
+        span = np.ptp(epochs[second_half]) if second_half.any() else 0
+        if self.e_fold == 0 or second_half.sum() < 2 or span < self.e_fold:
+            return None
+        for name, norms in arrays.items():
+            if name.endswith("_norm") and name != "params_norm":
+                fall = np.log(norms[second_half][0] / norms[second_half][-1])
+                if abs(fall / (span / self.e_fold) - 1) < 0.01:
+                    return name.removesuffix("_norm")
+        return None
+
+    @property
+    def equilibrium_angle(self) -> float:
+        """The RMS angle of a step in equilibrium (`theory.dynamics.equilibrium_angle`)."""
+        config, decay = self.config, self.base_lr * self.config["wd"]
+        if config["optimizer"] == "adamw":
+            return dynamics.equilibrium_angle(decay, BETA1, decoupled=True)
+        return dynamics.equilibrium_angle(decay, config["momentum"] or 0)
+
+    @cached_property
+    def regime(self) -> Regime:
+        """The regime of a run on the sphere, by its training loss and error."""
+        train = self.metrics("train-tm")
+        return self._regime(train["loss"], train["acc"])
+
+    def _regime(self, loss: np.ndarray, accuracy: np.ndarray) -> Regime:
+        return find_regime(loss, (1 - accuracy) / (1 - 1 / self.config["num_classes"]))
+
+    @cached_property
+    def behaviour(self) -> str:
+        """What the run does, in words: its periods or, where it has none, its regime."""
+        log = self.log()
+        if len(self.periods) or len(log.get("epoch", ())) < 4:
+            return str(self.periods)
+        return self._regime(log["train_loss"], log["train_acc"]).name
+
+
+def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray, ...]:
+    """The epochs at which all these curves have a value, and the values of each: (n,) arrays."""
+    epochs = functools.reduce(np.intersect1d, (curves[name].epochs for name in names))
+    values = []
+    for name in names:
+        _, at, _ = np.intersect1d(curves[name].epochs, epochs, return_indices=True)
+        values.append(curves[name].values[at])
+    return epochs, *values
+
+
+def find_runs(root: str | Path, branches: bool = False) -> list[Run]:
+    """Every measured run in and below a folder, by learning rate, weight decay and folder.
+
+    Branches are left out unless they are asked for, or `root` is the folder of one. Results of
+    the official code, which have no configuration, are found too.
+    """
+    found = [run for run in all_runs(root) if run.is_measured()]
+    if not branches:
+        found = [run for run in found if not run.is_branch or run.folder == Path(root)]
+    found += [Run(*places) for places in find_unconfigured(Path(root))]
+    return sorted(found, key=_order)
+
+
+def _order(run: Run) -> tuple[float, float, str]:
+    """By learning rate, weight decay and folder; unknown rates last."""
+    rates = (np.inf if np.isnan(rate) else rate for rate in (run.base_lr, run.config["wd"]))
+    return (*rates, str(run.folder))
+
+
+def all_runs(root: str | Path) -> list[Run]:
+    """Every run and branch in and below a folder, measured or not, by folder.
+
+    A configuration that is damaged, or not of a run, is named and passed over.
+    """
+    found = []
+    for path in sorted(Path(root).rglob(CONFIG)):
+        try:
+            found.append(Run(path.parent, read_config(path.parent, labels=False)))
+        except UserError as error:
+            print(f"note: passed over: {error}")
+    return found
+
+
+def find_experiments(root: str | Path) -> dict[str, list[Run]]:
+    """The measured runs below a folder by experiment: the folder of their lines.
+
+    A run directly below it, <root>/<dir>/trial_<t>, is an experiment of its own: <dir>.
+    """
+    experiments: dict[str, list[Run]] = {}
+    for run in find_runs(root):
+        line = run.folder.parent
+        folder = line if line.parent == Path(root) else run.experiment
+        name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
+        experiments.setdefault(name, []).append(run)
+    return dict(sorted(experiments.items()))
