@@ -3,7 +3,7 @@
 `wanted` says what there is to measure, `meter` measures one network in one pass over the data with
 the `sums` of its batches, `curvature` has its Hessian and Fisher products, `distance` compares its
 weights with others, `recorder` measures while a run trains, `rebuild` makes the network of a
-finished run, and `diversity` compares the minima of its periods.
+finished run, and `diversity`, `minima` and `paths` compare checkpoints.
 """
 
 from measuring.meter import Meter

@@ -1,10 +1,11 @@
-"""Products with the Hessian and the Fisher matrix of a network's loss; traces and eigenvalues.
+"""Hessian and Fisher matrix of a network's loss: products with vectors, leading eigenvalues.
 
-The products are autograd's, batch by batch; the eigenvalues are SciPy's (ARPACK's Lanczos method).
-The Fisher matrix is J^T H J, averaged over images, with J the derivative of the logits by the
-weights and H the Hessian of the loss by the logits. For the softmax cross-entropy H is
-diag(p) - p p^T with p the network's own probabilities: the expectation over labels is taken exactly
-(Martens, 2020, arXiv 1412.1193, section 9). For the squared loss it is 2/C times the identity.
+Products are computed by automatic differentiation, batch by batch; eigenvalues by SciPy's eigsh
+(ARPACK's Lanczos method). The Fisher matrix is the mean over images of J^T H J, where J is the
+Jacobian of the logits with respect to the weights and H the Hessian of the loss with respect to the
+logits. For the cross-entropy H is diag(p) - p p^T, with p the predicted probabilities, so the
+expectation over labels is exact (Martens, 2020, arXiv 1412.1193, section 9). For the squared loss
+it is 2/C times the identity.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,9 +37,13 @@ def split_like(vector: torch.Tensor, tensors: Tensors) -> Tensors:
 def hessian_product(
     model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
 ) -> Tensors:
-    """H v for the weighted sum of a batch's losses, over the parameters `names`.
+    """H v, with H the Hessian of the weighted sum of a batch's losses.
 
-    v has the parameters' shapes, `weights` are (B,): all 1/B for the mean loss.
+    Parameters
+    ----------
+    names : the parameters with respect to which the loss is differentiated.
+    v : tensors with the shapes of these parameters; so is the result.
+    weights : (B,), of the images; 1/B each gives the mean loss.
     """
     images, labels = batch
     parameters = [model.get_parameter(name) for name in names]
@@ -51,10 +56,7 @@ def hessian_product(
 def fisher_product(
     model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
 ) -> Tensors:
-    """(Fisher matrix) v, the images weighted as in `hessian_product`.
-
-    It is J^T H J with H the Hessian of each image's loss by its logits.
-    """
+    """F v, with F the weighted sum of the images' Fisher matrices; see `hessian_product`."""
     parameters = {name: model.get_parameter(name) for name in names}
 
     def logits_of(weights):
@@ -80,7 +82,7 @@ def mean_product(
     v: torch.Tensor,
     loss: Loss,
 ) -> torch.Tensor:
-    """A matrix times a flat vector, averaged over all images of the batches: a flat vector."""
+    """A product of the matrix averaged over all images of the batches with a flat vector."""
     directions = split_like(v, [model.get_parameter(name) for name in names])
     total, images = torch.zeros_like(v), 0
     for batch in batches:
@@ -97,10 +99,10 @@ def leading_eigenvalues(
     batches: Callable[[], Iterable[Batch]],
     loss: Loss,
 ) -> np.ndarray:
-    """The largest eigenvalues, descending: float64, (10,).
+    """The ten largest eigenvalues in descending order: float64, (10,).
 
-    Every product is one pass over `batches()`. The start vector is fixed, so the result is
-    reproducible. All are NaN for a network whose products are not finite.
+    Every product takes one pass over `batches()`. The start vector is fixed, which makes the result
+    reproducible. All values are NaN if a product is not finite.
     """
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
@@ -113,12 +115,13 @@ def leading_eigenvalues(
 def sharpness(
     model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]], loss: Loss
 ) -> float:
-    """The largest eigenvalue of the loss's Hessian on the unit sphere of the SI weights `names`.
+    """Leading eigenvalue of the Hessian on the unit sphere of the SI weights `names`.
 
-    With w all these weights as one vector, ρ = ‖w‖ and u = w / ρ it is that of ρ² P H P, where H
-    is the Hessian at w, ρ² H the one at u, and P = I - u uᵀ projects onto the sphere's tangent
-    space. Since the gradient is orthogonal to u, the sphere's own curvature adds nothing.
-    Descent with the effective learning rate η̃ is stable at a minimum if η̃ times it is below 2.
+    With w these weights as one vector, ρ = ‖w‖ and u = w / ρ, it is the largest eigenvalue of
+    ρ² P H P: H is the Hessian at w, ρ² H that at u, and P = I - u uᵀ projects onto the tangent
+    space of the sphere. The curvature of the sphere adds nothing, as the gradient is orthogonal to
+    u. Gradient descent with effective learning rate η̃ is stable at a minimum if η̃ times this
+    eigenvalue is below 2.
     """
     w = flatten(model.get_parameter(name) for name in names).detach()
     norm = torch.linalg.vector_norm(w)
@@ -140,7 +143,7 @@ def _eigenvalues(
     count: int,
     tolerance: float,
 ) -> np.ndarray:
-    """The largest eigenvalues, descending, of a symmetric matrix given by its products."""
+    """The largest eigenvalues, descending, of the symmetric matrix that `multiply` applies."""
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
 
     def matvec(vector: np.ndarray) -> np.ndarray:

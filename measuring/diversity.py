@@ -1,14 +1,15 @@
-"""Are the minima of different periods different functions? Cosines of weights, and ensembles.
+"""Are the minima of different periods different functions? (P1, section 5)
 
     python -m measuring.diversity --anchor 60 \\
-        --models_dir Experiments/demo_minima/lr_0.1_wd_0.01/trial_0 \\
-        --independent Experiments/demo_minima/lr_0.1_wd_0.01/trial_1
+        --models_dir Experiments/demo_minima/lr_0.03_wd_0.02/trial_0 \\
+        --independent Experiments/demo_minima/lr_0.03_wd_0.02/trial_1
 
-An anchor checkpoint is compared with every later one of its run, and with those of an independently
-trained network: the cosine of their scale-invariant weights, and the accuracy of the two as an
-ensemble (the mean of their probabilities) on the test set (P1, section 5).
+Compares an anchor checkpoint with later checkpoints of its run and of an independently trained
+network: the cosine of the scale-invariant (SI) weights, and the test accuracy of the ensemble of
+the two, which averages their probabilities.
 """
 
+import itertools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import runs
 from command_line import Option, Parser, integer
 from data import ImageSet
 from measuring import meter
-from measuring.distance import cosine
+from measuring.distance import angle, cosine
 from measuring.rebuild import rebuild, renew_statistics
 from runs import checkpoints
 from utils import UserError, user_errors
@@ -30,11 +31,12 @@ OPTIONS = (
     Option("--anchor", integer(0), None, "epoch of the anchor checkpoint"),
     Option("--independent", str, None, "folder of an independently trained run (another trial)"),
 )
+COLUMNS = ("report_epochs", "acc", "ensemble_acc", "cosine")
 
 
 @torch.no_grad()
 def probabilities(model: torch.nn.Module, images: ImageSet) -> torch.Tensor:
-    """The network's class probabilities, running statistics used: (images, classes)."""
+    """Class probabilities with running statistics: (images, classes)."""
     size = meter.EVALUATION_BATCH[images.images.device.type]
     with meter.mode(model, train_mode=False):
         return torch.cat([model(x).softmax(1) for x, _ in images.batches(size)])
@@ -50,19 +52,20 @@ def compare(
     independent: Path | None = None,
     epochs: Collection[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Compare an anchor checkpoint with others of its run, and with an independent run's.
+    """Compare an anchor checkpoint with others of its run and of an independent run.
 
-    Statistics of batch normalisation are estimated anew for every checkpoint.
+    Batch-norm statistics are estimated anew for every checkpoint.
 
     Parameters
     ----------
-    epochs : which are compared, of both runs; from the anchor's on where they are not given.
+    epochs : epochs to compare with, in both runs; None: the anchor's and all later ones.
 
     Returns
     -------
-    report_epochs : (n,) of the run's whole-epoch checkpoints.
-    acc, ensemble_acc, cosine : (n,) of each alone; with the anchor; and with its SI weights.
-    independent_...: the same arrays for the independent run, where one is given.
+    report_epochs : (n,) epochs of the run's checkpoints.
+    acc, ensemble_acc : (n,) accuracy alone and as an ensemble with the anchor.
+    cosine : (n,) cosine of the SI weights with the anchor's.
+    independent_... : the same arrays for the independent run, if there is one.
 
     Raises
     ------
@@ -71,61 +74,48 @@ def compare(
     try:
         config = runs.read_config(folder)
     except FileNotFoundError:
-        raise UserError(f"{folder} has no {runs.CONFIG}: --models_dir is DIR/trial_<t>") from None
+        raise UserError(f"{folder} has no {runs.CONFIG}: give DIR/trial_<t>") from None
     model, train_images, images = rebuild(config)
     names = list(models.si_parameters(model))
 
-    def of(content: dict, path: Path) -> torch.Tensor:
+    def load(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        content = checkpoints.load(path)
         checkpoints.load_weights(model, content, path)
         renew_statistics(model, train_images, config["batch_size"])
-        return probabilities(model, images)
+        return content["state_dict"], probabilities(model, images)
 
-    def states(where: Path):
-        for (epoch, step), path in runs.checkpoints_in(where).items():
-            if not step and (epoch >= anchor if epochs is None else epoch in epochs):
-                content = checkpoints.load(path)
-                yield epoch, content["state_dict"], of(content, path)
-
-    anchor_path = runs.checkpoint_path(folder, anchor)
-    anchor_state = checkpoints.load(anchor_path)["state_dict"]
-    anchor_p = of({"state_dict": anchor_state}, anchor_path)
-    found = {}
+    anchor_weights, anchor_p = load(runs.checkpoint_path(folder, anchor))
+    arrays = {}
     for prefix, where in (("", folder), ("independent_", independent)):
         if where is None:
             continue
-        rows = [
-            (epoch, accuracy(p, images), accuracy(p + anchor_p, images),
-             cosine(state, anchor_state, names))
-            for epoch, state, p in states(where)
-        ]  # fmt: skip
+        rows = []
+        for (epoch, part), path in runs.checkpoints_in(where).items():
+            if not part and (epoch >= anchor if epochs is None else epoch in epochs):
+                weights, p = load(path)
+                alone, ensemble = accuracy(p, images), accuracy(p + anchor_p, images)
+                rows.append((epoch, alone, ensemble, cosine(weights, anchor_weights, names)))
         if not rows:
             raise UserError(f"{where} has no checkpoint from epoch {anchor} on")
-        columns = ("report_epochs", "acc", "ensemble_acc", "cosine")
-        found |= {
-            prefix + name: np.array(column)
-            for name, column in zip(columns, zip(*rows, strict=True), strict=True)
-        }
-    return found
+        for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True):
+            arrays[prefix + name] = np.array(column)
+    return arrays
 
 
 def turning(folder: Path) -> dict[str, np.ndarray]:
-    """How far the SI weights turn from each whole-epoch checkpoint of a run to the next.
+    """Angles between the SI weights of successive whole-epoch checkpoints of a run.
 
     Returns
     -------
     from, to : (n,) epochs of the two checkpoints.
-    angle : (n,) between their SI weights, in radians.
+    angle : (n,) in radians.
     """
     model, _, _ = rebuild(runs.read_config(folder))
-    names, before, rows = list(models.si_parameters(model)), None, []
-    for (epoch, step), path in runs.checkpoints_in(folder).items():
-        if step:
-            continue
-        state = checkpoints.load(path)["state_dict"]
-        if before is not None:
-            angle = np.arccos(min(cosine(before[1], state, names), 1.0))
-            rows.append((before[0], epoch, angle))
-        before = epoch, state
+    names, rows = list(models.si_parameters(model)), []
+    epochs = {e: path for (e, part), path in runs.checkpoints_in(folder).items() if not part}
+    weights = ((epoch, checkpoints.load(path)["state_dict"]) for epoch, path in epochs.items())
+    for (start, before), (end, after) in itertools.pairwise(weights):
+        rows.append((start, end, angle(before, after, names)))
     return dict(zip(("from", "to", "angle"), np.array(rows).reshape(-1, 3).T, strict=True))
 
 
@@ -135,9 +125,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--models_dir and --anchor are needed")
     folder = Path(options.models_dir).expanduser()
     independent = options.independent and Path(options.independent).expanduser()
-    found = compare(folder, options.anchor, independent)
+    arrays = compare(folder, options.anchor, independent)
     path = folder / f"diversity-{options.anchor}.npz"
-    runs.write_arrays(path, found)
+    runs.write_arrays(path, arrays)
     print(f"wrote {path}")
 
 

@@ -1,9 +1,9 @@
-"""Networks at minima: their loss, test error and norm, measured from the checkpoint.
+"""Training loss, test error and norm of stored checkpoints at minima of periods.
 
-    python -m measuring.minima                   # those of results/minima
+    python -m measuring.minima        # of results/minima
 
-Measures every checkpoint of a folder, whose run's config.json lies beside it, and compares with the
-numbers in its minima.json, where that is; --write replaces them.
+Measures every checkpoint below a folder, with the config.json beside it, and compares the numbers
+with those of minima.json; --write replaces that file.
 """
 
 import json
@@ -20,20 +20,20 @@ from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
 RECORD = "minima.json"
-TOLERANCE = 0.02  # relative: other machines round otherwise
+TOLERANCE = 0.02  # relative; machines differ in rounding
 OPTIONS = (
-    Option("--folder", str, "results/minima", "folders with config.json and checkpoints below it"),
-    Option("--write", None, False, "write the numbers down instead of comparing them"),
+    Option("--folder", str, "results/minima", "search this folder for checkpoints"),
+    Option("--write", None, False, "write minima.json instead of comparing with it"),
 )
 
 
 def measure(folder: Path, path: Path) -> dict[str, float]:
-    """One checkpoint of the run in a folder.
+    """Measure one checkpoint of the run in `folder`.
 
     Returns
     -------
     loss : training loss with batch statistics, as in train-tm.npz.
-    error : test error, a fraction, with the statistics of batch normalisation estimated anew.
+    error : test error, a fraction, with batch-norm statistics estimated anew.
     si_norm : norm ρ of the scale-invariant weights.
     """
     config = runs.read_config(folder)
@@ -51,28 +51,28 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="measuring.minima", description=__doc__).parse_args(argv)
     root = Path(options.folder)
-    found = {
+    measured = {
         path.relative_to(root).as_posix(): measure(path.parent, path)
         for path in sorted(root.rglob("checkpoint-*.pt"))
     }
-    if not found:
-        raise UserError(f"there is no checkpoint below {root}")
-    for name, numbers in found.items():
+    if not measured:
+        raise UserError(f"no checkpoint below {root}")
+    for name, numbers in measured.items():
         print(name, " ".join(f"{key} {value:.5g}" for key, value in numbers.items()))
     if options.write:
-        write_atomically(root / RECORD, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(root / RECORD, (json.dumps(measured, indent=1) + "\n").encode())
         return
-    compare(found, json.loads((root / RECORD).read_text()))
-    print(f"as in {root / RECORD}")
+    check(measured, json.loads((root / RECORD).read_text()))
+    print(f"agrees with {root / RECORD}")
 
 
-def compare(found: dict[str, dict[str, float]], written: dict[str, dict[str, float]]) -> None:
-    """Raises UserError where a measured number is not the written one, within 2 %."""
-    for name, numbers in written.items():
+def check(measured: dict[str, dict[str, float]], recorded: dict[str, dict[str, float]]) -> None:
+    """Raises UserError if a recorded number differs from the measured one by more than 2 %."""
+    for name, numbers in recorded.items():
         for key, value in numbers.items():
-            now = found.get(name, {}).get(key, float("nan"))
+            now = measured.get(name, {}).get(key, float("nan"))
             if not abs(now - value) <= TOLERANCE * abs(value):
-                raise UserError(f"{name}: {key} is {now:.5g}, written down is {value:.5g}")
+                raise UserError(f"{name}: {key} is {now:.5g}, recorded {value:.5g}")
 
 
 if __name__ == "__main__":

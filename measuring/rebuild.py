@@ -12,7 +12,10 @@ from training.device import memory_format, select_device
 
 
 def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
-    """The network of a run (with any weights), its training images and the test set, on a device.
+    """The network of a run, its training images and those it is evaluated on, on a device.
+
+    The weights are arbitrary. The second set is the whole test set or, for a run without
+    --use_test, the images held out from training.
 
     Raises
     ------
@@ -25,7 +28,7 @@ def rebuild(config: dict[str, Any]) -> tuple[torch.nn.Module, data.ImageSet, dat
         for part in data.load(
             config["dataset"],
             config["data_path"],
-            use_test=True,
+            use_test=config["use_test"],
             use_data_size=config["use_data_size"],
             corrupt_train=config["corrupt_train"],
             split_classes=config["split_classes"],

@@ -391,13 +391,13 @@ def losses(state, pixels, labels):
 
 def test_committed_minima_are_what_their_numbers_say(capsys, tmp_path):
     minima.main([])
-    assert "as in results/minima/minima.json" in capsys.readouterr().out
+    assert "agrees with results/minima/minima.json" in capsys.readouterr().out
     written = json.loads((ROOT / "results" / "minima" / "minima.json").read_text())
     name, numbers = next(iter(written.items()))
-    minima.compare({name: {**numbers, "loss": 1.01 * numbers["loss"]}}, {name: numbers})
+    minima.check({name: {**numbers, "loss": 1.01 * numbers["loss"]}}, {name: numbers})
     with pytest.raises(UserError, match="loss is nan"):
-        minima.compare({}, {name: numbers})
+        minima.check({}, {name: numbers})
     with pytest.raises(UserError, match="loss"):
-        minima.compare({name: {**numbers, "loss": 1.05 * numbers["loss"]}}, {name: numbers})
+        minima.check({name: {**numbers, "loss": 1.05 * numbers["loss"]}}, {name: numbers})
     with pytest.raises(UserError, match="no checkpoint"):
         minima.main(["--folder", str(tmp_path)])

@@ -1,0 +1,189 @@
+"""Loss and error along the straight line, or the arc, between checkpoints.
+
+    python -m measuring.paths RUN/checkpoint-100.pt RUN/checkpoint-200.pt OTHER/checkpoint-200.pt
+    python -m measuring.paths --arc --points 21 A.pt B.pt --save_path arc.npz
+
+Every pair of the checkpoints is connected. Each path gives train and test loss and error at evenly
+spaced points, their barriers, and the angle between the scale-invariant (SI) weights of its ends.
+The barrier of a quantity L is the largest excess of its path over linear interpolation between its
+ends, max over t of L(t) - (1 - t) L(0) - t L(1): 0 if no point lies above it (Entezari et al.,
+2022, arXiv 2110.06296, section 2). P2 uses such paths to tell minima apart.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import models
+import runs
+from command_line import Option, Parser, integer
+from measuring import distance
+from measuring.meter import Meter
+from measuring.rebuild import rebuild, renew_statistics
+from measuring.wanted import Wanted
+from runs import checkpoints
+from training.loss import choose
+from utils import UserError, user_errors
+
+OPTIONS = (
+    Option("--points", integer(2), 11, "points of each path, its ends included"),
+    Option("--arc", None, False, "turn the SI weights along the great circle between their ends"),
+    Option("--save_path", str, "paths.npz", "where the results go"),
+)
+QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
+# Options in which the runs of the checkpoints must agree: network, images and loss.
+SHARED = (
+    *("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss", "batch_size"),
+    *("dataset", "use_data_size", "use_test", "corrupt_train", "split_classes"),
+)
+
+
+def point(
+    a: distance.Weights, b: distance.Weights, t: float, si_names: Iterable[str], arc: bool
+) -> dict[str, torch.Tensor]:
+    """The weights at t in [0, 1] on the way from a to b, by name, in float64.
+
+    On the line all weights are (1 - t) a + t b. On the arc the SI weights, together as one vector,
+    turn evenly in the plane of a and b, and their norm changes linearly; the others follow the
+    line. Where all trainable weights are SI both pass through the same functions, since they pass
+    through the same directions.
+
+    Raises
+    ------
+    ValueError : the SI weights of a and b are opposite, which leaves the arc undefined.
+    """
+    si_names = list(si_names) if arc else []
+    found = {n: (1 - t) * a[n].double() + t * b[n].double() for n in a}
+    theta = distance.angle(a, b, si_names) if arc else 0.0
+    if math.pi - theta < 1e-6:
+        raise ValueError("no arc: the scale-invariant weights of its ends are opposite")
+    if theta:
+        norms = [models.norm(s[n].double() for n in si_names) for s in (a, b)]
+        length = (1 - t) * norms[0] + t * norms[1]
+        share = [math.sin(x * theta) / math.sin(theta) for x in (1 - t, t)]
+        u, v = (length * c / norm for c, norm in zip(share, norms, strict=True))
+        found |= {n: u * a[n].double() + v * b[n].double() for n in si_names}
+    return found
+
+
+def connect(
+    files: Sequence[Path],
+    pairs: Iterable[tuple[int, int]] | None = None,
+    points: int = 11,
+    arc: bool = False,
+) -> dict[str, np.ndarray]:
+    """Evaluate the paths between pairs of P checkpoints, each path at `points` points.
+
+    The training set is measured with batch statistics, as in train-tm.npz; for the test set (or
+    the held-out images of a run without --use_test) the statistics of batch normalisation are
+    estimated anew on the training images at every point.
+
+    Parameters
+    ----------
+    files : checkpoints of runs with the same network, images and loss.
+    pairs : indices into `files`, N of them; None: every pair.
+    points : at least 2.
+    arc : along the arc instead of the line, see `point`.
+
+    Returns
+    -------
+    checkpoint : (P,) names of the files; epoch, lr, elr, trial : (P,), elr NaN off the sphere.
+    pair : (N, 2) indices of the ends; t : (points,); arc : bool.
+    train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
+    train_loss_barrier, ... : (N,), of each of these.
+    angle : (N,), between the SI weights of the ends, in radians.
+
+    Raises
+    ------
+    UserError : a checkpoint or a configuration is missing, the runs differ in more than their
+        training, or the SI weights of two ends are opposite.
+    """
+    configs = [_config(path) for path in files]
+    for path, config in zip(files, configs, strict=True):
+        for key in SHARED:
+            if config.get(key) != configs[0].get(key):
+                raise UserError(f"{path} and {files[0]} are of runs that differ in {key}")
+    config = configs[0]
+    model, train_images, test_images = rebuild(config)
+    contents = [checkpoints.load(path) for path in files]
+    for path, content in zip(files, contents, strict=True):
+        checkpoints.load_weights(model, content, path)
+    parameters, si_names = dict(model.named_parameters()), list(models.si_parameters(model))
+    weights = [{name: c["state_dict"][name] for name in parameters} for c in contents]
+    shared = {"batch_size": config["batch_size"], "loss": choose(config["use_squared_loss"])}
+    wanted = Wanted(eval_model=True)
+    train = Meter(model, train_images, wanted, train_mode=True, **shared)
+    test = Meter(model, test_images, wanted, train_mode=False, **shared)
+
+    ts = np.linspace(0, 1, points)
+    pairs = list(itertools.combinations(range(len(files)), 2) if pairs is None else pairs)
+    rows = []
+    for (i, j), t in tqdm([*itertools.product(pairs, ts)], "points", leave=False, disable=None):
+        try:
+            here = point(weights[i], weights[j], t, si_names, arc)
+        except ValueError as error:
+            raise UserError(f"{files[i]}, {files[j]}: {error}") from None
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(here[name])
+        renew_statistics(model, train_images, config["batch_size"])
+        measured = train.measure()["all"], test.measure()["all"]
+        rows.append([x for m in measured for x in (m["loss"], 1 - m["acc"])])
+    values = np.array(rows).reshape(len(pairs), points, len(QUANTITIES))
+    values = dict(zip(QUANTITIES, np.moveaxis(values, 2, 0), strict=True))
+    between = [distance.angle(weights[i], weights[j], si_names) for i, j in pairs]
+    return {
+        "checkpoint": np.array([str(path) for path in files]),
+        "epoch": np.array([float(content["epoch"]) for content in contents]),
+        "lr": np.array([c["base_lr"] for c in configs]),
+        "elr": np.array([c["elr"] if c["fix_elr"] else np.nan for c in configs]),
+        "trial": np.array([c["trial"] for c in configs]),
+        "pair": np.array(pairs),
+        "t": ts,
+        "arc": np.array(arc),
+        "angle": np.array(between),
+        **values,
+        **{f"{name}_barrier": barrier(ts, path) for name, path in values.items()},
+    }
+
+
+def barrier(t: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The largest excess over linear interpolation of the ends: (..., points) -> (...)."""
+    return (values - (1 - t) * values[..., :1] - t * values[..., -1:]).max(-1)
+
+
+def _config(path: Path) -> dict:
+    try:
+        return runs.read_config(path.parent)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {runs.CONFIG}") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(OPTIONS, prog="measuring.paths", description=__doc__)
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="two or more, of any runs")
+    options = parser.parse_args(argv)
+    if len(options.checkpoints) < 2:
+        raise UserError("a path has two ends: name two checkpoints or more")
+    found = connect(options.checkpoints, points=options.points, arc=options.arc)
+    for (i, j), angle, loss, error in zip(
+        found["pair"], found["angle"], found["train_loss_barrier"], found["test_error_barrier"],
+        strict=True,
+    ):  # fmt: skip
+        print(
+            f"{options.checkpoints[i]}, {options.checkpoints[j]}: angle {math.degrees(angle):.1f}°,"
+            f" barrier {loss:.4g} in train loss, {100 * error:.2f} points in test error"
+        )
+    path = Path(options.save_path).expanduser()
+    runs.write_arrays(path, found)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    with user_errors("measuring.paths"):
+        main()

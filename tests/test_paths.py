@@ -1,0 +1,137 @@
+"""Paths between checkpoints, where loss, barrier and angle are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+import runs
+import train
+from measuring import minima, paths
+from runs import checkpoints
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run, and beside its last checkpoint (3) changed ones: 10 to 12."""
+    directory = tmp_path_factory.mktemp("paths")
+    train.main(f"{TINY} --dir {directory} --save_freq 1 --metrics".split())
+    folder = runs.trial_folder(directory, 0)
+    content = checkpoints.load(runs.checkpoint_path(folder, 3))
+    weights = content["state_dict"]
+    si = [name for name in weights if name.startswith("conv") and name.endswith(".weight")]
+
+    def save(epoch, changed):
+        state = {**weights, **changed}
+        checkpoints.save(
+            runs.checkpoint_path(folder, epoch), {**content, "epoch": epoch, "state_dict": state}
+        )
+
+    save(10, {name: 4 * weights[name] for name in si})
+    order = torch.arange(weights[si[0]].shape[0]).flip(0)
+    swapped = {si[0]: weights[si[0]][order], si[1]: weights[si[1]][:, order]}
+    save(11, swapped)
+    save(12, {name: -weights[name] for name in si})
+    return folder
+
+
+def connect(folder, *epochs, **more):
+    return paths.connect([runs.checkpoint_path(folder, e) for e in epochs], points=5, **more)
+
+
+@pytest.mark.parametrize("arc", [False, True])
+def test_a_checkpoint_with_itself(folder, arc):
+    found = connect(folder, 3, 3, arc=arc)
+    assert found["angle"] == 0
+    for name in paths.QUANTITIES:
+        np.testing.assert_allclose(found[name], found[name][:, :1].repeat(5, 1), rtol=1e-12)
+        assert abs(found[f"{name}_barrier"]) < 1e-12
+
+
+@pytest.mark.parametrize("arc", [False, True])
+def test_only_the_norm_changes_on_the_way_to_a_rescaled_checkpoint(folder, arc):
+    found = connect(folder, 3, 10, arc=arc)
+    assert found["angle"] == pytest.approx(0, abs=1e-7)
+    np.testing.assert_allclose(found["train_loss"], found["train_loss"][0, 0], rtol=1e-5)
+    assert found["train_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert found["test_error_barrier"] == pytest.approx(0, abs=1 / 297)
+
+
+def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
+    found = connect(folder, 3, 11)
+    for name in paths.QUANTITIES:
+        assert found[name][0, 0] == pytest.approx(found[name][0, -1], rel=1e-4)
+    assert found["train_loss_barrier"] > 0.05 and found["angle"] > 0.3
+
+
+def test_ends_are_what_the_other_measurements_give(folder):
+    found = connect(folder, 1, 3)
+    metrics = runs.Metrics.read(folder / "train-tm.npz").rows
+    for end, epoch in ((0, 1), (-1, 3)):
+        assert found["train_loss"][0, end] == pytest.approx(metrics[epoch]["loss"], rel=1e-6)
+        assert found["train_error"][0, end] == pytest.approx(1 - metrics[epoch]["acc"])
+        measured = minima.measure(folder, runs.checkpoint_path(folder, epoch))
+        assert found["train_loss"][0, end] == pytest.approx(measured["loss"])
+        assert found["test_error"][0, end] == pytest.approx(measured["error"])
+    assert found["epoch"].tolist() == [1, 3]
+    inner = found["train_loss"][0] - np.linspace(*found["train_loss"][0, [0, -1]], 5)
+    assert found["train_loss_barrier"] == pytest.approx(max(inner))
+
+
+def test_the_arc_turns_evenly_in_the_plane_of_its_ends():
+    a = {"w": torch.tensor([2.0, 0.0]), "other": torch.tensor([1.0])}
+    b = {"w": torch.tensor([0.0, 6.0]), "other": torch.tensor([3.0])}
+    for t in (0.0, 0.25, 0.5, 1.0):
+        here = paths.point(a, b, t, ["w"], arc=True)
+        norm, angle = 2 + 4 * t, t * math.pi / 2
+        expected = norm * np.array([math.cos(angle), math.sin(angle)])
+        np.testing.assert_allclose(here["w"], expected, atol=1e-12)
+        assert here["other"] == 1 + 2 * t
+    assert paths.point(a, b, 0.25, ["w"], arc=False)["w"].tolist() == [1.5, 1.5]
+
+
+def test_line_and_arc_pass_through_the_same_functions(folder):
+    """Half way between SI weights of one norm they are the same direction."""
+    line, arc = (connect(folder, 3, 11, arc=arc) for arc in (False, True))
+    assert line["train_loss"][0, 2] == pytest.approx(arc["train_loss"][0, 2], rel=1e-4)
+    assert abs(line["train_loss"][0, 1] - arc["train_loss"][0, 1]) > 1e-4
+
+
+def test_images_are_those_of_the_run(tmp_path):
+    """Without --use_test the held-out images are evaluated, and not trained on."""
+    line = TINY.replace("--use_test", "").replace("--use_data_size 200", "--use_data_size 1350")
+    train.main(f"{line} --dir {tmp_path} --epochs 1 --eval_freq 1".split())
+    folder = runs.trial_folder(tmp_path, 0)
+    found = connect(folder, 0, 1)
+    _, images, held_out = paths.rebuild(runs.read_config(folder))
+    assert (len(images), len(held_out)) == (1350, 150)
+    measured = minima.measure(folder, runs.checkpoint_path(folder, 1))
+    assert found["test_error"][0, -1] == pytest.approx(measured["error"])
+    assert found["test_error"][0, -1] * 150 == pytest.approx(round(measured["error"] * 150))
+
+
+def test_command(folder, tmp_path, capsys):
+    names = [str(runs.checkpoint_path(folder, epoch)) for epoch in (1, 2, 3)]
+    path = tmp_path / "some.npz"
+    paths.main([*names, "--points", "3", "--save_path", str(path)])
+    with np.load(path) as file:
+        assert file["pair"].tolist() == [[0, 1], [0, 2], [1, 2]]
+        assert file["checkpoint"].tolist() == names and file["test_loss"].shape == (3, 3)
+        degrees = f"{math.degrees(file['angle'][0]):.1f}°"
+    assert degrees in capsys.readouterr().out
+    with pytest.raises(UserError, match="two ends"):
+        paths.main(names[:1])
+    with pytest.raises(UserError, match="are opposite"):
+        connect(folder, 3, 12, arc=True)
+
+
+def test_runs_with_other_images_are_refused(folder, tmp_path):
+    train.main(f"{TINY} --dir {tmp_path} --epochs 1 --use_data_size 100".split())
+    other = runs.checkpoint_path(runs.trial_folder(tmp_path, 0), 1)
+    with pytest.raises(UserError, match="use_data_size"):
+        paths.connect([runs.checkpoint_path(folder, 1), other])
+    with pytest.raises(UserError, match="has no config"):
+        paths.connect([tmp_path / "checkpoint-1.pt"])
