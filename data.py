@@ -1,13 +1,14 @@
-"""Images as one uint8 tensor on the device; batches, crops and flips as a few tensor operations.
+"""Data sets: one uint8 tensor of images on the device; batches and augmentation from it.
 
-Every data set is read and decoded once, at the start. After that there is no per-image Python
-work: a batch is one gather from the tensor, and an epoch's random numbers are drawn at once.
+Every data set is decoded once, at the start. After that no Python code runs per image: a batch is
+one gather from the tensor, and the random numbers of an epoch are drawn at once.
 """
 
 import hashlib
 import io
 import json
 import math
+import mimetypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import UserError, write_atomically
+from utils import UserError, plural, write_atomically
 
 SIZE = 32  # height and width of CIFAR's images, and of the digits
-PAD = 4  # zero padding for the random crops
-HELD_OUT = 5000  # training images that are evaluated instead of the test set
-CORRUPTION_SEED = 228  # the official code's
-# The halves of ten classes (of CIFAR-10: vehicles and birds; animals) of --split_classes.
+PAD = 4  # pixels of zero padding for the random crops
+HELD_OUT = 5000  # training images that are held out without --use_test
+CORRUPTION_SEED = 228  # as in the official code
+# The two halves of ten classes for --split_classes (CIFAR-10: vehicles and birds; other animals).
 SPLIT_CLASSES = ((0, 1, 2, 8, 9), (3, 4, 5, 6, 7))
-ORDER_SEED = 0
+ORDER_SEED = 0  # of the order of an ImageFolder
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-# Mean and standard deviation over the 1,500 training digits, resized.
+# Mean and standard deviation of the 1,500 training digits, resized.
 DIGITS_MEAN, DIGITS_STD = (0.3051,) * 3, (0.3222,) * 3
 
 
@@ -38,12 +39,12 @@ class ImageSet:
 
     Attributes
     ----------
-    images : uint8, (N, height, width, 3), all of one size.
-    labels : int64, (N,).
+    images : uint8, (N, height, width, 3).
+    labels : int64, (N,), from 0 to num_classes - 1.
     num_classes : int.
-    mean, std : float32, (3,): per colour, of pixel values from 0 to 1.
-    corrupted : bool, (N,): the label was replaced by a random one.
-    memory_format : of the batches, as the network wants them.
+    mean, std : float32, (3,): of each colour, for pixel values from 0 to 1.
+    corrupted : bool, (N,): whether the label was replaced by a random one.
+    memory_format : of the batches.
     """
 
     images: torch.Tensor
@@ -63,13 +64,13 @@ class ImageSet:
         return tuple(self.images.shape[1:3])
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "ImageSet":
-        """The same images on a device, with batches in a memory format."""
+        """The same images on `device`, with batches in `memory_format`."""
         tensors = ("images", "labels", "mean", "std", "corrupted")
         moved = {name: getattr(self, name).to(device) for name in tensors}
         return replace(self, memory_format=memory_format, **moved)
 
     def subset(self, index: torch.Tensor | slice) -> "ImageSet":
-        """The images at `index`, in its order."""
+        """The images at `index`, in that order."""
         return replace(
             self,
             images=self.images[index],
@@ -78,7 +79,7 @@ class ImageSet:
         )
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) with mean 0 and deviation 1 a colour."""
+        """Normalise each colour: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
         scale, shift = self._normalisation
         x = torch.addcmul(shift, pixels.reshape(len(pixels), -1).float(), scale)
         x = x.view(-1, *self.size, 3).permute(0, 3, 1, 2)
@@ -86,7 +87,7 @@ class ImageSet:
 
     @cached_property
     def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factor and summand for every value of an image; long rows are faster than 3 colours."""
+        """Scale and shift for every value of an image: long rows are faster than rows of 3."""
         scale = 1 / (255 * self.std)
         pixels = math.prod(self.size)
         return scale.repeat(pixels), (-self.mean / self.std).repeat(pixels)
@@ -101,10 +102,10 @@ class ImageSet:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch of (images, labels): float32 (B, 3, H, W) and int64 (B,).
 
-        In data-set order, or with `shuffle` in an order drawn from the generator. With `augment`
-        every image is padded with black by 4, cropped at random and flipped with probability 1/2.
-        The last batch may be smaller. The generator lives on the CPU, so a run's random numbers
-        are the same on every device.
+        The order is that of the data set, or a random one with `shuffle`. With `augment` every
+        image is padded by 4 black pixels, cropped at random and flipped with probability 1/2. The
+        last batch may be smaller. `generator` is on the CPU, so that the random numbers of a run
+        do not depend on the device.
         """
         n, device = len(self), self.images.device
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
@@ -125,11 +126,10 @@ class ImageSet:
 
     @cached_property
     def _windows(self) -> torch.Tensor:
-        """Every crop of every padded image, as a view (N, 9, 9, H, W, 3) that copies nothing."""
+        """Every crop of every padded image: a view (N, 9, 9, H, W, 3) that uses no more memory."""
         padded = torch.nn.functional.pad(self.images, (0, 0, PAD, PAD, PAD, PAD))
-        return (
-            padded.unfold(1, self.size[0], 1).unfold(2, self.size[1], 1).permute(0, 1, 2, 4, 5, 3)
-        )
+        crops = padded.unfold(1, self.size[0], 1).unfold(2, self.size[1], 1)
+        return crops.permute(0, 1, 2, 4, 5, 3)
 
 
 def load(
@@ -142,34 +142,35 @@ def load(
     corrupt_train: float | None = None,
     split_classes: int | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """The training images, and the images to evaluate on, both on the CPU.
+    """Load the training images and the images to evaluate on, both on the CPU.
 
     Parameters
     ----------
-    name : one of `DATASETS`.
-    data_path : folder of the data; CIFAR is downloaded into it when it is not there.
-    use_test : evaluate on the test set; else the last 5,000 training images (the last tenth of
-        a training set smaller than 50,000) are held out and evaluated.
-    use_data_size : keep the first N training images. The size of the whole training set stands for
-        all that are left beside those held out.
+    name : a key of `DATASETS`.
+    data_path : folder of the data. Data sets of torchvision that are not there are downloaded.
+    use_test : evaluate on the test set. Otherwise the last 5,000 training images (the last tenth
+        of fewer than 50,000) are held out and evaluated, and an ImageFolder needs no test/.
+    use_data_size : keep the first N training images. If N is the size of the whole training set,
+        all images that are not held out are kept.
     use_test_size : keep the first N images to evaluate on.
-    corrupt_train : fraction of the training images that get uniformly random labels.
-    split_classes : keep one of `SPLIT_CLASSES`, numbered anew, in both parts.
+    corrupt_train : fraction of the training images whose labels become uniformly random.
+    split_classes : keep one half of ten classes (`SPLIT_CLASSES`), labelled 0 to 4.
 
     Raises
     ------
-    UserError : the data is missing or malformed, or has fewer images than asked for.
+    UserError : the data is missing or malformed, or there are fewer images than asked for.
     """
-    train, test = DATASETS[name](Path(data_path).expanduser())
+    path = Path(data_path).expanduser()
+    train, test = DATASETS[name](path)
     whole = len(train)
+    if use_test and test is None:
+        raise UserError(f"no folder {path / 'test'}, which is needed for --use_test and --metrics")
     if not use_test:
         held_out = min(HELD_OUT, max(len(train) // 10, 1))
         test = train.subset(slice(len(train) - held_out, None))
         train = train.subset(slice(0, len(train) - held_out))
-    if not len(train):
-        raise UserError(f"no training images are left of {name} beside the {len(test)} held out")
     if use_data_size == whole > len(train):
-        print(f"note: --use_data_size {whole}: all {len(train)} that are not held out are used")
+        print(f"note: --use_data_size {whole}: training on all {len(train)} that are not held out")
     elif use_data_size is not None:
         if use_data_size > len(train):
             raise UserError(
@@ -183,15 +184,18 @@ def load(
         test = test.subset(slice(0, use_test_size))
     if split_classes is not None:
         if train.num_classes != 10:
-            raise UserError(f"--split_classes halves ten classes; {name} has {train.num_classes}")
+            raise UserError(f"--split_classes needs ten classes; {name} has {train.num_classes}")
         train, test = (half_of_classes(part, split_classes) for part in (train, test))
     if corrupt_train:
         train = corrupt(train, corrupt_train)
+    if len(train.labels.unique()) < 2:
+        left = f"{plural(len(train), 'training image')} of {name}"
+        raise UserError(f"{left} of fewer than two classes are left: there is nothing to learn")
     return train, test
 
 
 def half_of_classes(images: ImageSet, half: int) -> ImageSet:
-    """The images of one of `SPLIT_CLASSES`, its classes numbered from 0."""
+    """The images of the classes SPLIT_CLASSES[half], labelled from 0."""
     classes = torch.tensor(SPLIT_CLASSES[half])
     kept = images.subset(torch.isin(images.labels, classes))
     labels = torch.searchsorted(classes, kept.labels)
@@ -199,9 +203,10 @@ def half_of_classes(images: ImageSet, half: int) -> ImageSet:
 
 
 def corrupt(images: ImageSet, fraction: float) -> ImageSet:
-    """Give every image with this probability a uniformly random label: those of the official code.
+    """Replace the label of each image by a uniformly random one, with probability `fraction`.
 
-    Always the same ones, so old checkpoints are measured on the labels that they were trained on.
+    The random numbers are always those of the official code, so that checkpoints, its own too, are
+    measured on the labels that they were trained on.
     """
     random = np.random.RandomState(CORRUPTION_SEED)
     corrupted = random.rand(len(images)) <= fraction
@@ -212,7 +217,7 @@ def corrupt(images: ImageSet, fraction: float) -> ImageSet:
     return replace(images, labels=labels, corrupted=corrupted)
 
 
-# --- the data sets: each a function of the data's folder that gives (training set, test set) ---
+# --- the data sets: functions of the data's folder that return (training set, test set) ---
 
 
 def _image_set(images, labels, num_classes, mean=CIFAR_MEAN, std=CIFAR_STD) -> ImageSet:
@@ -228,35 +233,36 @@ def _image_set(images, labels, num_classes, mean=CIFAR_MEAN, std=CIFAR_STD) -> I
 
 def _torchvision(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
     def read(path: Path) -> tuple[ImageSet, ImageSet]:
-        from torchvision import datasets  # slow to import, and only these need it
+        from torchvision import datasets  # imported here because it is slow
 
         dataset = getattr(datasets, name)
         svhn = name == "SVHN"
         file = dataset.split_list["train"][1] if svhn else dataset.base_folder
-        # The official code kept each data set in a folder of its own below data_path.
+        # The official code keeps each data set in a folder of its own below data_path.
         folders = [path, path / name, path / name.lower()]
         root = next((f for f in folders if (f / file).exists()), path)
-        parts = ({"split": s} for s in ("train", "test")) if svhn else (
-            {"train": t} for t in (True, False))  # fmt: skip
+        parts = (
+            [("split", "train"), ("split", "test")] if svhn else [("train", True), ("train", False)]
+        )
         try:
-            train, test = (dataset(str(root), download=True, **part) for part in parts)
+            train, test = (dataset(str(root), download=True, **dict([part])) for part in parts)
         except (OSError, RuntimeError) as error:
             archive = f"{file} and the test file" if svhn else f"the archive {dataset.filename}"
             raise UserError(
-                f"{name} is not in {path} and could not be downloaded ({error}). Without a "
-                f"network: put {archive} there by hand, or take "
-                "--dataset Digits (needs no files) or --dataset ImageFolder (your own images)"
+                f"{name} is not in {path} and could not be downloaded ({error}). Put {archive} "
+                "there by hand, or use --dataset Digits (needs no files) or ImageFolder (your own "
+                "images)"
             ) from None
         if svhn:
-            return tuple(_image_set(p.data.transpose(0, 2, 3, 1), p.labels, 10)
-                         for p in (train, test))  # fmt: skip
+            images = (part.data.transpose(0, 2, 3, 1) for part in (train, test))
+            return tuple(map(_image_set, images, (train.labels, test.labels), (10, 10)))
         return tuple(_image_set(p.data, p.targets, len(train.classes)) for p in (train, test))
 
     return read
 
 
 def _digits(path: Path) -> tuple[ImageSet, ImageSet]:
-    del path  # scikit-learn brings the images along
+    del path  # scikit-learn contains the images
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -267,15 +273,17 @@ def _digits(path: Path) -> tuple[ImageSet, ImageSet]:
     return whole.subset(slice(0, 1500)), whole.subset(slice(1500, None))
 
 
-def _image_folder(path: Path) -> tuple[ImageSet, ImageSet]:
-    parts = []
-    for split in ("train", "test"):
-        if not (path / split).is_dir():
-            raise UserError(f"no folder {path / split}: ImageFolder wants {split}/<class>/<image>")
-        parts.append(_read_folder(path / split))
-    (train, train_classes), (test, test_classes) = parts
-    if train_classes != test_classes:
-        odd = sorted(set(train_classes) ^ set(test_classes))
+def _image_folder(path: Path) -> tuple[ImageSet, ImageSet | None]:
+    if not (path / "train").is_dir():
+        raise UserError(f"no folder {path / 'train'}: ImageFolder needs train/<class>/<image>")
+    train, classes = _read_folder(path / "train")
+    for label in set(range(len(classes))) - set(train.labels.tolist()):
+        raise UserError(f"no images in {path / 'train' / classes[label]}")
+    if not (path / "test").is_dir():
+        return train, None
+    test, test_classes = _read_folder(path / "test")
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
         raise UserError(f"the classes of train/ and test/ in {path} differ: {', '.join(odd)}")
     if train.size != test.size:
         sizes = [_size(part.images[0].numpy()) for part in (train, test)]
@@ -284,57 +292,73 @@ def _image_folder(path: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _read_folder(folder: Path) -> tuple[ImageSet, list[str]]:
-    """The images of <folder>/<class>/*, shuffled once for all so that a part is a fair sample."""
-    classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    """The images below <folder>/<class>, in a fixed random order, so that any part is a sample."""
+    entries = _visible(folder)
+    classes = [entry.name for entry in entries if entry.is_dir()]
+    for entry in entries:
+        if entry.is_file() and (mimetypes.guess_type(entry.name)[0] or "").startswith("image/"):
+            raise UserError(f"{entry.path} is in no class: ImageFolder needs <class>/<image>")
     files = [
-        (f"{name}/{entry.name}", label, entry.stat())
+        (os.path.relpath(entry, folder), label, entry.stat())
         for label, name in enumerate(classes)
-        for entry in sorted(_visible(folder / name), key=lambda entry: entry.name)
-        if entry.is_file()
+        for entry in _files(folder / name)
     ]
     if not files:
-        raise UserError(f"no images in {folder}: ImageFolder wants {folder.name}/<class>/<image>")
+        raise UserError(f"no images in {folder}: ImageFolder needs {folder.name}/<class>/<image>")
     order = np.random.RandomState(ORDER_SEED).permutation(len(files))
     names, labels, stats = zip(*(files[i] for i in order), strict=True)
     return _image_set(_decode_cached(folder, names, stats), labels, len(classes)), classes
 
 
+def _files(folder: Path) -> Iterator[os.DirEntry]:
+    """All files of a class, those of subfolders too."""
+    for entry in _visible(folder):
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not folder.resolve().is_relative_to(Path(entry).resolve()):
+            yield from _files(Path(entry))
+        else:
+            raise UserError(f"{entry.path} is not an image: a broken or circular link, or a device")
+
+
 def _visible(folder: Path) -> list[os.DirEntry]:
+    """What is in a folder, by name, without hidden files."""
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if entry.name[0] != "."]
+        visible = (entry for entry in entries if entry.name[0] != ".")
+        return sorted(visible, key=lambda entry: entry.name)
 
 
 def _decode_cached(
     folder: Path, names: Sequence[str], stats: Sequence[os.stat_result]
 ) -> np.ndarray:
-    """Decoded files, uint8 (N, H, W, 3), from a cache beside the folder if none has changed.
+    """The decoded files, uint8 (N, H, W, 3), from a cache beside the folder if no file has changed.
 
-    The name of the cache is made from the files' names, sizes and times. It is mapped into
-    memory, so that of a large data set only the images in use are read.
+    The cache is named after the files' names, sizes and times. It is mapped into memory, so that
+    only those images of a large data set are read that are used.
     """
     about = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
     fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    cache = folder.parent / f".{folder.name}-{fingerprint}.npy"
+    cache = folder.parent / f".{folder.name}.{fingerprint}.npy"
     try:
         images = np.load(cache, mmap_mode="c")
         if images.ndim == 4 and len(images) == len(names):
             return images
     except (OSError, ValueError, EOFError):
-        pass  # no cache yet, or a damaged one: it is made again
-    with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
+        pass  # there is none yet, or it is damaged
+    with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         decoded = list(pool.map(_decode, (folder / name for name in names)))
     for name, image in zip(names, decoded, strict=True):
         if image.shape != decoded[0].shape:
             raise UserError(
                 f"{folder / name} is {_size(image)}, {folder / names[0]} is {_size(decoded[0])}; "
-                "all images must be of one size"
+                "all images must have the same size"
             )
     images = np.stack(decoded)
     try:
         buffer = io.BytesIO()
         np.save(buffer, images)
         write_atomically(cache, buffer.getvalue())
-        for old in set(folder.parent.glob(f".{folder.name}-*.npy")) - {cache}:
+        for old in set(folder.parent.glob(f".{folder.name}[.-]*.npy")) - {cache}:
             old.unlink(missing_ok=True)
     except OSError as error:
         print(f"note: the decoded images are not cached in {cache} ({error.strerror})")
@@ -342,13 +366,32 @@ def _decode_cached(
 
 
 def _decode(file: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    """One image as a viewer shows it, turned as its EXIF data say: uint8 (H, W, 3)."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError):
-        raise UserError(f"{file} is not an image that can be read") from None
+            frames, kind = getattr(image, "n_frames", 1), image.format
+            image = ImageOps.exif_transpose(image)
+        if image.mode[-1] in "Aa" or "transparency" in image.info:
+            image = image.convert("RGBA")
+            if image.getextrema()[3][0] < 255:
+                raise UserError(f"{file} has transparent pixels, whose colour is not defined")
+        if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+            grey = np.round(np.asarray(image) / 257).astype(np.uint8)  # 65535 becomes 255
+            pixels = np.stack([grey] * 3, axis=2)
+        elif image.mode in ("I", "F", "LAB", "HSV"):
+            raise UserError(f"{file} has pixels of PIL's mode {image.mode}: save it as 8-bit RGB")
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # PIL raises many kinds for damaged files
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{file} is not an image that can be read ({reason})") from None
+    if frames > 1:
+        raise UserError(f"{file} holds {frames} images instead of one")
+    return pixels
 
 
 def _size(image: np.ndarray) -> str:

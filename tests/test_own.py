@@ -172,4 +172,4 @@ def test_what_is_wrong_with_images_is_said_in_a_line(tmp_path, capsys):
     shown = error(tmp_path, f"{words} --model ConvNetSI", capsys)
     assert "takes images of 32 x 32, these have 20 x 28" in shown
     Image.new("RGB", (30, 28)).save(tmp_path / "data" / "train" / "a" / "odd.png")
-    assert "all images must be of one size" in error(tmp_path, words, capsys)
+    assert "all images must have the same size" in error(tmp_path, words, capsys)
