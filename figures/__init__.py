@@ -5,6 +5,7 @@ Every function that draws takes runs (`runs.find_runs`) or arrays and returns a 
 
 from figures.optima import at_equal_loss, improvement, minima, optima, turning
 from figures.papers import comparison, figure2, layers, three_regimes
+from figures.paths import path_barriers
 from figures.periods import (
     angles,
     branches,
@@ -17,6 +18,7 @@ from figures.periods import (
     one_period,
     same_rate,
 )
+from figures.rates import conventional, label_noise, loss_and_error, sharpness_by_rate
 from figures.regimes import diagram_of_runs, diagram_of_toy
 from figures.report import panels, report
 from figures.style import plt, save

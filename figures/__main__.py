@@ -6,6 +6,7 @@ python -m figures Experiments/demo --branches     # with the branches off its ru
 python -m figures RUN RUN/branch-100              # side by side
 python -m figures RUN --epochs 100:200            # a part of training
 python -m figures dynamics.csv                    # what monitor.py saved: dynamics.png beside it
+python -m figures paths.npz                       # of measuring.paths: paths.png beside it
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from command_line import Option, Parser
-from figures import plt, report, save
+from figures import paths, plt, report, save
 from figures.dynamics import dynamics, read
 from figures.report import WHOLE, listing
 from utils import user_errors
@@ -39,13 +40,16 @@ def main(argv: list[str] | None = None) -> None:
     words = "experiments, lines, runs or branches to draw together (none: list the experiments)"
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=words)
     options = parser.parse_args(argv)
-    tables = [path for path in options.folders if path.suffix == ".csv"]
+    tables = [path for path in options.folders if path.suffix in (".csv", ".npz")]
     if tables:
         plt.switch_backend("agg")
         for path in tables:
-            figure, periods = dynamics(read(path))
+            if path.suffix == ".npz":
+                figure, words = paths.path_barriers(paths.read(path)), "paths"
+            else:
+                figure, words = dynamics(read(path))
             save(figure, path.with_suffix(".png"))
-            print(f"{periods}; figure: {path.with_suffix('.png')}")
+            print(f"{words}; figure: {path.with_suffix('.png')}")
     elif options.folders:
         plt.switch_backend("agg")
         report(options.folders, options.branches, options.epochs)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from figures.metrics import effective_steps, metrics
 from figures.papers import figure2, three_regimes
 from figures.periods import loss_panels, one_period
+from figures.rates import applicable
 from figures.regimes import diagram_of_runs
 from figures.style import save
 from figures.summaries import NO_RUNS, label, on_sphere
@@ -59,7 +60,7 @@ def report(
             raise UserError("nothing was measured in the epochs {:g}:{:g}".format(*window))
     written = []
     more = {"effective_step": effective_steps, "metrics": metrics, "one_period": one_period}
-    for name, draw in {**figures, **more}.items():
+    for name, draw in {**figures, **more, **applicable(runs)}.items():
         figure = draw(runs)
         if figure is not None:
             written.append(place / f"{name}{which}.png")

@@ -93,6 +93,7 @@ def connect(
     Returns
     -------
     checkpoint : (P,) names of the files; epoch, lr, elr, trial : (P,), elr NaN off the sphere.
+    regime : (P,) names of the regimes of these runs, "" where it is not known.
     pair : (N, 2) indices of the ends; t : (points,); arc : bool.
     train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
     train_loss_barrier, ... : (N,), of each of these.
@@ -104,7 +105,8 @@ def connect(
         training, or the SI weights of two ends are opposite.
     """
     configs = [_config(path) for path in files]
-    for path, config in zip(files, configs, strict=True):
+    ends = list(zip(files, configs, strict=True))
+    for path, config in ends:
         for key in SHARED:
             if config.get(key) != configs[0].get(key):
                 raise UserError(f"{path} and {files[0]} are of runs that differ in {key}")
@@ -143,6 +145,7 @@ def connect(
         "lr": np.array([c["base_lr"] for c in configs]),
         "elr": np.array([c["elr"] if c["fix_elr"] else np.nan for c in configs]),
         "trial": np.array([c["trial"] for c in configs]),
+        "regime": np.array([_regime(runs.Run(path.parent, config)) for path, config in ends]),
         "pair": np.array(pairs),
         "t": ts,
         "arc": np.array(arc),
@@ -162,6 +165,12 @@ def _config(path: Path) -> dict:
         return runs.read_config(path.parent)
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {runs.CONFIG}") from None
+
+
+def _regime(run: runs.Run) -> str:
+    """The regime of a run on the sphere; "" for others, and without four measured checkpoints."""
+    measured = len(run.metrics("train-tm").get("loss", ())) >= 4
+    return run.regime.name or "" if run.on_sphere and measured else ""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -76,7 +76,7 @@ def test_ends_are_what_the_other_measurements_give(folder):
         measured = minima.measure(folder, runs.checkpoint_path(folder, epoch))
         assert found["train_loss"][0, end] == pytest.approx(measured["loss"])
         assert found["test_error"][0, end] == pytest.approx(measured["error"])
-    assert found["epoch"].tolist() == [1, 3]
+    assert found["epoch"].tolist() == [1, 3] and found["regime"].tolist() == ["", ""]
     inner = found["train_loss"][0] - np.linspace(*found["train_loss"][0, [0, -1]], 5)
     assert found["train_loss_barrier"] == pytest.approx(max(inner))
 

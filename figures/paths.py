@@ -1,0 +1,82 @@
+"""Paths between checkpoints, as `measuring.paths` evaluates them (P2)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, describe, name_below
+from runs.arrays import read_arrays
+from utils import UserError
+
+RELATIONS = (
+    "one run, two epochs",
+    "one rate, two seeds",
+    "two rates, both convergent",
+    "an end outside the first regime",
+)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that `measuring.paths` wrote.
+
+    Raises
+    ------
+    UserError : there is no such file, or it holds something else.
+    """
+    try:
+        arrays, _ = read_arrays(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    if not {"checkpoint", "pair", "angle", "train_loss_barrier"} <= arrays.keys():
+        raise UserError(f"{path} does not hold paths between checkpoints")
+    return arrays
+
+
+def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
+    """What two checkpoints of `measuring.paths.connect` have in common: one of `RELATIONS`."""
+    folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
+    rates = [arrays["lr"][i] if np.isnan(arrays["elr"][i]) else arrays["elr"][i]
+             for i in (first, last)]  # fmt: skip
+    if folders[0] == folders[1]:
+        return RELATIONS[0]
+    if any(arrays["regime"][i] not in ("", "convergence") for i in (first, last)):
+        return RELATIONS[3]
+    return RELATIONS[1] if rates[0] == rates[1] else RELATIONS[2]
+
+
+def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Train loss and test error along paths; their barriers against the angle between the ends.
+
+    Parameters
+    ----------
+    arrays : of `measuring.paths.connect`.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
+    (loss_axis, error_axis), barrier_axes = axes
+    names = [relation(arrays, i, j) for i, j in arrays["pair"]]
+    handles = {}
+    degrees = np.degrees(arrays["angle"])
+    for name, colour, marker in zip(RELATIONS, COLOURS, "osD^", strict=False):
+        chosen = np.array([n == name for n in names])
+        if not chosen.any():
+            continue
+        style = {"color": colour, "linewidth": 1, "alpha": 0.6}
+        loss_axis.plot(arrays["t"], arrays["train_loss"][chosen].T, **style)
+        error_axis.plot(arrays["t"], 100 * arrays["test_error"][chosen].T, **style)
+        barriers = arrays["train_loss_barrier"], 100 * arrays["test_error_barrier"]
+        for axis, values in zip(barrier_axes, barriers, strict=True):
+            (handles[name],) = axis.plot(
+                degrees[chosen], values[chosen], marker, color=colour, alpha=0.8
+            )
+    way = "arc" if arrays["arc"] else "line"
+    share = f"position t on the {way}"
+    describe(loss_axis, f"Train loss along the {way}", share, "cross-entropy", yscale="log")
+    describe(error_axis, f"Test error along the {way}", share, "error, %")
+    angle = "angle between the SI weights, degrees"
+    describe(barrier_axes[0], "Barrier in train loss", angle, "cross-entropy")
+    describe(barrier_axes[1], "Barrier in test error", angle, "points of error, %")
+    name_below(figure, list(handles.values()), list(handles))
+    return figure
