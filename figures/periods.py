@@ -48,9 +48,10 @@ def loss_panels(
         loss_axis.plot(turns, [0.97] * len(turns), "v", color="grey", ms=4, transform=top)
         left = loss_axis in axes[:, 0]
         words = ("train loss", "norm ρ") if left else ("", "")
-        what = said(run)
-        unbroken = what.replace(" ", "_")
-        above = textwrap.fill(f"{title}: {unbroken}", TITLE).replace(unbroken, what)
+        above = f"{title}: {said(run)}"
+        if len(above) > TITLE:
+            parts = (f"{title}:", said(run))
+            above = "\n".join(textwrap.fill(part, TITLE, break_on_hyphens=False) for part in parts)
         describe(loss_axis, above, "", words[0], yscale="log")
         describe(norm_axis, "", "epoch", words[1], yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)

@@ -18,7 +18,7 @@ def regime_table(runs: Sequence[Run]) -> str:
         row = [f"{run.config['elr']:g}"]
         if "train_loss" in run.curves:
             regime = run.regime
-            row += [regime.name, f"{regime.level:.3g}", f"{regime.low:.3g} to {regime.high:.3g}"]
+            row += [str(regime), f"{regime.level:.3g}", f"{regime.low:.3g} to {regime.high:.3g}"]
         else:
             row += ["not measured", "", ""]
         errors = run.curves["test_error"].values if "test_error" in run.curves else ()

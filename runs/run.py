@@ -185,18 +185,17 @@ class Run:
 
     @cached_property
     def history(self) -> dict[str, Curve]:
-        """The `curves`, but train_loss, train_error and si_norm of every epoch if there is a log.
+        """The `curves`, and every epoch of train_loss, train_error, si_norm and effective_lr.
 
-        The log's loss and error are means over the steps of an epoch.
+        Those are from the log if there is one; its loss and error are means over an epoch's steps.
         """
         log = self.log()
-        curves = dict(self.curves)
-        for name in ("train_loss", "si_norm"):
-            if name in log:
-                curves[name] = Curve(log["epoch"], log[name])
+        columns = {name: log[name] for name in ("train_loss", "si_norm") if name in log}
         if "train_acc" in log:
-            curves["train_error"] = Curve(log["epoch"], 100 * (1 - log["train_acc"]))
-        return curves
+            columns["train_error"] = 100 * (1 - log["train_acc"])
+        if {"lr", "si_norm"} <= log.keys():
+            columns["effective_lr"] = dynamics.effective_lr(log["lr"], log["si_norm"])
+        return self.curves | {name: Curve(log["epoch"], values) for name, values in columns.items()}
 
     @cached_property
     def periods(self) -> Periods:
@@ -246,22 +245,32 @@ class Run:
             return dynamics.equilibrium_angle(decay, BETA1, decoupled=True)
         return dynamics.equilibrium_angle(decay, config["momentum"] or 0)
 
+    @property
+    def norm_is_held(self) -> bool:
+        """Whether ρ is rescaled to a fixed value after every step."""
+        return self.on_sphere or bool(self.config.get("fix_si_pnorm"))
+
     @cached_property
     def regime(self) -> Regime:
-        """The regime of a run on the sphere, by its training loss and error."""
-        train = self.metrics("train-tm")
-        return self._regime(train["loss"], train["acc"])
-
-    def _regime(self, loss: np.ndarray, accuracy: np.ndarray) -> Regime:
-        return find_regime(loss, (1 - accuracy) / (1 - 1 / self.config["num_classes"]))
+        """The regime in which it trains, by its training loss, error and effective rate."""
+        names = ("train_loss", "train_error", "effective_lr")
+        missing = [name.replace("_", " ") for name in names if name not in self.history]
+        if missing or "num_classes" not in self.config:
+            return Regime(None, reason=f"{(missing or ['number of classes'])[0]} unknown")
+        epochs, loss, error, effective_lr = at_common_epochs(self.history, *names)
+        guessing = 100 * (1 - 1 / self.config["num_classes"])
+        decays = self.config["wd"] > 0 and not self.norm_is_held
+        e_folds = np.ptp(epochs) / self.e_fold if decays and self.e_fold else np.inf
+        return find_regime(loss, error / guessing, effective_lr, e_folds)
 
     @cached_property
     def behaviour(self) -> str:
         """What the run does, in words: its periods or, where it has none, its regime."""
-        log = self.log()
-        if len(self.periods) or len(log.get("epoch", ())) < 4:
+        if len(self.periods):
             return str(self.periods)
-        return self._regime(log["train_loss"], log["train_acc"]).name
+        if self.regime.name:
+            return self.regime.name
+        return f"no {'regime' if self.norm_is_held else 'period'} yet: {self.regime.reason}"
 
 
 def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray, ...]:

@@ -72,7 +72,7 @@ def chaotic(make, rho_factor=1.0, loss=2.0, **config):
 
 def on_sphere(make, elr, loss, error, gradient=5.0, traced=False, trial=10):
     config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
-    run = make(loss, np.ones(len(loss)), config)
+    run = make(loss, np.ones(len(loss)), config, train_acc=1 - error)
     arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
     np.savez(run.folder / "train-tm.npz", **arrays)
     np.savez(run.folder / "test-em.npz", **arrays)

@@ -166,6 +166,6 @@ def test_disorder_is_a_fraction_of_guessings_error(make):
     """85 % errors among ten classes are 94 % of what guessing makes."""
     run = on_sphere(make, 1.0, chaos(60)[0], np.full(60, 0.85))
     assert run.regime.name == "divergence"
-    plain = make(*chaos(60), train_acc=np.full(60, 0.15))
+    plain = make(*chaos(600), train_acc=np.full(600, 0.15))
     assert plain.behaviour == "divergence"
     assert not figures.on_sphere([run, plain]) and figures.on_sphere([run])

@@ -16,9 +16,11 @@ FALL = np.exp(-0.02 * (EPOCHS % 20))  # ρ and loss fall for 20 epochs and jump,
 
 def recorded(folder, name, loss, rho, accuracy=1.0, lr=0.1):
     """A run of which there is only the log."""
-    config = {"lr_init": lr, "wd": 0.01, "model": "ConvNetSI", "trial": 0, "num_classes": 10}
+    config = {"lr_init": lr, "wd": 0.01, "model": "ConvNetSI", "trial": 0, "num_classes": 10,
+              "optimizer": "sgd", "momentum": 0.0, "fbgd": False, "train_images": 512,
+              "batch_size": 128}  # fmt: skip
     path = folder / name / "trial_0"
-    columns = {"epoch": EPOCHS, "train_loss": loss, "si_norm": rho, "train_acc": accuracy}
+    columns = {"epoch": EPOCHS, "train_loss": loss, "si_norm": rho, "train_acc": accuracy, "lr": lr}
     rows = [dict(zip(columns, row, strict=True)) for row in np.broadcast(*columns.values())]
     path.mkdir(parents=True)
     write_log(path, rows)
@@ -44,7 +46,7 @@ def lines(axis):
 
 def test_a_run_is_said_to_be_periodic_or_in_its_regime(three):
     assert [run.behaviour for run in three] == [
-        "convergence",
+        "no period yet: 0.004 e-folds of decay (needs 2)",
         "5 periods, CV 0.00",
         "chaotic equilibrium",
     ]
@@ -55,8 +57,10 @@ def test_panels_show_loss_above_norm_of_every_epoch(three):
     shown = [axis for axis in figure.axes if axis.get_visible()]
     titles = [axis.get_title() for axis in shown if axis.get_title()]
     assert titles == [
-        "η = 0.001: convergence", "η = 0.1: 5 periods, CV 0.00", "η = 1: chaotic equilibrium",
-    ]  # fmt: skip
+        "η = 0.001:\nno period yet: 0.004 e-folds of\ndecay (needs 2)",
+        "η = 0.1: 5 periods, CV 0.00",
+        "η = 1: chaotic equilibrium",
+    ]
     for column, run in enumerate(three):
         (loss, colour), (rho, same) = lines(shown[column])[0], lines(shown[3 + column])[0]
         assert np.array_equal(loss, run.history["train_loss"].values)

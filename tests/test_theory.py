@@ -16,7 +16,6 @@ from theory.dynamics import (
     steps_between,
 )
 from theory.periods import find_periods
-from theory.regimes import find_regime
 
 
 def test_effective_quantities():
@@ -129,52 +128,6 @@ def test_phases_of_the_model():
     middle = np.arange(found.cycles[0].turn, found.cycles[-1].turn).astype(int)
     assert rises[middle][phases[middle] == "A"].mean() > 0.6
     assert rises[middle][phases[middle] == "B"].mean() < 0.1  # only right at its ends
-
-
-# --- regimes and equilibria on either side of their bounds ---
-
-
-# Of a level loss whose second half alternates, where Kendall's correlation is near 0.
-@pytest.mark.parametrize("disorder, name", [
-    (0.019, "convergence"), (0.021, "chaotic equilibrium"), (0.1, "chaotic equilibrium"),
-    (0.89, "chaotic equilibrium"), (0.91, "divergence"), (2.0, "divergence"),
-    (0.02, "convergence"), (0.9, "divergence"),  # the bounds themselves
-])  # fmt: skip
-def test_regimes_on_either_side_of_their_bounds(disorder, name):
-    loss = 1 + 0.1 * (-1.0) ** np.arange(40)
-    first = np.full(20, 0.5)  # the first half does not count
-    found = find_regime(loss, np.append(first, np.full(20, disorder)))
-    assert found.name == name
-    assert (found.low, found.level, found.high) == (0.9, pytest.approx(1, abs=0.11), 1.1)
-
-
-@pytest.mark.parametrize("falling, name", [(0.75, "convergence"), (0.6, "chaotic equilibrium")])
-def test_a_loss_that_still_falls_is_converging(falling, name):
-    """Kendall's correlation is 1 - 2 × the part of falling pairs: -0.5 and -0.2 here."""
-    late = np.arange(20.0)[::-1]
-    pairs, swaps = 190, round((1 - falling) * 190)
-    for end in range(20, 0, -1):  # bubbles: each swap of neighbours turns one pair around
-        for i in range(end - 1):
-            if swaps and late[i] > late[i + 1]:
-                late[i], late[i + 1], swaps = late[i + 1], late[i], swaps - 1
-    falls = sum(late[i] > late[j] for i in range(20) for j in range(i + 1, 20))
-    assert falls / pairs == pytest.approx(falling, abs=0.01)
-    assert find_regime(np.append(np.ones(20), 1 + late), np.full(40, 0.5)).name == name
-
-
-def test_outliers_do_not_make_a_regime():
-    """The median of the disorder counts, and a loss that is not finite is high, not low."""
-    level = 1 + 0.1 * (-1.0) ** np.arange(40)
-    disorder = np.where(np.arange(40) % 5 == 0, 9.0, 0.5)
-    assert find_regime(level, disorder).name == "chaotic equilibrium"
-    lost = np.where(np.arange(40) < 30, level, np.nan)
-    assert find_regime(lost, np.full(40, 0.5)).name == "chaotic equilibrium"
-    assert find_regime(lost, np.full(40, 0.5)).high == np.inf
-
-
-def test_percentiles_of_a_regime_are_of_the_second_half():
-    found = find_regime([*[100.0] * 11, *range(11)], np.full(22, 0.5))
-    assert (found.low, found.level, found.high) == (1, 5, 9)
 
 
 def test_effective_step_is_the_angle_that_a_gradient_turns_by():

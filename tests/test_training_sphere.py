@@ -15,7 +15,6 @@ import runs
 from claims import second_regime
 from runs import checkpoints
 from theory import toy
-from theory.regimes import find_regime
 
 SPHERE = TINY.replace("--lr_init 0.1 --wd 0.001", "--fix_elr --elr 0.01")
 
@@ -78,15 +77,6 @@ def test_toy_gradient():
     assert np.abs((w * toy.gradient(w, ALPHA)).sum((-1, -2))).max() < 1e-14
 
 
-@pytest.mark.parametrize("elr, level, regime", [
-    (0.1, 0.0, "convergence"), (1.0, 1.27, "chaotic equilibrium"), (1000.0, 1.75, "divergence"),
-])  # fmt: skip
-def test_toy_regimes(elr, level, regime):
-    loss = toy.descend(elr, 2000, ALPHA, runs=256).mean(0)
-    assert loss[1000:].mean() == pytest.approx(level, abs=0.05)
-    assert find_regime(loss, loss / toy.random_level(ALPHA)).name == regime
-
-
 @pytest.mark.parametrize("alpha", [(1, 2, 4), (3,), (0.5, 0.5, 5)])
 def test_toy_boundary_is_the_stability_bound(alpha):
     found = toy.convergence_boundary(alpha, steps=3000, runs=4, tolerance=0.01)
@@ -115,22 +105,6 @@ def test_toy_refuses_what_it_cannot_mean():
     for elr, alpha in ((0, (1, 2)), (-1, (1,)), (0.1, (1, -2))):
         with pytest.raises(ValueError, match="positive"):
             toy.descend(elr, 1, alpha)
-
-
-# --- regimes of runs ---
-
-
-def test_regime_rule():
-    t = np.arange(100)
-    noise = np.exp(np.random.RandomState(0).normal(0, 0.2, 100))
-    falling = 1 / (1 + t) * noise
-    assert find_regime(falling, falling / 2).name == "convergence"
-    assert find_regime(1e-4 * noise, 1e-5 * noise).name == "convergence"
-    assert find_regime(1.5 * noise, 0.4 * noise).name == "chaotic equilibrium"
-    assert find_regime(10 * noise, 0.99 + 0 * noise).name == "divergence"
-    assert find_regime(np.full(8, np.nan), np.ones(8)).name == "divergence"
-    with pytest.raises(ValueError, match="same length"):
-        find_regime([1, 2, 3], [1, 2, 3])
 
 
 def test_figures_and_table_of_small_runs(run, tmp_path, capsys):

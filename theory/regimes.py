@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import kendalltau
 
-RANDOM = 0.9  # above this fraction of random guessing's error, a run is at its level
-LEARNT = 0.02  # below this fraction, it has found a minimum
 REGIMES = ("convergence", "chaotic equilibrium", "divergence")  # by rising rate
-FALLING = -0.4  # Kendall's rank correlation of loss and time below which the loss still falls
+RANDOM = 0.9  # fraction of random guessing's error above which nothing is learnt
+LEARNT = 0.02  # fraction of it below which a minimum is reached
+ENOUGH = 20  # records
+SETTLED = 2.0  # e-folds of weight decay after which ρ has forgotten its start
+STEADY = 1.1  # factor by which the median of a steady quantity changes from quarter 3 to quarter 4
+CHANCE = 0.01  # p-value of Kendall's rank correlation with time, above which there is no trend
+FLAT = 0.01  # relative change of the loss below which the weights may not have moved at all
 
 
 @dataclass(frozen=True)
@@ -18,47 +22,93 @@ class Regime:
 
     Attributes
     ----------
-    name : one of `REGIMES`.
+    name : one of `REGIMES`, or None where the record does not suffice to tell.
     level : median loss of the second half of the record.
     low, high : its 10th and 90th percentile there.
+    reason : why there is no name.
     """
 
-    name: str
-    level: float
-    low: float
-    high: float
+    name: str | None
+    level: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"none yet: {self.reason}"
 
 
-def find_regime(loss: ArrayLike, disorder: ArrayLike) -> Regime:
-    """Name the regime of a run on the sphere from its metrics alone.
+def find_regime(
+    loss: ArrayLike,
+    disorder: ArrayLike,
+    effective_lr: ArrayLike | None = None,
+    e_folds: float = np.inf,
+) -> Regime:
+    """Name the regime of a run from its metrics alone.
 
-    Judged by the second half of the record, in this order:
+    Judged by the second half of the record:
 
-    - divergence: the median disorder is at least 0.9, the level of random guessing;
-    - convergence: it is at most 0.02, or the loss still falls (Kendall's rank correlation of
-      loss and time is below -0.4);
-    - chaotic equilibrium: neither; the loss hovers between a minimum and random guessing.
+    - convergence: the median disorder is at most 0.02;
+    - divergence: the loss is steady and the median disorder at least 0.9, the level of random
+      guessing, or the loss is not finite at the end;
+    - chaotic equilibrium: neither; the loss is steady between a minimum and random guessing. With
+      weight decay and a free norm a run that has settled is chaotic at any lower level, too: the
+      norm stays where it is because noise balances decay.
+
+    No regime is named where the record is short, the effective learning rate still changes, or the
+    loss still rises or falls (by more than a tenth and by more than chance).
 
     Parameters
     ----------
-    loss : (n,) training loss, n >= 4, in order of time.
+    loss : (n,) training loss in order of time.
     disorder : (n,) how far from learnt, as a fraction of random guessing: for a classifier its
         training error over 1 - 1/classes; for the toy function F over its mean on the sphere.
+    effective_lr : (n,) η̃; None if it is fixed.
+    e_folds : of weight decay, 1/(ηλ) steps each, in the record; infinite if the norm is held or
+        there is no decay.
 
     Raises
     ------
-    ValueError : fewer than four records, or lengths that differ.
+    ValueError : lengths that differ.
     """
     loss, disorder = np.asarray(loss, dtype=float), np.asarray(disorder, dtype=float)
-    if loss.shape != disorder.shape or len(loss) < 4:
-        raise ValueError("loss and disorder need the same length, at least 4")
+    n, free = len(loss), np.isfinite(e_folds)
+    effective_lr = np.ones(n) if effective_lr is None else np.asarray(effective_lr, dtype=float)
+    if not loss.shape == disorder.shape == effective_lr.shape:
+        raise ValueError("loss, disorder and effective_lr need the same length")
+    if n == 0:
+        return Regime(None, reason="nothing is recorded")
     loss = np.where(np.isfinite(loss), loss, np.inf)
-    late, median = loss[len(loss) // 2 :], np.median(disorder[len(loss) // 2 :])
-    low, level, high = np.percentile(late, (10, 50, 90), method="nearest")
-    if median >= RANDOM:
+    late = loss[n // 2 :]
+    low, level, high = map(float, np.percentile(late, (10, 50, 90), method="nearest"))
+    median, rate, trend = np.median(disorder[n // 2 :]), _trend(effective_lr), _trend(loss)
+    name, reason = None, ""
+    if np.isinf(loss[-1]):
         name = "divergence"
-    elif median <= LEARNT or kendalltau(np.arange(len(late)), late).statistic < FALLING:
+    elif n < ENOUGH:
+        reason = f"{n} records (needs {ENOUGH})"
+    elif e_folds < SETTLED:
+        reason = f"{e_folds:.2g} e-folds of decay (needs {SETTLED:g})"
+    elif rate:
+        reason = f"η̃ still {'rises' if rate > 0 else 'falls'}"
+    elif median <= LEARNT and not free:
         name = "convergence"
+    elif trend:
+        reason = f"the loss still {'rises' if trend > 0 else 'falls'}"
+    elif max(high, loss[0]) - min(low, loss[0]) < FLAT * level:
+        reason = "the loss hardly changes"
     else:
-        name = "chaotic equilibrium"
-    return Regime(name, float(level), float(low), float(high))
+        name = "divergence" if median >= RANDOM else "chaotic equilibrium"
+    return Regime(name, level, low, high, reason)
+
+
+def _trend(values: np.ndarray) -> int:
+    """1 if the second half of these values rises, -1 if it falls, 0 if it is steady."""
+    late = values[len(values) // 2 :]
+    before, after = (
+        (np.median(part) for part in np.array_split(late, 2)) if len(late) > 1 else (1, 1)
+    )
+    if before / STEADY < after < before * STEADY or after == before:
+        return 0
+    correlation = kendalltau(np.arange(len(late)), late)
+    return int(np.sign(correlation.statistic)) if correlation.pvalue < CHANCE else 0
