@@ -112,7 +112,7 @@ def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
         run(f"--trial {trial} --metrics --save_freq 1 --epochs 6 --elr {elr}", base=SPHERE)
     figures.report([tmp_path / "run"])
     out = capsys.readouterr().out
-    assert "divergence" in out
+    assert "6 records (needs 20)" in out
     for name in ("three_regimes.png", "regime_diagram.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     figures.plt.close(figures.diagram_of_toy([0.1, 1, 100]))
