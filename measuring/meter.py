@@ -30,20 +30,25 @@ EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
     """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was.
 
-    In train mode the running statistics are neither used nor changed.
+    In train mode running statistics are not updated, which forward derivatives could not do; what
+    other layers change in their buffers is set back afterwards.
     """
-    was_training = model.training
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracked = [m.track_running_stats for m in norms]
+    was_training = [(module, module.training) for module in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    tracked = [norm.track_running_stats for norm in norms]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if train_mode else []
     model.train(train_mode)
-    for norm in norms:
-        norm.track_running_stats = not train_mode
+    for norm, track in zip(norms, tracked, strict=True):
+        norm.track_running_stats = track and not train_mode
     try:
         yield
     finally:
         for norm, track in zip(norms, tracked, strict=True):
             norm.track_running_stats = track
-        model.train(was_training)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        for module, training in was_training:
+            module.training = training
 
 
 class Meter:
@@ -217,9 +222,9 @@ class Meter:
             for subset, part in zip(SUBSETS, self.sums, strict=True):
                 row[f"loss_{subset}"], row[f"acc_{subset}"] = _means(part)
         if wanted.calc_batch_outliers:
-            row["outliers_list"] = self.outliers.values.cpu().numpy()
+            row["outliers_list"] = self.outliers.numpy()
         if wanted.calc_probs_stats:
-            row["p_stats"] = self.class_statistics.values.transpose(0, 1).cpu().numpy()
+            row["p_stats"] = self.class_statistics.numpy().swapaxes(0, 1)
         if wanted.calc_grad_norms_param_groups:
             row["gnorm_m_param_groups"] = (self.filter_sums / len(self.norms.values)).cpu().numpy()
         if wanted.calc_cos_init:
@@ -244,7 +249,7 @@ class Meter:
             for name, norm in zip(names, norms.tolist(), strict=True):
                 row[f"{name}_norm"] = norm
                 row[f"{name}_numel"] = parameters[name].numel()
-        gradient_norms = self.norms.values[:, list(self.scopes).index(scope)].cpu().numpy()
+        gradient_norms = self.norms.numpy()[:, list(self.scopes).index(scope)]
         if wanted.calc_grad_norms:
             row["gnorm_m"] = gradient_norms.mean()
         if wanted.calc_grad_norms_all:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 CLASS_STATISTICS = ("mean", "std", "min", "max", "median")
@@ -46,6 +47,10 @@ class Rows:
     def add(self, row: torch.Tensor) -> None:
         self.values.index_copy_(0, self.position, row[None].to(self.values.dtype))
         self.position += 1
+
+    def numpy(self) -> np.ndarray:
+        """A copy, since the next pass overwrites the rows."""
+        return self.values.cpu().numpy().copy()
 
 
 def image_sums(

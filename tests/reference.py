@@ -72,14 +72,83 @@ def epoch_of(pixels, labels, seed, augment):
 # --- networks, as functions of a state dict ---
 
 
+def convnet_blocks(depth):
+    """[(width in units of c, whether it is pooled)] of the convolutions of a ConvNet.
+
+    One that keeps width and size, then by stage k = 0, 1, 2 ceil((depth - k) / 3) of them, the last
+    of which doubles the width and halves the image.
+    """
+    blocks, width = [(1, False)], 1
+    for stage in range(3):
+        for left in reversed(range(math.ceil((depth - stage) / 3))):
+            width *= 1 + (left == 0)
+            blocks.append((width, left == 0))
+    return blocks
+
+
+def convnet_layers(depth):
+    """The number of each convolution in `conv_layers`: its norm, ReLU and pooling follow it."""
+    numbers, number = [], 0
+    for _, pooled in convnet_blocks(depth):
+        numbers.append(number)
+        number += 3 + pooled
+    return numbers
+
+
+def shapes(name, c, classes, depth=3, norm="batch"):
+    """The shape of everything in the state dict of a network of width c, by its name."""
+    found, affine = {}, name.endswith("Af")
+
+    def conv(key, inputs, outputs, kernel=3):
+        ending = "parametrizations.weight.original" if norm == "weight" else "weight"
+        found[f"{key}.{ending}"] = (outputs, inputs, kernel, kernel)
+
+    def norm_of(key, channels):
+        if affine:
+            found.update({f"{key}.weight": (channels,), f"{key}.bias": (channels,)})
+        if norm == "batch":
+            found.update({f"{key}.running_mean": (channels,), f"{key}.running_var": (channels,)})
+            found[f"{key}.num_batches_tracked"] = ()
+
+    if name.startswith("ConvNet"):
+        inputs = 3
+        for i, (width, _) in zip(convnet_layers(depth), convnet_blocks(depth), strict=True):
+            conv(f"conv_layers.{i}", inputs, c * width)
+            norm_of(f"conv_layers.{i + 1}", c * width)
+            inputs = c * width
+        found["linear_layers.2.weight"], found["linear_layers.2.bias"] = (
+            (classes, inputs),
+            (classes,),
+        )
+        return found
+    conv("conv1", 3, c)
+    inputs = c
+    for layer in range(1, 5):
+        outputs = c * 2 ** (layer - 1)
+        for block in range(2):
+            key = f"layer{layer}.{block}"
+            norm_of(f"{key}.bn1", inputs)
+            conv(f"{key}.conv1", inputs, outputs)
+            norm_of(f"{key}.bn2", outputs)
+            conv(f"{key}.conv2", outputs, outputs)
+            if inputs != outputs:
+                norm_of(f"{key}.shortcut.0", inputs)
+                conv(f"{key}.shortcut.1", inputs, outputs, 1)
+            inputs = outputs
+    norm_of("bn", inputs)
+    found["linear.weight"] = (classes, inputs)
+    return found
+
+
 class Network:
     """Logits of a ConvNet or a ResNet-18 whose weights and statistics are in `state`.
 
     In train mode batch norm's running statistics in `state` are moved by a tenth.
     """
 
-    def __init__(self, state, train, norm="batch", eps=1e-12, groups=4):
-        self.state, self.train, self.kind, self.eps, self.groups = state, train, norm, eps, groups
+    def __init__(self, state, train, norm="batch", depth=3, eps=1e-12, groups=4):
+        self.state, self.train, self.kind, self.depth = state, train, norm, depth
+        self.eps, self.groups = eps, groups
 
     def conv(self, name, x, stride=1):
         w = self.state.get(f"{name}.weight")
@@ -113,16 +182,11 @@ class Network:
         return self.resnet(x) if "linear.weight" in self.state else self.convnet(x)
 
     def convnet(self, x):
-        # Layer i is a convolution, i + 1 its normalisation; one that doubles the width is pooled.
-        numbers = sorted({
-            int(k.split(".")[1]) for k, w in self.state.items()
-            if k.startswith("conv_layers") and w.ndim == 4
-        })  # fmt: skip
-        for i in numbers:
-            width = x.shape[1]
+        for i, (_, pooled) in zip(
+            convnet_layers(self.depth), convnet_blocks(self.depth), strict=True
+        ):
             x = F.relu(self.norm(f"conv_layers.{i + 1}", self.conv(f"conv_layers.{i}", x)))
-            if i and x.shape[1] == 2 * width:
-                x = F.max_pool2d(x, 2)
+            x = F.max_pool2d(x, 2) if pooled else x
         weight, bias = (self.state[f"linear_layers.2.{k}"] for k in ("weight", "bias"))
         return x.amax((2, 3)) @ weight.T + bias
 
@@ -153,19 +217,19 @@ def length(tensors):
     return math.sqrt(sum(t.double().square().sum().item() for t in tensors))
 
 
-def loss_of(logits, y, squared=False):
-    """Mean cross-entropy, or the mean over images and classes of (output - [is the label])^2."""
+def losses_of(logits, y, squared=False):
+    """Cross-entropy of each image, or the mean over classes of (output - [is the label])^2."""
     if squared:
-        return (logits - F.one_hot(y, logits.shape[1])).square().mean()
-    return F.cross_entropy(logits, y)
+        return (logits - F.one_hot(y, logits.shape[1])).square().mean(1)
+    return -logits.log_softmax(1)[torch.arange(len(y)), y]
 
 
-def gradients(state, x, y, norm="batch", squared=False):
+def gradients(state, x, y, norm="batch", depth=3, squared=False):
     """Mean loss, number of right answers, gradients by name; moves `state`'s statistics."""
     leaves = {k: state[k].clone().requires_grad_() for k in trainable(state)}
     inside = {**state, **leaves}
-    logits = Network(inside, True, norm)(x)
-    loss = loss_of(logits, y, squared)
+    logits = Network(inside, True, norm, depth)(x)
+    loss = losses_of(logits, y, squared).mean()
     found = torch.autograd.grad(loss, list(leaves.values()))
     state.update({k: v for k, v in inside.items() if k not in leaves})
     right = (logits.argmax(1) == y).sum().item()
@@ -227,6 +291,7 @@ def train(state, o, first=0):
     held = sphere or o.fix_si_pnorm
     base = o.elr * radius**2 if sphere else o.lr_init
     optimiser = Optimiser(o.optimizer, o.momentum)
+    network = o.norm, o.depth, o.use_squared_loss
     schedule = {k: getattr(o, k) for k in ("c_schedule", "d_schedule", "cosan_schedule",
                                            "no_schedule")}  # fmt: skip
     for epoch in range(first, first + o.epochs):
@@ -238,7 +303,7 @@ def train(state, o, first=0):
         loss = right = 0
         summed = dict.fromkeys(rates, 0)
         for a, b in zip(*(part.split(o.batch_size) for part in order), strict=True):
-            batch_loss, batch_right, grads = gradients(state, a, b, o.norm, o.use_squared_loss)
+            batch_loss, batch_right, grads = gradients(state, a, b, *network)
             loss, right = loss + batch_loss * len(b), right + batch_right
             if o.fbgd:
                 summed = {k: summed[k] + grads[k] * len(b) / len(y) for k in rates}
@@ -260,8 +325,7 @@ def train(state, o, first=0):
             "effective_lr": rate / rho**2,
         }
         if (epoch + 1 - first) % o.eval_freq == 0 or epoch + 1 == first + o.epochs:
-            found = evaluate(state, *test, o.norm, o.use_squared_loss)
-            row["test_loss"], row["test_acc"] = found
+            row["test_loss"], row["test_acc"] = evaluate(state, *test, *network)
         yield row, dict(state)
 
 
@@ -289,37 +353,98 @@ def renewed(state, batches):
     return {**state, **statistics}
 
 
-def evaluate(state, pixels, labels, norm="batch", squared=False):
+def evaluate(state, pixels, labels, norm="batch", depth=3, squared=False):
     """Mean loss and accuracy with the running statistics."""
     with torch.no_grad():
-        logits = Network(state, False, norm)(normalised(pixels))
-    return loss_of(logits, labels, squared).item(), (
-        logits.argmax(1) == labels
-    ).double().mean().item()
-
-
-def measure(state, pixels, labels, names, batch_size, train_mode=True, norm="batch"):
-    """The arrays of one checkpoint on images in data-set order, gradients by `names` alone."""
-    leaves = {k: state[k].clone().requires_grad_() for k in names}
-    logits, vectors = [], []
-    for x, y in zip(normalised(pixels).split(batch_size), labels.split(batch_size), strict=True):
-        out = Network({**state, **leaves}, train_mode, norm)(x)
-        found = torch.autograd.grad(F.cross_entropy(out, y), list(leaves.values()))
-        vectors.append(torch.cat([g.double().flatten() for g in found]))
-        logits.append(out.detach())
-    logits, vectors = torch.cat(logits), torch.stack(vectors)
+        logits = Network(state, False, norm, depth)(normalised(pixels))
     right = (logits.argmax(1) == labels).double()
-    losses = -logits.double().log_softmax(1)[torch.arange(len(labels)), labels]
-    each = {f"{k}_norm": length([state[k]]) for k in names}
-    sizes = {f"{k}_numel": state[k].numel() for k in names}
-    return {
-        "loss": losses.mean().item(),
-        "acc": right.mean().item(),
-        "gnorm_m": vectors.norm(dim=1).mean().item(),
-        "gm_norm": vectors.mean(0).norm().item(),
-        "gs_norm": vectors.std(0).norm().item(),
+    return losses_of(logits, labels, squared).mean().item(), right.mean().item()
+
+
+def measure(state, images, names, batch_size, train_mode=True, squared=False, **kind):
+    """The arrays of one checkpoint on normalised images, labels and which of these are corrupted.
+
+    Batches are in data-set order; the norms of weights and gradients are those of `names`.
+    """
+    leaves = {k: state[k].clone().requires_grad_() for k in trainable(state)}
+    logits, vectors, filters, wrong, statistics = [], [], [], [], []
+    for x, y in zip(*(part.split(batch_size) for part in images[:2]), strict=True):
+        out = Network({**state, **leaves}, train_mode, **kind)(x)
+        loss = losses_of(out, y, squared).mean()
+        grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        vectors.append(torch.cat([grads[k].double().flatten() for k in names]))
+        filters.append([length([f]) for k in invariant(state) for f in grads[k]])
+        logits.append(out.detach())
+        classes = range(out.shape[1])
+        wrong.append([((out.argmax(1) != y) & (y == c)).sum().item() for c in classes])
+        p = out.detach().softmax(1)
+        statistics.append([statistics_of(p[y == c]) for c in classes])
+    logits, vectors, (_, labels, corrupted) = torch.cat(logits), torch.stack(vectors), images
+    right = (logits.argmax(1) == labels).double()
+    losses = losses_of(logits.double(), labels, squared)
+    found = {
+        "gnorm_m": vectors.norm(dim=1).mean(),
+        "gnorm_all": vectors.norm(dim=1),
+        "gnorm_m_param_groups": torch.tensor(filters).mean(0),
+        "gm_norm": vectors.mean(0).norm(),
+        "gs_norm": vectors.std(0).norm(),
+        "outliers_list": torch.tensor(wrong),
+        "p_stats": torch.tensor(statistics).permute(2, 0, 1, 3),
         "params_norm": length(state[k] for k in names),
-        "params_numel": sum(sizes.values()),
-        **each,
-        **sizes,
-    }, (losses, right)
+        "params_numel": sum(state[k].numel() for k in names),
+    }
+    for k in names:
+        found |= {f"{k}_norm": length([state[k]]), f"{k}_numel": state[k].numel()}
+    for ending, part in (("", ...), ("_corrupt", corrupted), ("_normal", ~corrupted)):
+        found |= {f"loss{ending}": losses[part].mean(), f"acc{ending}": right[part].mean()}
+    return found
+
+
+def since(first, now):
+    """Cosine of the SI weights with the first ones; distance of all weights from them."""
+    a, b = (torch.cat([s[k].double().flatten() for k in invariant(s)]) for s in (first, now))
+    distance = length(now[k] - first[k] for k in trainable(now))
+    return {"cos_init": a @ b / a.norm() / b.norm(), "l2_init": distance}
+
+
+def statistics_of(p):
+    """Mean, deviation, minimum, maximum and median of probabilities (images, classes)."""
+    if not len(p):
+        return [[math.nan] * p.shape[1]] * 5
+    deviation = p.std(0) if len(p) > 1 else torch.full_like(p[0], math.nan)
+    found = (p.mean(0), deviation, p.min(0)[0], p.max(0)[0], p.median(0)[0])
+    return [part.tolist() for part in found]
+
+
+def curvature(state, images, batch_size, squared=False, **kind):
+    """(Hessian, Fisher matrix) of the SI weights by subset of the images, in train mode.
+
+    The subsets are "" (all), "_corrupt" and "_normal", each in the batches of the whole set. The
+    Fisher matrix is the mean of J^T A J with J the derivative of an image's outputs by the weights
+    and A that of its loss, twice, by the outputs.
+    """
+    state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+    names = invariant(state)
+    sizes = [state[k].numel() for k in names]
+    w = torch.cat([state[k].flatten() for k in names]).requires_grad_()
+    found = {ending: [0, 0] for ending in ("", "_corrupt", "_normal")}
+    for x, y, bad in zip(*(part.split(batch_size) for part in images), strict=True):
+        parts = zip(names, w.split(sizes), strict=True)
+        weights = {k: v.view(state[k].shape) for k, v in parts}
+        out = Network({**state, **weights}, True, **kind)(x.double())
+        losses, p = losses_of(out, y, squared), out.detach().softmax(1)
+        jacobian = torch.stack([
+            torch.autograd.grad(o, w, retain_graph=True)[0] for o in out.flatten()
+        ]).view(*out.shape, -1)  # fmt: skip
+        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        if squared:
+            inner = torch.eye(p.shape[1]).double().expand_as(inner) * 2 / p.shape[1]
+        for ending, part in (("", bad | ~bad), ("_corrupt", bad), ("_normal", ~bad)):
+            (slope,) = torch.autograd.grad(losses[part].sum(), w, create_graph=True)
+            rows = [torch.autograd.grad(g, w, retain_graph=True)[0] for g in slope]
+            j = jacobian[part]
+            fisher = torch.einsum("nia,nij,njb->ab", j, inner[part], j)
+            for i, matrix in enumerate((torch.stack(rows), fisher)):
+                found[ending][i] = found[ending][i] + matrix
+    counts = {"": len(images[1]), "_corrupt": images[2].sum(), "_normal": (~images[2]).sum()}
+    return {ending: [m / counts[ending] for m in both] for ending, both in found.items()}

@@ -1,4 +1,4 @@
-"""Momentum and Adam's moments of a checkpoint go on as they would where they were saved."""
+"""Momentum and Adam's moments of a checkpoint continue as they would have where they were saved."""
 
 import ast
 import copy
@@ -8,147 +8,132 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import data
 import models
-from training.trainer import Recipe, Trainer
+import train
+from runs import checkpoints
 
-GPU = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-)
+GPU = pytest.param(0, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-OPTIMIZERS = {"sgd": {"momentum": 0.9, "weight_decay": 1e-3}, "adam": {"weight_decay": 1e-3}}
+SGD, ADAM = "--momentum 0.9", "--optimizer adam"
 
 
-def batch(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(16, 3, 32, 32, generator=generator), torch.arange(16) % 10
+class Official:
+    """A network trained by PyTorch alone for three steps, and the checkpoint of it."""
+
+    def __init__(self, path, name="ConvNetSIAf", width=8, kind="sgd", layout="contiguous",
+                 grouped=False):  # fmt: skip
+        torch.manual_seed(3)
+        self.name, self.width, self.path = name, width, path
+        self.model = models.build(name, 10, width, norm_eps=1e-5).to(memory_format=LAYOUTS[layout])
+        groups = list(self.model.parameters())
+        if grouped:
+            invariant, others = models.split_parameters(self.model)
+            groups = [{"params": invariant}, {"params": others}]
+            groups = groups[::-1] if grouped == "others first" else groups
+        make, more = torch.optim.Adam, {}
+        if kind == "sgd":
+            make, more = torch.optim.SGD, {"momentum": 0.9}
+        self.optimizer = make(groups, lr=np.float64(0.01), weight_decay=1e-3, foreach=False, **more)
+        images, _ = data.load("Digits", "", use_test=True, use_data_size=16)
+        self.batch = images.normalise(images.images), images.labels
+        for _ in range(3):
+            self.step()
+        self.content = {"epoch": 1, "state_dict": self.state(),
+                        "optimizer": copy.deepcopy(self.optimizer.state_dict())}  # fmt: skip
+
+    def step(self):
+        x, y = self.batch
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(x), y).backward()
+        self.optimizer.step()
+
+    def state(self):
+        return {k: v.clone() for k, v in self.model.state_dict().items()}
+
+    def continued(self, words=SGD, gpu=-1):
+        """The weights after one step of a branch off the checkpoint."""
+        folder = self.path / "trial_0"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.content, folder / "checkpoint-1.pt")
+        train.main(
+            f"--dir {self.path} --dataset Digits --use_test --use_data_size 16 --batch_size 16 "
+            f"--model {self.name} --num_channels {self.width} --lr_init 0.01 --wd 0.001 --noaug "
+            f"--no_schedule --epochs 1 --resume_epoch 1 --overwrite --gpu {gpu} {words}".split()
+        )
+        return checkpoints.load(next(folder.glob("branch-1*/checkpoint-2.pt")))["state_dict"]
+
+    def cosine(self, found):
+        """The smallest cosine, over the weights, of the changes to `found` and by a plain step."""
+        before = self.content["state_dict"]
+        self.step()
+        return min(
+            F.cosine_similarity(
+                (found[n] - before[n]).flatten(), (p.detach() - before[n]).flatten(), 0, 0
+            ).item()
+            for n, p in self.model.named_parameters()
+        )
 
 
-def groups_of(model, grouped):
-    if not grouped:
-        return list(model.parameters())
-    invariant, others = models.split_parameters(model)
-    groups = [{"params": invariant}, {"params": others}]
-    return groups[::-1] if grouped == "others first" else groups
-
-
-def plain_step(model, optimizer, seed):
-    x, y = batch(seed)
-    optimizer.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
-
-
-def saved_run(name, optimizer, layout, grouped=False, width=8):
-    """A network after three plain steps, and the checkpoint of it."""
-    torch.manual_seed(3)
-    model = models.build(name, 10, width).to(memory_format=LAYOUTS[layout])
-    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
-    steps = kind(groups_of(model, grouped), lr=np.float64(0.01), foreach=False,
-                 **OPTIMIZERS[optimizer])  # fmt: skip
-    for seed in range(3):
-        plain_step(model, steps, seed)
-    content = {"epoch": 1, "state_dict": model.state_dict(), "optimizer": steps.state_dict()}
-    return model, steps, copy.deepcopy(content)
-
-
-def continued(name, content, layout, recipe, width=8, device="cpu"):
-    """The network after one step of this project's trainer from the checkpoint."""
-    model = models.build(name, 10, width)
-    model.load_state_dict(content["state_dict"])
-    model.to(device, memory_format=LAYOUTS[layout]).train()
-    trainer = Trainer(model, recipe, 16, torch.device(device))
-    trainer.load_moments(content)
-    x, y = (tensor.to(device) for tensor in batch(3))
-    trainer.step(x.contiguous(memory_format=LAYOUTS[layout]), y)
-    return model.cpu()
-
-
-def cosine(before, one, two):
-    """The smallest cosine, over the weights, of the changes from `before` to two networks."""
-    changes = zip(one.named_parameters(), two.parameters(), strict=True)
-    return min(
-        F.cosine_similarity((a - before[n]).flatten(), (b - before[n]).flatten(), 0, 0).item()
-        for (n, a), b in changes
-    )
-
-
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("run_layout", list(LAYOUTS))
+@pytest.mark.parametrize("kind, words", [("sgd", SGD), ("adam", ADAM)])
 @pytest.mark.parametrize("saved_layout", [*LAYOUTS, "transposed", "float64"])
-@pytest.mark.parametrize("name", ["ConvNetSIAf", "ResNet18SI"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
-def test_moments_of_every_layout(device, name, saved_layout, run_layout, optimizer):
-    width = 8 if name == "ConvNetSIAf" else 2
+@pytest.mark.parametrize("name, width", [("ConvNetSIAf", 8), ("ConvNetSIAf", 4), ("ResNet18SI", 2)])
+@pytest.mark.parametrize("gpu", [-1, GPU])
+def test_moments_of_every_layout(tmp_path, gpu, name, width, saved_layout, kind, words):
+    """On a CPU the weights lie in channels_last from width 8 on."""
     layout = saved_layout if saved_layout in LAYOUTS else "contiguous"
-    model, steps, content = saved_run(name, optimizer, layout, width=width)
-    for state in content["optimizer"]["state"].values():
+    official = Official(tmp_path, name, width, kind, layout)
+    for state in official.content["optimizer"]["state"].values():
         for key in state.keys() - {"step"}:
             if saved_layout == "transposed" and state[key].ndim > 1:
                 state[key] = state[key].transpose(0, 1).contiguous().transpose(0, 1)
             if saved_layout == "float64":
                 state[key] = state[key].double()
-    plain_step(model, steps, 3)
-    recipe = Recipe(lr=0.01, wd=1e-3, optimizer=optimizer, momentum=0.9)
-    own = continued(name, content, run_layout, recipe, width, device)
-    assert cosine(content["state_dict"], model, own) > 0.999
+    found = official.continued(words, gpu)
+    assert official.cosine(found) > 0.999
 
 
 @pytest.mark.parametrize("name", ["ConvNetSIAf", "ResNet18SIAf"])
 @pytest.mark.parametrize("grouped", [False, True, "others first"])
-def test_moments_of_weights_grouped_otherwise(name, grouped):
+def test_moments_of_weights_in_other_groups(tmp_path, name, grouped):
     """The official code groups by --noninvlr too; a branch may change it."""
-    model, steps, content = saved_run(name, "sgd", "contiguous", grouped, 2)
-    plain_step(model, steps, 3)
-    recipe = Recipe(lr=0.01, wd=1e-3, momentum=0.9, other_lr=None if grouped else 0.01)
-    own = continued(name, content, "contiguous", recipe, 2)
-    assert cosine(content["state_dict"], model, own) > 0.999
+    official = Official(tmp_path, name, 2, grouped=grouped)
+    found = official.continued(SGD if grouped else f"{SGD} --noninvlr 0.01")
+    assert official.cosine(found) > 0.999
 
 
-def test_a_buffer_that_is_not_there_yet_starts_at_zero(capsys):
-    _, steps, content = saved_run("ConvNetSI", "sgd", "contiguous")
-    content["optimizer"]["state"][0]["momentum_buffer"] = None
-    del content["optimizer"]["state"][1]
-    recipe = Recipe(lr=0.01, momentum=0.9)
-    own = continued("ConvNetSI", content, "channels_last", recipe)
-    assert f"2 of {len(steps.state)} weights have no moments" in capsys.readouterr().out
-    model = models.build("ConvNetSI", 10, 8)
-    model.load_state_dict(content["state_dict"])
-    x, y = batch(3)
-    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-    for i, (weight, gradient) in enumerate(zip(model.parameters(), gradients, strict=True)):
-        old = steps.state[list(steps.state)[i]]["momentum_buffer"] if i > 1 else 0
-        with torch.no_grad():
-            weight -= 0.01 * (gradient + 0.9 * old)
-    assert cosine(content["state_dict"], model, own) > 0.999
+def test_a_buffer_that_is_not_there_yet_starts_at_zero(tmp_path, capsys):
+    official = Official(tmp_path, "ConvNetSI")
+    states = official.content["optimizer"]["state"]
+    states[0]["momentum_buffer"] = None
+    del states[1]
+    found = official.continued()
+    assert f"2 of {len(states) + 1} weights have no moments" in capsys.readouterr().out
+    for number, weight in enumerate(official.model.parameters()):
+        if number < 2:
+            official.optimizer.state[weight]["momentum_buffer"].zero_()
+    assert official.cosine(found) > 0.999
 
 
-@pytest.mark.parametrize("optimizer, saved, message", [
-    ("adam", "sgd", "no moments of this optimiser"),
-    ("sgd", "adam", "no moments of this optimiser"),
-    ("sgd", "another width", "other shapes"),
-    ("sgd", "a number", "other shapes"),
-    ("sgd", "nothing", "no moments of this optimiser"),
-    ("sgd", "3", "no moments of this optimiser"),
-    ("sgd", "[{}, {}]", "no moments of this optimiser"),
-    ("sgd", "{'state': {}}", "no moments of this optimiser"),
-    ("sgd", "{'state': {0: 1}, 'param_groups': [{'params': [0]}]}", "no moments of this optimiser"),
+@pytest.mark.parametrize("words, saved, message", [
+    (ADAM, "sgd", "no moments of this optimiser"), (SGD, "adam", "no moments of this optimiser"),
+    (SGD, "another width", "other shapes"), (SGD, "a number", "other shapes"),
+    (SGD, "None", "no moments of this optimiser"), (SGD, "3", "no moments of this optimiser"),
+    (SGD, "[{}, {}]", "no moments of this optimiser"),
+    (SGD, "{'state': {}}", "no moments of this optimiser"),
+    (SGD, "{'state': {0: 1}, 'param_groups': [{'params': [0]}]}", "no moments of this optimiser"),
 ])  # fmt: skip
-def test_moments_that_cannot_be_taken_over_are_said(optimizer, saved, message, capsys):
-    kind = saved if saved in OPTIMIZERS else "sgd"
-    _, _, content = saved_run("ConvNetSI", kind, "contiguous", width=4)
+def test_moments_that_do_not_fit_are_named(tmp_path, words, saved, message, capsys):
+    official = Official(tmp_path, "ConvNetSI", 4, "adam" if saved == "adam" else "sgd")
     if saved == "another width":
-        content["optimizer"] = saved_run("ConvNetSI", "sgd", "contiguous", width=2)[2]["optimizer"]
-    if saved == "a number":
-        content["optimizer"]["state"][0]["momentum_buffer"] = 0.5
-    if saved[0] in "3[{":
-        content["optimizer"] = ast.literal_eval(saved)
-    if saved == "nothing":
-        content["optimizer"] = None
-    recipe = Recipe(lr=0.01, optimizer=optimizer, momentum=0.9)
-    own = continued("ConvNetSI", content, "contiguous", recipe, 4)
+        other = Official(tmp_path, "ConvNetSI", 2)
+        official.content["optimizer"] = other.content["optimizer"]
+    elif saved == "a number":
+        official.content["optimizer"]["state"][0]["momentum_buffer"] = 0.5
+    elif saved not in ("sgd", "adam"):
+        official.content["optimizer"] = ast.literal_eval(saved)
+    found = official.continued(words)
     assert message in capsys.readouterr().out
-    assert all(torch.isfinite(p).all() for p in own.parameters())
-    fresh = continued(
-        "ConvNetSI", {**content, "epoch": 0, "optimizer": {}}, "contiguous", recipe, 4
-    )
-    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), fresh.parameters(), strict=True))
+    official.content |= {"epoch": 0, "optimizer": {}}
+    fresh = official.continued(words)
+    assert all(torch.equal(found[k], fresh[k]) for k in found)

@@ -1,4 +1,4 @@
-"""train.py and test.py against the plain computation of `reference`, option by option."""
+"""train.py and test.py give what the independent implementation in `reference` gives."""
 
 from types import SimpleNamespace
 
@@ -46,12 +46,14 @@ GRID = {
         f"--cosan_schedule --epochs 4 --fix_elr --elr 0.0005 {ALL}", ("--no_schedule",)
     ),
     "corrupted": ("--corrupt_train 0.4", ()),
+    "corrupted, held-out images": ("--corrupt_train 0.4 --use_data_size 80", ("--use_test",)),
     "held-out images": ("--seed 3 --trial 2", ("--use_test",)),
     "first images, one batch": ("--batch_size 700 --use_data_size 50", ()),
     "channels last": ("--num_channels 8 --use_data_size 40 --momentum 0.9", ()),
     "shallow": ("--depth 1", ()),
     "depth 2": (f"--depth 2 {ALL}", ()),
     "deep": ("--depth 5", ()),
+    "deeper, narrow": (f"--depth 7 --num_channels 1 {ALL} --use_data_size 60", ()),
     "layer": ("--norm layer --model ConvNetSIAf", ()),
     "group": ("--norm group --num_channels 3", ()),
     "instance": ("--norm instance", ()),
@@ -102,17 +104,25 @@ def test_a_run_is_the_plain_one(run, noise, name):
     assert_plain(folder, options)
 
 
-@pytest.mark.parametrize("extra", [
-    "--epochs 4 --lr_init 0.002 --d_schedule 2", "--epochs 3 --cosan_schedule --fix_si_pnorm",
-    "--epochs 2 --no_schedule --fix_elr --elr 0.0003", "--epochs 3 --c_schedule 4 --fbgd",
+@pytest.mark.parametrize("name, extra", [
+    ("the base", "--epochs 4 --lr_init 0.002 --d_schedule 2"),
+    ("the base", "--epochs 3 --cosan_schedule --fix_si_pnorm"),
+    ("the base", "--epochs 2 --no_schedule --fix_elr --elr 0.0003"),
+    ("the base", "--epochs 3 --c_schedule 4 --fbgd"),
+    ("held at 3", "--epochs 1 --no_schedule --momentum 0 --fix_si_pnorm --fix_si_pnorm_value 5"),
+    ("sphere", "--epochs 1 --no_schedule --fix_si_pnorm --fix_si_pnorm_value 2"),
+    ("every filter held", "--epochs 1 --no_schedule --momentum 0"),
 ])  # fmt: skip
-def test_a_branch_is_the_plain_run_from_its_checkpoint(run, noise, extra):
-    """Its schedule and its fixed norm begin there, its epochs count on."""
-    folder, _ = start(run, noise, "the base")
-    words = f"{extra} --data_path {noise} --resume_epoch 2"
-    run(words, base=BASE.replace("--no_schedule", ""))
+def test_a_branch_is_the_plain_run_from_its_checkpoint(run, noise, name, extra):
+    """Its schedule begins there, and it holds the norm that it asks for itself."""
+    folder, _ = start(run, noise, name)
+    run(f"{extra} --data_path {noise} --resume_epoch 2", base=BASE.replace("--no_schedule", ""))
     (branch,) = folder.glob("branch-2*")
-    assert_plain(branch, SimpleNamespace(**runs.read_config(branch)), 2)
+    options = SimpleNamespace(**runs.read_config(branch))
+    assert_plain(branch, options, 2)
+    if options.fix_si_pnorm_value > 0:
+        norm = runs.read_log(branch)[0]["si_norm"]
+        assert norm == pytest.approx(options.fix_si_pnorm_value, rel=1e-6)
 
 
 def assert_plain(folder, options, first=0):
@@ -120,6 +130,8 @@ def assert_plain(folder, options, first=0):
     start, rows = state_of(folder, first), runs.read_log(folder)
     assert len(rows) == options.epochs
     assert options.base_lr == pytest.approx(rows[0]["lr"])  # every schedule begins at 1
+    shapes = reference.shapes(options.model, options.num_channels, 5, options.depth, options.norm)
+    assert {k: tuple(v.shape) for k, v in start.items()} == shapes
     sizes = {k: start[k].numel() for k in reference.trainable(start)}
     assert options.si_parameters == sum(sizes[k] for k in reference.invariant(start))
     assert options.other_parameters == sum(sizes.values()) - options.si_parameters
@@ -166,54 +178,93 @@ def test_a_run_begins_with_pytorchs_own_initialisation(run, noise, extra):
     assert torch.allclose(first["linear_layers.2.weight"], expected)
 
 
-# Which image and checkpoint the arrays are about, and how they are asked for.
+# How the arrays are asked for, and of which run.
 MEASURED = {
     "train-tm": ("--train_mode", "corrupted"),
     "train-em": ("", "corrupted"),
-    "test-em": ("--use_test", "corrupted"),
+    "test-em": ("--use_test", "the base"),
     "trained on": ("--train_mode", "held-out images"),
     "all weights": ("--train_mode", "all weights, momentum"),
     "SI weights": ("--train_mode --prebn_only", "all weights, momentum"),
+    "squared": ("--train_mode --use_squared_loss --corrupt_train 0.4", "the base"),
+    "deep": ("--train_mode", "deep"),
     "ResNet": ("--train_mode --prebn_only", "ResNet, all weights"),
     "weight": ("--train_mode", "weight"),
 }
+ARRAYS = (
+    "--eval_model --all_pnorm --calc_grad_norms --calc_grad_norms_all --calc_grads "
+    "--calc_grad_norms_param_groups --calc_batch_outliers --calc_probs_stats --calc_cos_init "
+    "--calc_l2_init"
+)
 
 
+@pytest.mark.filterwarnings("ignore:std")
 @pytest.mark.parametrize("name", MEASURED)
-def test_metrics_are_the_plain_ones(run, noise, name, tmp_path):
+def test_arrays_are_the_plain_ones(run, noise, name, tmp_path):
     flags, trained = MEASURED[name]
     folder, o = start(run, noise, trained)
+    on_test = "--use_test" in flags
+    subsets = "" if on_test else "--eval_on_train_subsets"
     test_script.main(
-        f"--models_dir {folder} --save_path {tmp_path}/x.npz --eval_model --calc_grad_norms "
-        f"--calc_grads --all_pnorm --gpu -1 {flags}".split()
+        f"--models_dir {folder} --save_path {tmp_path}/x.npz --gpu -1 {ARRAYS} {subsets} "
+        f"{flags}".split()
     )
-    train, _ = reference.split(noise, o.use_test, o.use_data_size, o.corrupt_train or 0.0)
-    pixels, labels = reference.split(noise)[1] if "--use_test" in flags else train[:2]
+    corrupt = 0.4 if "0.4" in flags else o.corrupt_train or 0.0
+    images, _ = reference.split(noise, o.use_test, o.use_data_size, corrupt)
+    if on_test:
+        pixels, labels = reference.split(noise)[1]
+        images = pixels, labels, torch.zeros(len(labels), dtype=torch.bool)
+    images = reference.normalised(images[0]), *images[1:]
+    states = [state_of(folder, epoch) for epoch in range(4)]
+    names = (reference.invariant if "prebn" in flags else reference.trainable)(states[0])
     with np.load(tmp_path / "x.npz") as found:
         assert found["report_epochs"].tolist() == [0, 1, 2, 3]
-        for epoch in range(4):
-            state = state_of(folder, epoch)
-            names = (reference.invariant if "prebn" in flags else reference.trainable)(state)
-            expected, _ = reference.measure(
-                state, pixels, labels, names, o.batch_size, "train_mode" in flags, o.norm
-            )
-            assert set(found) == {"report_epochs", *expected}
-            for key, value in expected.items():
-                assert found[key][epoch] == pytest.approx(value, rel=1e-4), (epoch, key)
+        for epoch, state in enumerate(states):
+            expected = reference.measure(
+                state, images, names, o.batch_size, "train_mode" in flags, "squared" in flags,
+                norm=o.norm, depth=o.depth,
+            )  # fmt: skip
+            expected |= reference.since(states[0], state)
+            asked = {k: v for k, v in expected.items() if not on_test or "_normal" not in k}
+            asked = {k: v for k, v in asked.items() if not on_test or "_corrupt" not in k}
+            assert set(found) == {"report_epochs", *asked}
+            for key, value in asked.items():
+                error = f"{key} of epoch {epoch}"
+                np.testing.assert_allclose(found[key][epoch], value, 1e-3, 1e-6, err_msg=error)
 
 
-def test_loss_of_the_corrupted_images_and_of_the_others(run, noise, tmp_path):
-    folder, o = start(run, noise, "corrupted")
+@pytest.mark.parametrize("squared", [False, True])
+def test_curvature_is_that_of_the_explicit_matrices(run, noise, squared, tmp_path):
+    """Of all 45 SI weights of a small network, in batches of 12, 12 and 6."""
+    flags = "--use_squared_loss" if squared else ""
+    folder = run(
+        f"--data_path {noise} --depth 1 --num_channels 1 --use_data_size 30 --corrupt_train 0.4 "
+        f"--batch_size 12 --epochs 1 {flags}", base=BASE,
+    )  # fmt: skip
     test_script.main(
-        f"--models_dir {folder} --save_path {tmp_path}/x.npz --eval_on_train_subsets --train_mode "
-        "--gpu -1".split()
+        f"--models_dir {folder} --save_path {tmp_path}/x.npz --gpu -1 --train_mode --prebn_only "
+        "--eval_on_train_subsets --hess_trace --fisher_trace --hess_evals --fisher_evals "
+        "--sharpness --seed 5 --epochs 1".split()
     )
-    (pixels, labels, corrupted), _ = reference.split(noise, corrupt_train=o.corrupt_train)
-    state = state_of(folder, 3)
-    _, (losses, right) = reference.measure(
-        state, pixels, labels, reference.trainable(state), o.batch_size
-    )
+    images, _ = reference.split(noise, True, 30, 0.4)
+    images = reference.normalised(images[0]), *images[1:]
+    state = state_of(folder, 1)
+    both = reference.curvature(state, images, 12, squared, depth=1)
+    generator = torch.Generator().manual_seed(reference.seed_of(5))
+    vectors = torch.randn(5, 45, generator=generator).double()
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
     with np.load(tmp_path / "x.npz") as found:
-        for name, which in (("corrupt", corrupted), ("normal", ~corrupted)):
-            assert found[f"loss_{name}"][3] == pytest.approx(losses[which].mean().item(), rel=1e-5)
-            assert found[f"acc_{name}"][3] == pytest.approx(right[which].mean().item())
+        for ending, matrices in both.items():
+            for kind, matrix in zip(("hess", "fisher"), matrices, strict=True):
+                trace = torch.einsum("va,ab,vb->v", vectors, matrix, vectors).mean()
+                near = {"rel": 2e-3, "abs": 1e-4 * matrix.norm().item()}
+                assert found[f"{kind}_trace{ending}"][0] == pytest.approx(trace.item(), **near)
+        for kind, matrix in zip(("hess", "fisher"), both[""], strict=True):
+            values = torch.linalg.eigvalsh(matrix).flip(0)[:10].numpy()
+            near = 2e-3 * np.abs(values).max()
+            np.testing.assert_allclose(found[f"{kind}_evals"][0], values, atol=near)
+        weights = torch.cat([state[k].flatten() for k in reference.invariant(state)]).double()
+        u = weights / weights.norm()
+        tangent = torch.eye(45) - torch.outer(u, u)
+        values = torch.linalg.eigvalsh(weights.norm() ** 2 * tangent @ both[""][0] @ tangent)
+        assert found["sharpness"][0] == pytest.approx(values[-1].item(), rel=5e-3)

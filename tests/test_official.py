@@ -1,0 +1,334 @@
+"""What users of the official code bring along: command lines, checkpoints, drivers.
+
+docs/official-code.md describes it. The rows of COMPAT in what is trained and measured are held by
+test_reference.py, whose conventions are the official ones.
+"""
+
+import itertools
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+import reference
+import torch
+from conftest import ROOT
+
+import data
+import models
+import options
+import runs
+import test as test_script
+from experiments import Experiment
+from experiments.lines import lines_of
+from runs import checkpoints
+from training.table import Table
+from utils import UserError
+
+# As P1's and P2's drivers give them.
+P1 = (
+    "--dir ./Experiments/x --dataset CIFAR10 --data_path ~/datasets/ --model ConvNetSI "
+    "--num_channels 32 --depth 3 --initscale 10. --fix_noninvlr 0.0 --lr_init 0.01 --wd 0.001 "
+    "--momentum 0.0 --epochs 1001 --batch_size 128 --use_test --noschedule --no_aug --fbgd "
+    "--fix_si_pnorm --fix_si_pnorm_value -1 --save_freq 1 --save_freq_int 0 --eval_freq 1000 "
+    "--seed 1 --trial 0 --gpu 0 --num_workers 4 --corrupt_train 0.0 --use_data_size 50000"
+)
+P2 = (
+    "--dir ./Experiments/x/checkpoints --dataset CIFAR10 --data_path ~/datasets/ "
+    "--model ConvNetSI --num_channels 32 --depth 3 --init_scale 10.0 --noninvlr 0.0 "
+    "--fix_elr --elr 1e-3 --lr_init 0.0 --wd 0.0 --momentum 0.0 --batch_size 128 --epochs 1000 "
+    "--corrupt_train 0.0 --save_freq 1 --use_test --no_schedule --no_aug --use_data_size 50000 "
+    "--eval_freq 1000 --save_freq_int 0 --trial 0 --gpu 0 --num_workers 4"
+)
+GET_INFO = (
+    "--dataset CIFAR10 --data_path ~/datasets/ --model ResNet18SIAf --models_dir x --save_path y "
+    "--num_channels 32 --depth 3 --initscale -1. --fix_noninvlr -1 --gpu 0 --batch_size 128 "
+    "--use_data_size 50000 --corrupt_train 0.0 --num_workers 4 --seed 1 --no_aug --prebn_only "
+    "--train_mode --calc_grad_norms_small_memory --save_freq_int 0 --eval_on_random_subset"
+)
+PAGE = (ROOT / "docs" / "official-code.md").read_text()
+
+
+def accept(line, capsys):
+    """The options of a line of train.py, and the lines that it prints."""
+    args = options.train_options(shlex.split(line))
+    return args, capsys.readouterr().out.splitlines()
+
+
+# --- command lines ---
+
+
+@pytest.mark.parametrize("script, declared", [("train", options.TRAIN), ("test", options.TEST)])
+def test_official_options_are_all_here(script, declared):
+    part = PAGE.split(f"<!-- official {script} -->")[1].split("<!--")[0]
+    official = set(re.findall(r"--\w+", part))
+    names = {name for option in declared for name in option.names.split()}
+    assert len(official) >= 40 and official <= names
+
+
+def test_official_lines(capsys):
+    args, _ = accept(P1, capsys)
+    assert (args.init_scale, args.noninvlr, args.fix_si_pnorm_value) == (10, 0, -1)
+    assert args.fbgd and args.noaug and args.no_schedule and args.use_test and args.epochs == 1001
+    args, (note,) = accept(P2, capsys)
+    assert args.fix_elr and args.elr == 1e-3
+    assert "--lr_init" in note and "--wd" not in note
+    args, words = options.test_options(GET_INFO.split())
+    assert {"init_scale", "noninvlr", "noaug", "calc_grad_norms"} <= words
+    assert args.eval_on_random_subset == 0 and args.calc_grad_norms and args.init_scale == -1
+
+
+@pytest.mark.parametrize("line, named, expected", [
+    ("--fix_elr --elr 1e-3 --lr_init 0.0 --wd 0.0", "--lr_init", {"elr": 1e-3, "wd": 0}),
+    ("--fix_all_elr --elr 1e-3 --lr_init 0", "--lr_init", {"fix_all_elr": True}),
+    ("--elr 0.001 --lr_init 0.1", "--elr", {"elr": None, "lr_init": 0.1}),
+    ("--no_schedule --cosan_schedule", "--no_schedule", {"cosan_schedule": True}),
+    ("--no_schedule --c_schedule 0", "--c_schedule", {"no_schedule": True, "c_schedule": None}),
+    ("--d_schedule 0.0", "--d_schedule", {"d_schedule": None}),
+    ("--c_schedule 0 --d_schedule 5", "--c_schedule", {"d_schedule": 5}),
+    ("--c_schedule 3 --d_schedule 5", "--d_schedule", {"c_schedule": 3, "d_schedule": None}),
+    ("--fix_si_pnorm_value 10", "--fix_si_pnorm_value", {"fix_si_pnorm": False}),
+    ("--fix_elr --elr 1 --fix_si_pnorm", "--fix_si_pnorm", {"fix_elr": True}),
+    ("--fix_elr --elr 1 --fix_si_pnorm_value 9", "value", {"fix_si_pnorm_value": -1}),
+    ("--resume_epoch -1", "--resume_epoch", {"resume_epoch": None}),
+    ("--elr 0.001 --resume_epoch -1 --c_schedule 0 --num_workers 4", "--elr", {"elr": None}),
+])  # fmt: skip
+def test_options_without_effect_are_named_in_one_note(line, named, expected, capsys):
+    args, notes = accept(line, capsys)
+    assert len(notes) == 1 and "changes nothing" in notes[0] and named in notes[0]
+    assert {key: getattr(args, key) for key in expected} == expected
+    assert runs.differences(vars(args), {**vars(args), **expected}) == {}
+
+
+@pytest.mark.parametrize("line", ["", "--fix_elr --elr 1", "--c_schedule 3", "--resume_epoch 0"])
+def test_options_with_an_effect_are_not_named(line, capsys):
+    assert accept(line, capsys)[1] == []
+
+
+# --- data ---
+
+
+def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
+    train, held_out = data.load("Digits", "", use_data_size=1500)
+    assert (len(train), len(held_out)) == (1350, 150)
+    assert capsys.readouterr().out.count("note:") == 1
+    for wrong in (1351, 1501):
+        with pytest.raises(UserError, match="more than the 1350"):
+            data.load("Digits", "", use_data_size=wrong)
+
+
+@pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])
+def test_half_of_the_classes(half, classes):
+    whole = data.load("Digits", "", use_test=True)
+    halves = data.load("Digits", "", use_test=True, split_classes=half)
+    for images, part in zip(whole, halves, strict=True):
+        kept = [i for i, label in enumerate(images.labels.tolist()) if label in classes]
+        assert torch.equal(part.images, images.images[kept]) and part.num_classes == 5
+        assert [classes[label] for label in part.labels] == images.labels[kept].tolist()
+    corrupted, _ = data.load("Digits", "", use_test=True, split_classes=half, corrupt_train=1.0)
+    assert torch.equal(corrupted.images, halves[0].images) and corrupted.corrupted.all()
+    assert set(corrupted.labels.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_svhn_comes_through_torchvision(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    pixels = np.random.RandomState(0).randint(256, size=(9, 3, 32, 32)).astype(np.uint8)
+
+    class Fake:
+        def __init__(self, root, split, download):
+            assert download and root == str(tmp_path / "svhn")
+            self.data = pixels[:6] if split == "train" else pixels[6:]
+            self.labels = np.arange(len(self.data))
+
+    Fake.split_list = datasets.SVHN.split_list
+    (tmp_path / "svhn").mkdir()
+    (tmp_path / "svhn" / "train_32x32.mat").touch()
+    monkeypatch.setattr(datasets, "SVHN", Fake)
+    train_images, test_images = data.load("SVHN", tmp_path, use_test=True)
+    assert (len(train_images), len(test_images), train_images.num_classes) == (6, 3, 10)
+    assert train_images.images[2, 5, 7].tolist() == pixels[2, :, 5, 7].tolist()
+    assert torch.allclose(train_images.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
+
+
+# --- logs and folders ---
+
+
+@pytest.mark.parametrize("terminal, rows", [(False, 3), (True, 1)])
+def test_a_log_has_a_row_every_epoch(run, capsys, monkeypatch, terminal, rows):
+    monkeypatch.setattr(Table, "watched", staticmethod(lambda: terminal))
+    run("--eval_freq 3")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert len(shown) == rows
+
+
+@pytest.mark.parametrize("first, second", list(itertools.permutations(
+    ["--lr_init 0.05", "--lr_init 0.2", "--momentum 0.5 --lr_init 0.05"], 2
+)))  # fmt: skip
+def test_branches_off_one_official_checkpoint_have_folders_of_their_own(tmp_path, first, second):
+    folders = []
+    for line in (first, second, first):
+        asked = vars(options.train_options([*line.split(), "--resume_epoch", "7"]))
+        folders.append(runs.branch_folder(tmp_path, 7, asked))
+        if not folders[-1].exists():
+            folders[-1].mkdir()
+            runs.write_config(folders[-1], {**asked, "norm_eps": 1e-5})
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_a_run_with_labels_of_an_older_version_is_named(run):
+    folder = run("--epochs 1 --corrupt_train 0.5")
+    config = runs.read_config(folder)
+    del config["norm_eps"]
+    runs.write_config(folder, config)
+    with pytest.raises(UserError, match="other labels"):
+        runs.read_config(folder)
+
+
+# --- checkpoints without a configuration, measured ---
+
+LINE = (
+    "--dataset Digits --data_path ~/datasets/ --use_data_size 200 --batch_size 64 --num_channels 2 "
+    "--depth 3 --init_scale 10. --noninvlr 0.0 --num_workers 4 --seed 1 --gpu -1"
+)
+
+
+def write_official(path, network):
+    """A checkpoint as the official code writes it: NumPy scalars, accuracy in per cent."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer.param_groups[0]["lr"] = np.float64(0.01)
+    results = {"loss": np.float64(2.3), "accuracy": 11.0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"epoch": 1, "state_dict": network.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**content, "train_res": results, "test_res": results}, path)
+
+
+def measure(folder, arguments, out):
+    test_script.main(f"--models_dir {folder} --save_path {out} {LINE} {arguments}".split())
+    with np.load(out) as file:
+        return dict(file)
+
+
+def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run, tmp_path):
+    """That of the run; without a configuration the official one, in a branch off it too."""
+    folder = run("--epochs 1 --norm_eps 0.5")
+    run("--resume_epoch 1 --epochs 1")
+    assert runs.read_config(folder / "branch-1")["norm_eps"] == 0.5
+    images, _ = data.load("Digits", "", use_test=True, use_data_size=200)
+    images = images.normalise(images.images), images.labels, images.corrupted
+    content = checkpoints.load(folder / "checkpoint-1.pt")
+    state = content["state_dict"]
+    for key in reference.invariant(state):
+        state[key] *= 1e-3  # so small that the loss depends on the epsilon
+    checkpoints.save(folder / "checkpoint-1.pt", content)
+    for config, extra, eps in ((True, "", 0.5), (False, "", 1e-5), (False, "--norm_eps 0.1", 0.1)):
+        if not config:
+            (folder / "config.json").unlink(missing_ok=True)
+        found = measure(folder, f"--train_mode --eval_model --epochs 1 {extra}", tmp_path / "x.npz")
+        names = reference.trainable(state)
+        expected = reference.measure(state, images, names, 64, eps=eps)["loss"]
+        assert found["loss"][-1] == pytest.approx(expected.item(), rel=1e-4)
+    shutil.rmtree(folder / "branch-1")
+    run("--resume_epoch 1 --epochs 1")
+    assert runs.read_config(folder / "branch-1")["norm_eps"] == 1e-5
+    assert options.NORM_EPS == models.NORM_EPS == 1e-12  # of other runs: scale invariance
+
+
+def test_checkpoints_within_an_epoch_lie_evenly(tmp_path):
+    folder = tmp_path / "trial_0"
+    for name in ("0", "0-1", "0-2", "0-3", "1", "1-1"):
+        write_official(folder / f"checkpoint-{name}.pt", models.build("ConvNetSI", 10, 2))
+    for option, n in (("", 4), ("--save_freq_int 4", 4), ("--save_freq_int 8", 8)):
+        found = measure(folder, f"--model ConvNetSI {option}", tmp_path / "out.npz")
+        assert found["report_epochs"].tolist() == [0, 1 / n, 2 / n, 3 / n, 1, 1 + 1 / n]
+
+
+def test_checkpoints_of_older_runs_are_at_the_time_that_they_state(run):
+    """Older versions counted steps in a file's name."""
+    folder = run("--save_freq_int 2 --epochs 1")
+    (folder / "checkpoint-0-1.pt").rename(folder / "checkpoint-0-37.pt")
+    test_script.main(f"--models_dir {folder} --gpu -1 --save_freq_int 5".split())
+    assert list(runs.Metrics.read(folder / "train-em.npz").rows) == [0, 0.5, 1]
+
+
+def test_flags_that_do_not_suit_the_images(tmp_path, capsys):
+    folder, out = tmp_path / "trial_0", tmp_path / "out.npz"
+    write_official(folder / "checkpoint-1.pt", models.build("ConvNetSI", 10, 2))
+    found = measure(folder, "--model ConvNetSI --use_test --eval_on_train_subsets", out)
+    assert "--eval_on_train_subsets changes nothing" in capsys.readouterr().out
+    assert found.keys() == {"report_epochs", "params_norm", "params_numel"}
+    whole = measure(folder, "--model ConvNetSI --eval_model", out)
+    subset = measure(folder, "--model ConvNetSI --eval_model --eval_on_random_subset", out)
+    np.testing.assert_allclose(subset["loss"], whole["loss"], rtol=1e-5)  # 200 of 200
+
+
+def test_arrays_over_other_batches_are_not_mixed(tmp_path, capsys):
+    folder, out = tmp_path / "trial_0", tmp_path / "out.npz"
+    network = models.build("ConvNetSI", 10, 2)
+    write_official(folder / "checkpoint-1.pt", network)
+    measure(folder, "--model ConvNetSI --calc_grad_norms_all", out)
+    write_official(folder / "checkpoint-2.pt", network)
+    with pytest.raises(SystemExit):
+        measure(folder, "--model ConvNetSI --calc_grad_norms_all --batch_size 40 --update", out)
+    assert "gnorm_all of other batches" in capsys.readouterr().err
+    with np.load(out) as file:
+        assert file["gnorm_all"].shape == (1, 4)
+
+
+# --- the driver ---
+
+
+def test_lists_are_zipped_and_one_goes_with_all():
+    def pairs(lrs, wds):
+        found = Experiment("x", "", lrs=lrs, wds=wds, combine="zip").lines()
+        return [(line["lr_init"], line["wd"]) for line in found]
+
+    assert pairs((1, 2), (3, 4)) == [(1, 3), (2, 4)]
+    assert pairs((1, 2), (3,)) == [(1, 3), (2, 3)]
+    assert pairs((1,), (3, 4)) == [(1, 3), (1, 4)]
+    with pytest.raises(ValueError, match="2 lrs and 3 wds cannot be zipped"):
+        pairs((1, 2), (3, 4, 5))
+
+
+@pytest.mark.parametrize("mode", ["fix_lr", "fix_elr", "fix_all_elr"])
+def test_modes_of_the_driver(mode):
+    (line,) = lines_of(Experiment("x", "", fix_elr=mode, elrs=(0.1,)))
+    found = [key for key in ("fix_elr", "fix_all_elr") if getattr(line.options, key)]
+    assert found == [mode] * (mode != "fix_lr")
+
+
+def test_what_official_drivers_put_into_params():
+    params = {
+        "num_channels": 32, "depth": 3, "initscale": 10.0, "momentum": 0.0, "batch_size": 128,
+        "epochs": 2, "save_freq": 1, "use_data_size": 50000, "corrupt_train": 0.2, "trial": 3,
+        "resume_epoch": -1, "fix_si_pnorm_value": 10.0, "eval_freq": 1000, "num_workers": 4,
+        "gpu": 0, "same_last_layer": True, "save_freq_int": 0, "c_schedule": 0, "seed": 5,
+    }  # fmt: skip
+    add = "--use_test --no_aug --noschedule --fbgd --fix_si_pnorm --eval_freq 100"
+    (line,) = lines_of(Experiment("x", "", params=params, add_params=add))
+    assert line.options.same_last_layer and line.options.init_scale == 10
+    assert line.options.fix_si_pnorm_value == 10 and line.options.eval_freq == 100
+    assert line.folder.name == "trial_3"
+    assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
+
+
+def test_same_last_layer_is_a_variable_of_the_driver(monkeypatch):
+    import run_train_and_test as driver
+
+    for value in (True, False):
+        monkeypatch.setattr(driver, "same_last_layer", value)
+        (line,) = lines_of(driver.edited_experiment())
+        assert line.options.same_last_layer == value
+        assert ("--same_last_layer" in line.commands["train"]) == value
+        assert "--eval_on_train_subsets" not in line.commands["train-tm"]
+    monkeypatch.setattr(driver, "same_last_layer", "yes")
+    with pytest.raises(UserError, match="same_last_layer is True or False, not 'yes'"):
+        driver.edited_experiment()
+
+
+def test_a_trial_named_among_the_flags_is_where_it_is_measured():
+    (line,) = lines_of(Experiment("x", "", add_params="--use_test --trial 4"))
+    assert line.folder.name == "trial_4"
+    words = line.commands["test-em"]
+    assert words[words.index("--models_dir") + 1] == str(line.folder)
