@@ -16,12 +16,11 @@ from textwrap import fill
 from tabulate import tabulate
 
 import runs
-from command_line import Option, Parser, given, integer, key_values, one_of
+from command_line import Option, Parser, integer, key_values, one_of
 from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
-from experiments.runner import say
-from experiments.slurm import Cluster, submit
+from experiments.slurm import submit
 from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
@@ -64,13 +63,8 @@ DRIVER = (
     Option("--trials", integer(1), 1, "independent repetitions of every line"),
     Option("--jobs", integer(1), None, "lines that run at once (default: 1 here, all in SLURM)"),
     Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
-    Option("--partition", str, None, "SLURM: partition (default: the cluster's)"),
-    Option("--gpus", integer(0), 1, "SLURM: GPUs for each line (0: run on the CPU)"),
-    Option("--cpus", integer(1), 4, "SLURM: processor cores for each line"),
-    Option("--time", integer(1), 240, "SLURM: minutes of a job; longer lines are queued again"),
-    Option("--sbatch", key_values, {}, "SLURM: options of sbatch, as in account=me,mem=8G"),
+    Option("--sbatch", key_values, {}, "SLURM: options of sbatch, as in gpus-per-node=1,time=240"),
 )
-SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "sbatch")
 
 
 def edited_experiment() -> Experiment:
@@ -107,16 +101,14 @@ def print_experiments() -> None:
         times = duration(total.core_seconds), duration(total.gpu_seconds)
         rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 42)])
     headers = ("experiment", "lines", "CPU core", "GPU, assumed", "what it shows")
-    say(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
-    say("\n--experiment NAME runs one; with --test it prints the commands instead")
+    print(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
+    print("\n--experiment NAME runs one; with --test it prints the commands instead")
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = Parser(DRIVER, "run_train_and_test.py", __doc__).parse_args(argv)
-    words = given(argv, DRIVER)
-    for key in SLURM_OPTIONS:
-        if key in words and arguments.launcher != "slurm":
-            raise UserError(f"--{key} belongs to --launcher slurm")
+    if arguments.sbatch and arguments.launcher != "slurm":
+        raise UserError("--sbatch belongs to --launcher slurm")
     if arguments.list:
         print_experiments()
         return 0
@@ -126,12 +118,12 @@ def main(argv: list[str] | None = None) -> int:
         experiment = experiment.in_trials(range(arguments.trials))
     lines = lines_of(experiment)
     if arguments.status:
-        say(status.table(lines))
+        print(status.table(lines))
         return 0
     if arguments.test:
         for line in lines:
             for words in line.commands.values():
-                say(shlex.join(["python", *words]))
+                print(shlex.join(["python", *words]))
         return 0
 
     if arguments.launcher == "local":
@@ -143,18 +135,7 @@ def main(argv: list[str] | None = None) -> int:
                     runs.remove_run(line.folder)
         if arguments.launcher == "local":
             return run_here(experiment, lines, arguments.jobs or 1)
-        submit(
-            experiment,
-            lines,
-            Cluster(
-                arguments.partition,
-                arguments.gpus,
-                arguments.cpus,
-                arguments.time,
-                arguments.jobs or len(lines),
-                arguments.sbatch,
-            ),
-        )
+        submit(experiment, lines, arguments.jobs or len(lines), arguments.sbatch)
         return 0
 
 

@@ -201,7 +201,7 @@ def measure(claim: Claim, found: Sequence[Experiment], trials: Sequence[int], jo
     """
     groups = []
     for experiment, lines in zip(found, lines_behind(found, trials), strict=True):
-        if run_here(experiment, lines, jobs):
+        if run_here(experiment, lines, jobs) == 1:  # a diverged line is a result
             raise UserError(f"a line of {experiment.name} failed, see above")
         groups.append([run_of(line) for line in lines])
     try:

@@ -22,7 +22,7 @@ from command_line import Option, Parser, integer, number, one_of
 from experiments.lines import ROOT, Line, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.papers import PAPERS
-from experiments.runner import SCRIPTS, say
+from experiments.runner import SCRIPTS
 from experiments.setting import IMAGE_FOLDER, Experiment
 from options import PRECISIONS
 from utils import Interrupted, UserError, locked, user_errors
@@ -54,7 +54,7 @@ def run_once(name: str, words: str) -> None:
     """Run a command and keep what it prints; nothing if that is there already."""
     path = RESULTS / "gpu" / f"{name}.txt"
     if path.exists():
-        say(f"{path} is there already")
+        print(f"{path} is there already")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
@@ -74,7 +74,7 @@ def run_once(name: str, words: str) -> None:
             raise
         file.write(f"exit status {status}\n")
     partial.replace(path)
-    say(path.read_text())
+    print(path.read_text())
 
 
 def keep(lines: Sequence[Line]) -> None:
@@ -118,13 +118,13 @@ def main(argv: list[str] | None = None) -> int:
             with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
                 failed |= run_here(experiment, lines, options.jobs)
             keep(lines)
-        say("all is done")
+        print("all is done")
     except Interrupted as interrupted:
         if lines:
             keep(lines)
         if interrupted.number != signal.SIGALRM:
             raise
-        say(f"the {options.minutes:g} minutes are over; the same command goes on")
+        print(f"the {options.minutes:g} minutes are over; the same command goes on")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return failed

@@ -179,6 +179,8 @@ def check_data(lines: Sequence[Line]) -> None:
     for options in asked.values():
         which = {key: getattr(options, key) for key in sizes}
         data.load(options.dataset, options.data_path, **which)
+        if not options.use_test:  # the metrics test-em are of the test set all the same
+            data.load(options.dataset, options.data_path, use_test=True)
 
 
 def run_of(line: Line) -> runs.Run:

@@ -1,6 +1,7 @@
-"""Runs the lines of an experiment in this machine's processes, some at once."""
+"""Runs the lines of an experiment on this machine, several at once."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -9,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import runs
 from experiments import cost
 from experiments.lines import ROOT, Line
-from experiments.queue import say_cost, to_do
-from experiments.runner import LineRunner, say
+from experiments.runner import LineRunner
 from experiments.setting import Experiment
+from experiments.status import print_cost, to_do
 from utils import Interrupted, duration, plural
 
 
@@ -22,70 +23,73 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class Pool:
-    """Runs lines in this machine's processes, some at once."""
-
-    def __init__(self, lines: Sequence[Line], jobs: int):
-        self.lines, self.jobs = lines, min(jobs, len(lines))
-        share = max(1, cores() // self.jobs) if self.jobs > 1 else None
-        self.runners = [LineRunner(line, share) for line in lines]
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        threading.Thread(target=self._estimate, daemon=True).start()
-        pool = ThreadPoolExecutor(self.jobs)
-        futures = [pool.submit(runner.run) for runner in self.runners]
-        try:
-            for future in futures:
-                while not future.done():
-                    time.sleep(0.1)
-                future.result()
-        except Interrupted:
-            with ThreadPoolExecutor() as stoppers:  # all at once: each waits for its command
-                stoppers.map(LineRunner.stop, self.runners)
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        finally:
-            self.over.set()
-
-    def _estimate(self) -> None:
-        """Say how long everything will take, as soon as one line has timed a second epoch."""
-        while not self.over.wait(0.5):
-            for line in self.lines:
-                rows = runs.read_log(line.folder)
-                if len(rows) > 1:
-                    seconds = rows[-1]["seconds"]
-                    left = sum(cost.in_epochs(line, left=True) for line in self.lines)
-                    say(
-                        f"about {duration(left * seconds / self.jobs)} to train and measure "
-                        f"{plural(len(self.lines), 'line')}: {seconds:.2f} s an epoch"
-                    )
-                    return
-
-
 def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
-    """Run what is not finished, draw the figure, report; the exit status."""
+    """Run the unfinished lines, draw the figures, and report.
+
+    Returns the exit status: 1 if a line failed, otherwise `runs.DIVERGED_STATUS` if one diverged.
+    """
+    sys.stdout.reconfigure(line_buffering=True)
     runners = []
     todo = to_do(lines)
     if todo:
-        import torch  # only now: it is slow to import
+        import torch  # imported here because it is slow
 
-        say_cost(todo, gpu=torch.cuda.is_available())
-        pool = Pool(todo, jobs)
-        try:
-            pool.run()
-        except Interrupted:
-            say("stopped: what the lines have saved is whole, and the same command goes on")
-            raise
-        runners = pool.runners
+        print_cost(todo, gpu=torch.cuda.is_available())
+        runners = run_lines(todo, min(jobs, len(todo)))
     failed = [runner for runner in runners if runner.failed]
     if len(failed) < len(lines):
-        import figures  # only now: matplotlib is slow to import
+        import figures  # imported here because matplotlib is slow
 
         figures.report([ROOT / experiment.name])
-    for runner in runners:
-        if runner.diverged:
-            say(f"[{runner.line.name}] diverged: {runner.line.log('train')}")
+    diverged = [line for line in lines if runs.diverged_at(line.folder) is not None]
+    for line in diverged:
+        epoch = runs.diverged_at(line.folder)
+        print(f"[{line.name}] diverged in epoch {epoch:g}: {line.log('train')}")
     for runner in failed:
-        say(f"[{runner.line.name}] {runner.failed} failed: {runner.line.log(runner.failed)}")
-    return 1 if failed else 0
+        print(f"[{runner.line.name}] {runner.failed} failed: {runner.line.log(runner.failed)}")
+    return 1 if failed else runs.DIVERGED_STATUS if diverged else 0
+
+
+def run_lines(lines: Sequence[Line], jobs: int) -> list[LineRunner]:
+    """Run lines, `jobs` at once; these share the cores of the machine."""
+    threads = max(1, cores() // jobs) if jobs > 1 else None
+    runners = [LineRunner(line, threads) for line in lines]
+    over = threading.Event()
+    estimate = threading.Thread(target=print_estimate, args=(lines, jobs, over), daemon=True)
+    estimate.start()
+    pool = ThreadPoolExecutor(jobs)
+    futures = [pool.submit(runner.run) for runner in runners]
+    try:
+        for future in futures:
+            future.result()
+    except Interrupted:
+        pool.shutdown(wait=False, cancel_futures=True)
+        with ThreadPoolExecutor() as stoppers:  # all at once, because each waits for its command
+            stoppers.map(LineRunner.stop, runners)
+        pool.shutdown()
+        print("stopped; the same command continues from what is saved")
+        raise
+    finally:
+        over.set()
+        estimate.join()
+    return runners
+
+
+def print_estimate(lines: Sequence[Line], jobs: int, over: threading.Event) -> None:
+    """Print how long everything will take, as soon as one line has trained two epochs more."""
+    began = time.monotonic()
+    before = [len(runs.read_log(line.folder)) for line in lines]
+    while not over.wait(0.5):
+        for line, known in zip(lines, before, strict=True):
+            new = [row["seconds"] for row in runs.read_log(line.folder)[known:]]
+            if len(new) < 2:
+                continue
+            start = max(time.monotonic() - began - sum(new), 0)  # before a line's first epoch
+            left = sum(cost.in_epochs(line, left=True) for line in lines) * new[-1]
+            seconds = (left + (len(lines) - jobs) * start) / jobs
+            print(
+                f"about {duration(seconds)} to train and measure {plural(len(lines), 'line')}: "
+                f"{new[-1]:.2f} s an epoch, {start:.0f} s to start a line\n",
+                end="",
+            )
+            return

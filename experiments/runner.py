@@ -1,38 +1,45 @@
-"""Runs the commands of one line, and notes in its folder what becomes of it."""
+"""Runs the commands of one line and records its state in its folder."""
 
+import contextlib
+import ctypes
 import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import runs
 from experiments.lines import Line, is_measured
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+GRACE = 3.0  # seconds that a command has to end itself when it is stopped
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+LIBC = ctypes.CDLL(None)
 
 
-def say(text: str, end: str = "\n") -> None:
-    print(text, end=end, flush=True)
+def prepare_child() -> None:
+    """Set how a command reacts to signals, in its process.
 
-
-def ignore_warning() -> None:
-    """Ignore the signal by which SLURM warns a job, in a command of the job.
-
-    It reaches every process of the job; the job itself then stops its command in good order.
+    SIGINT stops it even where it is ignored here (nohup ... &). SLURM's warning before a time-out,
+    SIGUSR2, reaches every process of a job: the job itself then stops its command. On Linux the
+    command gets SIGTERM when the process that runs it dies.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class LineRunner:
-    """Runs the commands of one line one after the other, and says and notes what becomes of it.
+    """Runs the commands of one line, one after the other.
 
     Parameters
     ----------
-    threads : of the CPU for each command; None leaves it to the libraries.
-    job : number of the SLURM job that this is part of, if any.
+    threads : CPU threads of each command; None: what the libraries choose.
+    job : the number of the SLURM job that this process belongs to, if any.
     """
 
     def __init__(self, line: Line, threads: int | None = None, job: str | None = None):
@@ -40,60 +47,80 @@ class LineRunner:
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if threads is not None:
             self.environment["OMP_NUM_THREADS"] = str(threads)
-        self.process: subprocess.Popen | None = None
-        self.stopped = self.diverged = False
         self.failed: str | None = None  # the step that failed
+        self.stopped = False
+        self.lock = threading.RLock()  # `stop` may be called by a signal's handler
+        self.process: subprocess.Popen | None = None
+        self.end: threading.Thread | None = None  # waits for the process to end
 
     def run(self) -> None:
-        """Run them until one fails or `stop` is called; the attributes then say how it went.
+        """Run the commands until one fails or `stop` is called.
 
-        What train.py has measured itself (--metrics) needs no test.py.
+        test.py is skipped if train.py has measured everything itself (--metrics).
         """
         line = self.line
-        self._note("running")
         for step, words in line.commands.items():
             if step != "train" and is_measured(line):
                 continue
-            status = 0 if self.stopped else self._run(step, words)
+            status = self._run(step, words)
+            if status is None:
+                return  # stopped before it began
             if self.stopped:
-                self._note("stopped")
+                self._record("stopped")
                 return
-            if status == runs.DIVERGED_STATUS and step == "train":
-                self.diverged = True  # a result like any other: its metrics are wanted
-            elif status != 0:
+            diverged = step == "train" and status == runs.DIVERGED_STATUS  # is still measured
+            if status != 0 and not diverged:
                 self.failed = step
-                self._note("failed", step=step)
-                say(f"[{line.name}] {step} FAILED, see {line.log(step)}")
+                self._record("failed", step=step)
+                print(f"[{line.name}] {step} FAILED, see {line.log(step)}\n", end="")
                 return
-        self._note("done")
+        self._record("done")
 
-    def _note(self, state: str, **more: str) -> None:
+    def _record(self, state: str, **more: str) -> None:
         where = {"host": socket.gethostname(), "process": os.getpid(), "job": self.job}
         runs.write_state(self.line.folder, {"state": state, **where, **more})
 
-    def _run(self, step: str, words: list[str]) -> int:
-        """One command: its output goes to the log and, marked with the line's name, to here."""
+    def _run(self, step: str, words: list[str]) -> int | None:
+        """Run one command, copy its output to the log and to here; returns its exit status."""
         line = self.line
-        with line.log(step).open("a") as log:
-            print(f"$ {shlex.join(['python', *words])}", file=log, flush=True)
+        with self.lock:
+            if self.stopped:
+                return None
+            self._record("running")
             self.process = subprocess.Popen(
                 [sys.executable, str(SCRIPTS / words[0]), *words[1:]],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=self.environment,
-                start_new_session=True,  # Ctrl-C reaches it through this process alone
-                preexec_fn=ignore_warning if self.job else None,
+                start_new_session=True,  # Ctrl-C reaches it only through `stop`
+                preexec_fn=prepare_child,
             )
+            self.end = threading.Thread(target=self._wait)
+            self.end.start()
+        with line.log(step).open("a") as log:
+            print(f"$ {shlex.join(['python', *words])}", file=log, flush=True)
             for text in self.process.stdout:
                 log.write(text)
                 log.flush()
-                say(f"[{line.name}] {text}", end="")
-            return self.process.wait()
+                print(f"[{line.name}] {text}", end="")
+        self.end.join()
+        return self.process.returncode
+
+    def _wait(self) -> None:
+        self.process.wait()
+        self._kill()  # what it has started ends with it
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """End the present command as Ctrl-C does and wait for it; what it has saved is whole."""
-        self.stopped = True
-        if self.process is not None:
+        """End the running command as Ctrl-C does, or kill it after `GRACE`; then return."""
+        with self.lock:
+            self.stopped = True
+        if self.end is not None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait()
+            self.end.join(GRACE)
+            self._kill()
+            self.end.join()

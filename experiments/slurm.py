@@ -3,18 +3,17 @@
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import runs
 from experiments.lines import ROOT, Line
-from experiments.queue import say_cost, squeue, to_do
-from experiments.runner import SCRIPTS, LineRunner, say
+from experiments.runner import SCRIPTS, LineRunner
 from experiments.setting import Experiment
+from experiments.status import print_cost, squeue, to_do
 from utils import UserError, plural
 
 KILLED_RESTARTS = 10  # of a job whose processes were killed, before it counts as failed
-# After srun in the batch script: a job whose processes a signal killed is queued again, and goes on
-# from what it has saved. (submitit does so itself before a time-out or a pre-emption.)
+# In the batch script after srun: queue a job again whose processes were killed by a signal. It
+# continues from what it has saved. (submitit itself requeues at a time-out or a pre-emption.)
 REQUEUE_KILLED = (
     "code=$?",
     "if [ $code -gt 128 ] && [ $code -lt 160 ] && "
@@ -26,101 +25,90 @@ REQUEUE_KILLED = (
 )
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What a job asks of SLURM.
-
-    Attributes
-    ----------
-    partition : None for the cluster's default one.
-    gpus, cpus : for each job.
-    minutes : its time limit; a job that reaches it is queued again and goes on.
-    parallel : jobs that run at once.
-    sbatch : further options of sbatch, name -> value.
-    """
-
-    partition: str | None
-    gpus: int
-    cpus: int
-    minutes: int
-    parallel: int
-    sbatch: dict[str, str] = field(default_factory=dict)
-
-
 class SlurmJob:
-    """What submitit calls on a node with a line, and when the node is to be given up."""
+    """What submitit calls on a node: with a line, and when the job has to leave the node."""
 
-    def __init__(self, cpus: int):
-        self.cpus = cpus
+    def __init__(self):
         self.runner: LineRunner | None = None
 
     def __call__(self, line: Line) -> None:
-        self.runner = LineRunner(line, self.cpus, job_number())
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+        self.runner = LineRunner(line, int(cpus) if cpus else None, job_number())
         self.runner.run()
         if self.runner.failed:
             raise RuntimeError(f"{self.runner.failed} failed: {line.log(self.runner.failed)}")
 
     def checkpoint(self, line: Line):
-        """At a time-out or a pre-emption: stop, and say what to call when the job runs again."""
+        """At a time-out or a pre-emption: stop the line and return what the next job calls."""
         from submitit.helpers import DelayedSubmission
 
         if self.runner is not None:
             self.runner.stop()
         runs.write_state(line.folder, {"state": "queued", "job": job_number()})
-        return DelayedSubmission(SlurmJob(self.cpus), line)
+        return DelayedSubmission(SlurmJob(), line)
 
 
 def job_number() -> str:
-    """Of the job that this process is part of, as squeue shows it."""
+    """The number of the job that this process belongs to, as squeue shows it."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array:
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
-def submit(experiment: Experiment, lines: Sequence[Line], cluster: Cluster) -> None:
-    """Submit the unfinished lines that are not queued or running yet as one job array.
+def submit(
+    experiment: Experiment, lines: Sequence[Line], parallel: int, sbatch: dict[str, str]
+) -> None:
+    """Submit the unfinished lines that are not in the queue yet as one job array.
+
+    Parameters
+    ----------
+    parallel : how many jobs may run at once.
+    sbatch : options of sbatch for each job, name -> value. "time" is in minutes (240 if it is not
+        given), "cpus-per-task" is 4 if it is not given.
 
     Raises
     ------
-    UserError : there is no SLURM here, or it refuses the job; what it says is passed on.
+    UserError : there is no SLURM here, it refuses the jobs (its message is passed on), or one of
+        the two is not a whole number.
     """
+    options = {name.replace("_", "-"): value for name, value in sbatch.items()}
+    minutes, cpus = options.pop("time", "240"), options.pop("cpus-per-task", "4")
+    if not (minutes.isdecimal() and cpus.isdecimal()):
+        raise UserError("--sbatch time=240,cpus-per-task=4: minutes and cores are whole numbers")
     if squeue() is None:
         raise UserError("--launcher slurm needs a SLURM cluster: squeue is not here or fails")
     todo = to_do(lines)
     if not todo:
         return
-    say_cost(todo, gpu=cluster.gpus > 0)
-    import submitit  # only now: few need it
+    print_cost(todo, gpu=any(name.startswith(("gpus", "gres")) for name in options))
+    import submitit  # imported here because few need it
 
     folder = (ROOT / experiment.name / "slurm").resolve()
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6)
-    asked = {"partition": cluster.partition, "gpus_per_node": cluster.gpus or None}
     executor.update_parameters(
         job_name=experiment.name,
-        time=cluster.minutes,
-        cpus_per_task=cluster.cpus,
-        array_parallelism=cluster.parallel,
+        time=int(minutes),
+        cpus_per_task=int(cpus),
+        array_parallelism=parallel,
         stderr_to_stdout=True,
         setup=[f"export PYTHONPATH={shlex.quote(str(SCRIPTS))}:$PYTHONPATH"],
         teardown=list(REQUEUE_KILLED),
-        additional_parameters=cluster.sbatch,
-        **{key: value for key, value in asked.items() if value is not None},
+        additional_parameters=options,
     )
-    # Noted before the jobs exist, because a job may start before submit returns.
+    # Recorded before the jobs exist, because a job may start before map_array returns.
     for line in todo:
         runs.write_state(line.folder, {"state": "queued", "job": None})
     try:
-        jobs = executor.map_array(SlurmJob(cluster.cpus), todo)
+        jobs = executor.map_array(SlurmJob(), todo)
     except submitit.core.utils.FailedJobError as error:
         for line in todo:
             (line.folder / runs.STATE).unlink(missing_ok=True)
         reason = [line for line in str(error).splitlines() if line.startswith("sbatch: error:")]
-        words = reason[0].removeprefix("sbatch: error:").strip() if reason else "see above"
-        raise UserError(f"SLURM refused the jobs: {words}") from None
+        message = reason[0].removeprefix("sbatch: error:").strip() if reason else "see above"
+        raise UserError(f"SLURM refused the jobs: {message}") from None
     for line, job in zip(todo, jobs, strict=True):
-        state = runs.read_state(line.folder)
-        if state["state"] == "queued":
+        if runs.read_state(line.folder)["state"] == "queued":
             runs.write_state(line.folder, {"state": "queued", "job": job.job_id})
-        say(f"[{line.name}] is job {job.job_id}")
-    say(f"{plural(len(todo), 'job')} submitted; their output: {folder}; how far they are: --status")
+        print(f"[{line.name}] is job {job.job_id}")
+    print(f"{plural(len(todo), 'job')} submitted; output: {folder}; progress: --status")

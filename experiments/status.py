@@ -1,6 +1,9 @@
-"""How far the lines of an experiment are, from their folders, whoever runs them."""
+"""The state of the lines of an experiment, from their folders and SLURM's queue."""
 
+import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +12,8 @@ from tabulate import tabulate
 import runs
 from experiments import cost
 from experiments.lines import Line, is_finished
-from experiments.queue import squeue
 from theory.periods import find_periods
-from utils import UserError, duration, is_alive
+from utils import UserError, duration, is_alive, plural
 
 HEADERS = (
     "line", "state", "epoch", "train loss", "test error, %", "periods", "CV",
@@ -19,42 +21,76 @@ HEADERS = (
 )  # fmt: skip
 
 
+def squeue() -> dict[str, str] | None:
+    """The user's jobs in SLURM's queue, number -> state; None where SLURM does not answer."""
+    if shutil.which("squeue") is None:
+        return None
+    done = subprocess.run(
+        ["squeue", "--me", "--noheader", "--array", "--format=%i %T"],  # one task per row
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        return None
+    return dict(re.findall(r"(\S+) (\S+)", done.stdout))
+
+
+def to_do(lines: Sequence[Line]) -> list[Line]:
+    """The lines still to run; prints why each other one is skipped."""
+    jobs = [(runs.read_state(line.folder) or {}).get("job") for line in lines]
+    queue = squeue() if any(jobs) else None
+    todo = []
+    for line, job in zip(lines, jobs, strict=True):
+        if is_finished(line):
+            print(f"[{line.name}] is finished: {line.folder}")
+        elif queue and job in queue:
+            print(f"[{line.name}] is job {job} already: {queue[job].lower()}")
+        else:
+            todo.append(line)
+    return todo
+
+
+def print_cost(lines: Sequence[Line], gpu: bool) -> None:
+    """Print what is left to do for these lines, on a GPU or on one CPU core."""
+    try:
+        about = f", training and metrics still to do: about {cost.total(lines, left=True).on(gpu)}"
+    except RuntimeError:  # a user's network that does not take images of 32 x 32
+        about = ", of a network whose cost is not known"
+    print(plural(len(lines), "line") + about)
+
+
 def state_of(line: Line, queue: dict[str, str] | None) -> str:
     """done, diverged, queued, running, failed, stopped or "not started".
 
-    `queue` is what SLURM has (`queue.squeue`). A note of a job that is no longer in the queue, or
-    of a process of this machine that is gone, is not believed: it was killed.
+    `queue` is from `squeue`. The state that the launcher recorded is not believed if its job has
+    left the queue or its process on this machine is gone: they were killed.
     """
     try:
         if is_finished(line):
             return "done" if runs.diverged_at(line.folder) is None else "diverged"
     except UserError:
         return "another run is there"
-    note = runs.read_state(line.folder)
-    if note is None:
+    record = runs.read_state(line.folder)
+    if record is None:
         return "stopped" if runs.read_log(line.folder) else "not started"
-    state, job = note["state"], note.get("job")
+    state, job = record["state"], record.get("job")
     if state not in ("queued", "running"):
         return state if state != "done" else "stopped"
     if job is not None and queue is not None:
         if job not in queue:
             return "failed"
         return "running" if queue[job] == "RUNNING" and state == "running" else "queued"
-    if (
-        state == "running"
-        and note["host"] == socket.gethostname()
-        and not is_alive(note["process"])
-    ):
-        return "stopped"
-    return state
+    here = state == "running" and record["host"] == socket.gethostname()
+    return "stopped" if here and not is_alive(record["process"]) else state
 
 
 def row(line: Line, queue: dict[str, str] | None) -> list[str]:
+    """The row of a line in the table, by `HEADERS`."""
     state, log = state_of(line, queue), runs.read_log(line.folder)
     if not log:
         return [line.name, state, f"0/{line.epochs}", *[""] * (len(HEADERS) - 3)]
     last = log[-1]
-    seconds = sorted(r["seconds"] for r in log[-20:])[len(log[-20:]) // 2]
+    seconds = float(np.median([r["seconds"] for r in log[-20:]]))
     accuracies = [r["test_acc"] for r in log if r["test_acc"] is not None]
     error = f"{100 - 100 * accuracies[-1]:.2f}" if accuracies else ""
     left = ""
@@ -68,7 +104,7 @@ def row(line: Line, queue: dict[str, str] | None) -> list[str]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """A row for each line, and how many are in which state."""
+    """A row for each line, and how many lines are in which state."""
     queue = squeue()
     rows = [row(line, queue) for line in lines]
     states = [r[1] for r in rows]

@@ -109,11 +109,13 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
     driver = [sys.executable, edited(tmp_path, changes)]
     process = processes.Started(driver, cwd=tmp_path, env=environment)
     trial = tmp_path / "Experiments" / "my_experiment" / "lr_0.1_wd_0.001" / "trial_0"
+    limit = time.monotonic() + 120
     while not (trial / "checkpoint-3.pt").exists():
+        assert time.monotonic() < limit and process.poll() is None, "it does not train"
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in out
+    assert process.returncode == 130 and "the same command continues" in out
     assert not (trial / "checkpoint-12.pt").exists()
     assert start(changes).returncode == 0
     words = shlex.split((trial / "train.log").read_text().splitlines()[0])[3:]

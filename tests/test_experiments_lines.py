@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -10,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import runs
-from experiments import Experiment, local, queue, status
+from experiments import Experiment, local, status
 from experiments.lines import Line, is_finished, lines_of
 from experiments.runner import LineRunner
-from utils import UserError
+from utils import UserError, is_alive
 
 SMALL = Experiment(
     "x", "", dataset="Digits", lrs=(0.5,),
@@ -61,7 +64,7 @@ def test_a_line_is_finished_when_its_last_checkpoint_is_measured(line):
 def test_a_line_of_which_something_is_missing_is_not_finished(line, state):
     leave(line, **state)
     assert not is_finished(line)
-    assert queue.to_do([line]) == [line]
+    assert status.to_do([line]) == [line]
 
 
 @pytest.mark.parametrize("name", runs.METRICS)
@@ -110,7 +113,7 @@ def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
     line = scripted(tmp_path, first=NOTE, second=NOTE)
     runner = LineRunner(line, threads=3)
     runner.run()
-    assert runner.failed is None and not runner.diverged
+    assert runner.failed is None
     assert runs.read_state(line.folder) == {
         "state": "done", "host": socket.gethostname(), "process": os.getpid(), "job": None,
     }  # fmt: skip
@@ -120,20 +123,21 @@ def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
     assert capsys.readouterr().out.count("[it] ['--word'] 3") == 2
 
 
-@pytest.mark.parametrize("status_of_first, second_runs, state", [
-    (0, True, "done"), (1, False, "failed"), (2, False, "failed"), (3, True, "done"),
+@pytest.mark.parametrize("step, status, second_runs", [
+    ("train", 0, True), ("train", 1, False), ("train", 2, False), ("train", 3, True),
+    ("other", 3, False),
 ])  # fmt: skip
-def test_what_follows_a_failed_command_is_not_run(tmp_path, status_of_first, second_runs, state):
-    """But what follows divergence, the status 3 of train.py, is: it is a result."""
-    body = f"import sys; sys.exit({status_of_first})"
-    line = scripted(tmp_path, train=body, second=f"open({str(tmp_path / 'ran')!r}, 'w')")
+def test_nothing_follows_a_failed_command(tmp_path, step, status, second_runs):
+    """But a diverged training, with status 3, is measured."""
+    ran = tmp_path / "ran"
+    line = scripted(tmp_path, **{step: f"exit({status})", "second": f"open({str(ran)!r}, 'w')"})
     runner = LineRunner(line)
     runner.run()
-    assert (tmp_path / "ran").exists() == second_runs
-    assert runner.failed == (None if second_runs else "train")
-    assert runner.diverged == (status_of_first == 3)
-    note = runs.read_state(line.folder)
-    assert note["state"] == state and note.get("step") == (None if second_runs else "train")
+    assert ran.exists() == second_runs and runner.failed == (None if second_runs else step)
+    record = runs.read_state(line.folder)
+    assert (record["state"], record.get("step")) == (
+        ("done", None) if second_runs else ("failed", step)
+    )
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -146,104 +150,199 @@ def test_what_train_py_has_measured_is_not_measured_again(tmp_path, measured):
     assert (tmp_path / "ran").exists() == (not measured)
 
 
-def test_only_training_diverges(tmp_path):
-    line = scripted(tmp_path, other="import sys; sys.exit(3)")
-    runner = LineRunner(line)
-    runner.run()
-    assert runner.failed == "other" and not runner.diverged
+def until(condition, seconds=60):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.01)
 
 
-@pytest.mark.parametrize("jobs, lines, cores, threads", [
-    (1, 3, 8, None), (2, 3, 8, "4"), (3, 3, 8, "2"), (9, 3, 8, "2"),
-    (4, 9, 2, "1"), (5, 1, 8, None),
-])  # fmt: skip
-def test_lines_that_run_at_once_share_the_cores(line, monkeypatch, jobs, lines, cores, threads):
-    monkeypatch.setattr(local, "cores", lambda: cores)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    pool = local.Pool([line] * lines, jobs)
-    assert pool.jobs == min(jobs, lines)
-    assert {r.environment.get("OMP_NUM_THREADS") for r in pool.runners} == {threads}
+def shown(line):
+    return line.log("train").read_text() if line.log("train").exists() else ""
 
 
-def test_a_failed_line_is_the_status_of_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(local, "say_cost", lambda lines, gpu: None)
-    monkeypatch.setattr(local, "to_do", list)
-    monkeypatch.setitem(sys.modules, "figures", argparse.Namespace(report=lambda folder: None))
-    good = scripted(tmp_path / "a", train="")
-    bad = scripted(tmp_path / "b", train="raise SystemExit(1)")
-    assert local.run_here(SMALL, [good], 1) == 0
-    assert local.run_here(SMALL, [good, bad], 2) == 1
-    assert f"train failed: {bad.log('train')}" in capsys.readouterr().out
+def started(runner):
+    """Runs a line in a thread, until its command has printed something."""
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    until(lambda: shown(runner.line).count("\n") > 1)
+    return thread
 
 
-def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, capsys):
-    """Its second command does not run, and the next call goes on in the same log."""
+@pytest.fixture
+def sigint_is_ignored():
+    """As in `nohup python ... &`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_is_ignored):
+    """Its second command does not run, and the next call appends to the same log."""
     body = (
         "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(30)\n"
         "except KeyboardInterrupt:\n    print('tidied', file=sys.stderr)\n    sys.exit(130)\n"
     )
     line = scripted(tmp_path, train=body, second=f"open({str(tmp_path / 'ran')!r}, 'w')")
     runner = LineRunner(line)
-    thread = threading.Thread(target=runner.run)
-    thread.start()
-    while "begun" not in (line.log("train").read_text() if line.log("train").exists() else ""):
-        time.sleep(0.01)
+    thread = started(runner)
     runner.stop()
-    thread.join()
+    thread.join(60)
     assert runs.read_state(line.folder)["state"] == "stopped" and runner.failed is None
-    assert line.log("train").read_text().splitlines()[1:] == ["begun", "tidied"]
+    assert shown(line).splitlines()[1:] == ["begun", "tidied"] and not (tmp_path / "ran").exists()
     (tmp_path / "train.py").write_text("")
     LineRunner(line).run()
-    text = line.log("train").read_text()
-    assert text.count("$ python") == 2 and "tidied" in text and (tmp_path / "ran").exists()
+    assert shown(line).count("$ python") == 2 and "tidied" in shown(line)
+    assert (tmp_path / "ran").exists()
 
 
-def test_the_time_left_is_shared_by_the_lines_at_once(line, monkeypatch, capsys):
-    runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
-    monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
-    pool = local.Pool([line] * 4, 2)
-    monkeypatch.setattr(pool.over, "wait", lambda seconds: False)
-    pool._estimate()
-    assert "about 10 min to train and measure 4 lines: 3.00 s" in capsys.readouterr().out
+FAMILY = """import signal, subprocess, sys, time
+{ignore}
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+print(child.pid, flush=True)
+time.sleep({seconds})
+"""
 
 
-def test_divergence_and_failures_are_said_after_the_figure(tmp_path, monkeypatch, capsys):
+def child(line):
+    return int(shown(line).splitlines()[1])
+
+
+@pytest.mark.parametrize("ignore", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
+def test_a_stopped_command_is_killed_with_all_it_has_started(tmp_path, monkeypatch, ignore):
+    monkeypatch.setattr("experiments.runner.GRACE", 0.3)
+    runner = LineRunner(scripted(tmp_path, train=FAMILY.format(ignore=ignore, seconds=300)))
+    thread = started(runner)
+    runner.stop()
+    assert not is_alive(runner.process.pid)
+    thread.join(60)
+    until(lambda: is_dead(child(runner.line)))
+
+
+def test_a_command_that_ends_leaves_no_process_behind(tmp_path):
+    line = scripted(tmp_path, train=FAMILY.format(ignore="", seconds=0))
+    LineRunner(line).run()  # would wait for the child, which holds the pipe
+    until(lambda: is_dead(child(line)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses prctl")
+def test_a_command_dies_with_the_process_that_runs_it(tmp_path):
+    line = scripted(tmp_path, train=FAMILY.format(ignore="", seconds=300))
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom argparse import Namespace\n"
+        "from pathlib import Path\nfrom experiments.lines import Line\n"
+        "from experiments.runner import LineRunner\n"
+        f"LineRunner(Line('it', Path({str(line.folder)!r}), Namespace(), {line.commands})).run()"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+    until(lambda: shown(line).count("\n") > 1)
+    command = int(subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True).stdout)
+    driver.kill()
+    driver.wait()
+    until(lambda: is_dead(command))
+    subprocess.run(["kill", "-9", str(child(line))], check=True)
+
+
+def is_dead(pid):
+    """Ended, or a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_lines_that_never_began_have_no_state_after_a_stop(tmp_path):
+    line = scripted(tmp_path, train="")
+    runner = LineRunner(line)
+    runner.stop()
+    runner.run()
+    assert runs.read_state(line.folder) is None and not line.log("train").exists()
+
+
+# --- running several ---
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Lines are all to be run, at no known cost; returns the folders that are drawn."""
     drawn = []
-    monkeypatch.setattr(local, "say_cost", lambda lines, gpu: None)
+    monkeypatch.setattr(local, "print_cost", lambda lines, gpu: None)
     monkeypatch.setattr(local, "to_do", list)
-    stub = argparse.Namespace(report=lambda folders: drawn.append(folders))
-    monkeypatch.setitem(sys.modules, "figures", stub)
-    away = scripted(tmp_path / "a", train="raise SystemExit(3)")
-    bad = scripted(tmp_path / "b", train="raise SystemExit(1)")
-    assert local.run_here(SMALL, [away, bad], 2) == 1
-    assert f"diverged: {away.log('train')}" in capsys.readouterr().out
-    assert drawn == [[Path("Experiments/x")]]
-    assert local.run_here(SMALL, [bad], 1) == 1 and len(drawn) == 1  # nothing to draw
+    monkeypatch.setattr(local, "print_estimate", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "figures", argparse.Namespace(report=drawn.append))
+    return drawn
+
+
+@pytest.mark.parametrize("jobs, cores, threads", [
+    (1, 8, None), (2, 8, "4"), (3, 8, "2"), (4, 2, "1"),
+])  # fmt: skip
+def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, bare, jobs, cores, threads):
+    monkeypatch.setattr(local, "cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    runners = local.run_lines([scripted(tmp_path / name, train="") for name in "abcd"], jobs)
+    assert {r.environment.get("OMP_NUM_THREADS") for r in runners} == {threads}
+    assert {runs.read_state(r.line.folder)["state"] for r in runners} == {"done"}
+
+
+def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare):
+    good, away, bad = (scripted(tmp_path / str(i), train=f"exit({i})") for i in (0, 3, 1))
+    for line, loss in ((good, 1), (away, float("inf")), (bad, 1)):
+        runs.write_log(line.folder, [{"epoch": 7, "train_loss": loss}])
+    assert local.run_here(SMALL, [good], 1) == 0
+    assert local.run_here(SMALL, [good, away], 9) == runs.DIVERGED_STATUS
+    assert f"diverged in epoch 7: {away.log('train')}" in capsys.readouterr().out
+    assert local.run_here(SMALL, [good, away, bad], 2) == 1
+    assert f"train failed: {bad.log('train')}" in capsys.readouterr().out
+    assert bare == [[Path("Experiments/x")]] * 3
+    assert local.run_here(SMALL, [bad], 1) == 1 and len(bare) == 3  # nothing to draw
+
+
+def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
+    now = iter((100.0, 111.0))
+    monkeypatch.setattr(local.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
+    over = argparse.Namespace(
+        wait=lambda _: runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
+    )
+    local.print_estimate([line] * 4, 2, over)
+    # 4 lines of 100 epochs of 3 s, 2 at once, and a second start of 11 - 6 s for each
+    assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 5 s to start" in (
+        capsys.readouterr().out
+    )
 
 
 # --- which are to be run ---
 
 
-@pytest.mark.parametrize("shown, status_of_squeue, queued", [
-    ("7_1 RUNNING", 0, {"7_1": "RUNNING"}), ("", 0, {}), ("7_1 RUNNING", 1, None),
-])  # fmt: skip
-def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch, shown, status_of_squeue, queued):
+SQUEUE = """#!/bin/sh
+case "$*" in
+  *--array*) printf '7_0 RUNNING\\n7_1 PENDING\\n7_2 PENDING\\n';;
+  *) printf '7_0 RUNNING\\n7_[1-2%%1] PENDING\\n';;
+esac
+exit {status}
+"""
+
+
+@pytest.mark.parametrize("exit_status", [0, 1])
+def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch, exit_status):
+    """Task by task: SLURM shows the pending ones of an array as one row unless asked."""
     program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\necho {shown}\nexit {status_of_squeue}\n")
+    program.write_text(SQUEUE.format(status=exit_status))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert queue.squeue() == queued
+    tasks = {"7_0": "RUNNING", "7_1": "PENDING", "7_2": "PENDING"}
+    assert status.squeue() == (None if exit_status else tasks)
 
 
 def test_neither_finished_lines_nor_jobs_are_to_be_run(line, monkeypatch, capsys):
-    assert queue.to_do([line]) == [line]
+    assert status.to_do([line]) == [line]
     runs.write_state(line.folder, {"state": "running", "job": "7_1"})
     for jobs, todo in (({"7_1": "RUNNING"}, []), ({"8_1": "RUNNING"}, [line]), (None, [line])):
-        monkeypatch.setattr(queue, "squeue", lambda jobs=jobs: jobs)
-        assert queue.to_do([line]) == todo
+        monkeypatch.setattr(status, "squeue", lambda jobs=jobs: jobs)
+        assert status.to_do([line]) == todo
     assert "is job 7_1 already: running" in capsys.readouterr().out
     leave(line)
-    assert queue.to_do([line]) == [] and "is finished" in capsys.readouterr().out
+    assert status.to_do([line]) == [] and "is finished" in capsys.readouterr().out
 
 
 def test_commands_measure_as_precisely_as_asked_and_add_to_the_files():

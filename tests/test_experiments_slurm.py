@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM: killed, pre-empted and cancelled ones end with the bits of a local run."""
+"""Jobs of SLURM: killed, pre-empted and cancelled ones end with the bits of a local run."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,9 @@ import torch
 from conftest import ROOT
 
 import runs
-from experiments import Experiment, local, queue, status
+from experiments import Experiment, local, status
 from experiments import slurm as cluster_jobs
-from experiments.lines import lines_of
+from experiments.lines import Line, lines_of
 from runs import checkpoints
 from utils import UserError
 
@@ -28,7 +29,7 @@ EXPERIMENT = Experiment(
     params={"num_channels": 2, "use_data_size": 256, "gpu": -1, "epochs": 40, "init_scale": 10.0,
             "momentum": 0.0, "save_freq": 1, "metrics": True},
 )  # fmt: skip
-CLUSTER = cluster_jobs.Cluster(None, gpus=0, cpus=1, minutes=30, parallel=3)
+ONE_CORE = {"cpus-per-task": "1", "time": "30"}
 
 
 def answers():
@@ -71,7 +72,7 @@ def final(line):
 
 
 def state(line):
-    return status.state_of(line, queue.squeue())
+    return status.state_of(line, status.squeue())
 
 
 def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsys):
@@ -83,7 +84,7 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
 
     monkeypatch.chdir(tmp_path)
     killed, preempted, cancelled = lines = lines_of(EXPERIMENT)
-    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    cluster_jobs.submit(EXPERIMENT, lines, 3, ONE_CORE)
     jobs = [runs.read_state(line.folder)["job"] for line in lines]
     assert all(jobs) and "3 jobs submitted" in capsys.readouterr().out
 
@@ -94,14 +95,14 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
     call("scancel", "--signal=USR2", jobs[1])  # SLURM's warning before time-out and pre-emption
     wait(lambda: len(runs.read_log(cancelled.folder)) > 3)
     call("scancel", "--signal=KILL", jobs[2])
-    wait(lambda: jobs[2] not in queue.squeue())
+    wait(lambda: jobs[2] not in status.squeue())
     assert state(cancelled) == "failed"
     for line, job in ((killed, jobs[0]), (preempted, jobs[1])):
         wait(lambda line=line: state(line) == "queued")
         assert len(runs.read_log(line.folder)) < line.epochs
         call("scontrol", "update", f"jobid={job}", "StartTime=now")  # not in two minutes
 
-    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    cluster_jobs.submit(EXPERIMENT, lines, 3, ONE_CORE)
     out = capsys.readouterr().out
     assert out.count("already") == 2 and "1 job submitted" in out
     wait(lambda: [state(line) for line in lines] == ["done"] * 3)
@@ -109,17 +110,19 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
     for line, weights in zip(lines, expected, strict=True):
         found = final(line)
         assert all(torch.equal(found[key], weights[key]) for key in weights)
-    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    cluster_jobs.submit(EXPERIMENT, lines, 3, ONE_CORE)
     assert capsys.readouterr().out.count("is finished") == 3
 
 
-def test_what_slurm_refuses_is_passed_on(slurm, tmp_path, monkeypatch):
+def test_waiting_tasks_are_queued_and_refused_jobs_are_not_started(slurm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = lines_of(EXPERIMENT)
-    cluster = cluster_jobs.Cluster("nowhere", gpus=0, cpus=1, minutes=30, parallel=3)
     with pytest.raises(UserError, match="invalid partition"):
-        cluster_jobs.submit(EXPERIMENT, lines, cluster)
-    assert status.state_of(lines[0], queue.squeue()) == "not started"
+        cluster_jobs.submit(EXPERIMENT, lines, 1, {**ONE_CORE, "partition": "nowhere"})
+    assert {state(line) for line in lines} == {"not started"}
+    cluster_jobs.submit(EXPERIMENT, lines, 1, {**ONE_CORE, "hold": "True"})
+    assert {state(line) for line in lines} == {"queued"}
+    call("scancel", runs.read_state(lines[0].folder)["job"].partition("_")[0])
 
 
 # --- without SLURM ---
@@ -153,12 +156,15 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
 
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=Executor))
     monkeypatch.setattr(cluster_jobs, "squeue", dict)
-    cluster_jobs.submit(EXPERIMENT, lines, CLUSTER)
+    options = {**ONE_CORE, "partition": "main", "gpus_per_node": "2"}
+    cluster_jobs.submit(EXPERIMENT, lines, 3, options)
     notes = [runs.read_state(line.folder) for line in lines]
     assert [note["state"] for note in notes] == ["running", "queued", "queued"]
     assert [note["job"] for note in notes] == ["7_0", "7_1", "7_2"]
     assert (asked["time"], asked["cpus_per_task"], asked["array_parallelism"]) == (30, 1, 3)
-    assert "gpus_per_node" not in asked and "partition" not in asked
+    assert asked["additional_parameters"] == {"partition": "main", "gpus-per-node": "2"}
+    with pytest.raises(UserError, match="whole numbers"):
+        cluster_jobs.submit(EXPERIMENT, lines, 3, {"time": "4:00:00"})
 
     class Fails:
         failed = "train"
@@ -172,15 +178,48 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setattr(cluster_jobs, "LineRunner", Fails)
     with pytest.raises(RuntimeError, match="train failed"):
-        cluster_jobs.SlurmJob(1)(lines[0])
+        cluster_jobs.SlurmJob()(lines[0])
+
+
+def test_when_a_checkpoint_returns_the_command_has_ended(tmp_path, monkeypatch):
+    """Else the next job might train the line while this one still does."""
+    for name, value in {"SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, time\nprint(os.environ['OMP_NUM_THREADS'], flush=True)\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(0.5)"
+    )
+    (tmp_path / "run").mkdir()
+    line = Line("it", tmp_path / "run", None, {"train": [str(script)]})
+    job = cluster_jobs.SlurmJob()
+
+    def warned(number, frame):  # as submitit does: it calls checkpoint in the signal's handler
+        again = job.checkpoint(line)
+        assert job.runner.process.returncode == 0 and runs.read_state(line.folder)["job"] == "12"
+        assert isinstance(again.function, cluster_jobs.SlurmJob) and again.args == (line,)
+        raise KeyboardInterrupt
+
+    def warn():
+        log = line.log("train")
+        wait(lambda: log.exists() and log.read_text().count("\n") > 1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, warned)
+    threading.Thread(target=warn).start()
+    with pytest.raises(KeyboardInterrupt):
+        job(line)
+    signal.signal(signal.SIGUSR2, before)
+    assert runs.read_state(line.folder)["state"] == "queued"
 
 
 def test_mistakes_of_the_launcher(drive, monkeypatch):
     for words, message in {
         "--launcher slrum": "did you mean slurm?",
-        "--partition main": "--partition belongs to --launcher slurm",
+        "--sbatch partition=main": "--sbatch belongs to --launcher slurm",
         "--launcher slurm --sbatch account": "is not name=value",
-        "--launcher slurm --time 0": "whole number >= 1",
+        "--launcher slurm --sbatch time=1-0": "whole numbers",
     }.items():
         done = drive(*words.split())
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
