@@ -101,47 +101,23 @@ def test_gradient_is_orthogonal_to_the_si_weights(name, width, depth, norm):
     assert abs(inner / models.norm(weights) / models.norm(gradients)) < 1e-4
 
 
-def test_convnet_names():
-    keys = [f"conv_layers.{i}.weight" for i in (0, 3, 7, 11)]
-    norms = [f"conv_layers.{i}" for i in (1, 4, 8, 12)]
-    buffers = [f"{n}.{b}" for n in norms for b in ("running_mean", "running_var")]
-    counts = [f"{n}.num_batches_tracked" for n in norms]
-    linear = ["linear_layers.2.weight", "linear_layers.2.bias"]
-    plain = make("ConvNetSI", 4).state_dict()
-    assert set(plain) == {*keys, *buffers, *counts, *linear}
-    affine = make("ConvNetSIAf", 4).state_dict()
-    assert set(affine) == {*plain, *(f"{n}.{p}" for n in norms for p in ("weight", "bias"))}
-    assert list(models.si_parameters(make("ConvNetSIAf", 4))) == keys
-    assert [tuple(plain[k].shape[:2]) for k in keys] == [(4, 3), (8, 4), (16, 8), (32, 16)]
+@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
+def test_names_and_shapes_are_those_of_the_official_networks(name, width, depth, norm):
+    """Of all weights and statistics; the SI weights are those of the convolutions."""
+    model = make(name, width, depth, norm, classes=7)
+    found = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert found == reference.shapes(name, width, 7, depth, norm)
+    assert list(models.si_parameters(model)) == reference.invariant(model.state_dict())
+    assert model.last_layer.out_features == 7
 
 
-def test_resnet_names():
-    model = make("ResNet18SI", 4)
-    invariant = set(models.si_parameters(model))
-    blocks = [f"layer{i}.{j}.conv{k}.weight" for i in range(1, 5) for j in (0, 1) for k in (1, 2)]
-    shortcuts = [f"layer{i}.0.shortcut.1.weight" for i in (2, 3, 4)]
-    assert invariant == {"conv1.weight", *blocks, *shortcuts}
-    assert {name for name, _ in model.named_parameters()} - invariant == {"linear.weight"}
-    keys = set(model.state_dict())
-    assert {
-        "bn.running_var",
-        "layer2.0.shortcut.0.running_mean",
-        "layer1.1.bn2.running_var",
-    } <= keys
-    assert not any("layer1.0.shortcut" in key for key in keys)
-
-
-@pytest.mark.parametrize("depth, convolutions", [(1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (8, 9)])
-def test_depth_is_the_number_of_blocks_after_the_first(depth, convolutions):
-    model = make("ConvNetSI", 2, depth)
-    assert len(models.si_parameters(model)) == convolutions
-    assert model.last_layer.in_features == 2 * 2 ** min(depth, 3)
-
-
-def test_init_scale_sets_the_norm_of_the_last_layer():
-    for name in models.MODELS:
-        model = models.build(name, 10, 2, init_scale=10.0)
-        assert model.last_layer.weight.norm().item() == pytest.approx(10, rel=1e-6)
+def test_official_names():
+    convnet, resnet = (make(name, 4).state_dict() for name in ("ConvNetSIAf", "ResNet18SI"))
+    for i, shape in {0: (4, 3), 3: (8, 4), 7: (16, 8), 11: (32, 16)}.items():
+        assert convnet[f"conv_layers.{i}.weight"].shape[:2] == shape
+        assert f"conv_layers.{i + 1}.bias" in convnet
+    assert resnet["layer2.0.shortcut.1.weight"].shape == (8, 4, 1, 1)
+    assert "layer2.0.shortcut.0.running_mean" in resnet and "linear.bias" not in resnet
 
 
 def test_every_declared_name_is_built():
@@ -181,16 +157,11 @@ def test_forward_pass_is_the_plain_one(name, width, depth, norm, train):
     model, (x, _) = scrambled(name, width, depth, norm).train(train), batch(32)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with torch.no_grad():
-        expected = reference.Network(state, train, norm)(x)
+        expected = reference.Network(state, train, norm, depth)(x)
         found = model(x)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     for key, tensor in model.state_dict().items():  # running statistics too
         assert torch.allclose(tensor, state[key], rtol=1e-4, atol=1e-5), key
-
-
-def test_running_statistics_are_those_of_the_official_code():
-    norms = [m for m in make("ResNet18SIAf", 2).modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert len(norms) == 20 and {m.momentum for m in norms} == {0.1}
 
 
 @pytest.mark.parametrize("same_last_layer", [True, False])
@@ -214,17 +185,6 @@ def test_norm_is_that_of_one_long_vector():
     many = [torch.full((1000, 1000), 0.1), torch.full((10,), 1e-4)]
     expected = sum(t.double().square().sum() for t in many).sqrt().item()
     assert models.norm(many).item() == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("norm", models.NORMS)
-def test_affine_networks_have_a_scale_and_a_shift_for_every_channel(norm):
-    for name, channels in (("ConvNetSIAf", (2, 4, 8, 16)), ("ResNet18SIAf", None)):
-        plain, affine = (make(n, 2, norm=norm) for n in (name.removesuffix("Af"), name))
-        more = set(dict(affine.named_parameters())) - set(dict(plain.named_parameters()))
-        sizes = [len(affine.get_parameter(key)) for key in sorted(more)]
-        if channels:
-            assert sorted(sizes) == sorted(2 * channels)
-        assert len(sizes) == 2 * (20 if "ResNet" in name else 4)
 
 
 @pytest.mark.parametrize("official", ["same_init", "same_last_layer"])

@@ -10,7 +10,6 @@ from conftest import TINY
 from torch.nn import functional as F
 
 import models
-import options
 import runs
 import train
 from runs import checkpoints
@@ -106,23 +105,21 @@ def test_only_the_rate_times_the_decay_matters(run):
             assert torch.allclose(state[key], 2 * one[epoch][key], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("flags, expected", [
-    ("--no_schedule", {0: 1, 0.3: 1, 0.99: 1}),
-    ("", {0: 1, 0.5: 1, 0.7: 0.505, 0.9: 0.01, 0.95: 0.01}),
-    ("--d_schedule 10", {0: 1, 0.25: 1, 0.26: 0.1, 0.5: 0.1, 0.51: 0.01, 0.75: 0.01, 0.76: 0.001}),
-    ("--c_schedule 5", {0: 1, 0.25: 1, 0.625: 0.6, 0.999999: 0.2}),
-    ("--cosan_schedule", {0: 1, 0.5: 0.5, 0.999999: 0}),
-])  # fmt: skip
-def test_schedules(flags, expected):
-    parsed = options.train_options(flags.split())
-    for progress, factor in expected.items():
-        assert train.schedule_of(parsed)(progress) == pytest.approx(factor, abs=1e-5)
-
-
-BASE_SCHEDULED = (
-    "--dataset Digits --use_data_size 64 --model ConvNetSI --num_channels 1 --noninvlr 0 "
-    "--lr_init 0.1 --momentum 0 --use_test --noaug --gpu -1"
-)
+@pytest.mark.parametrize("parts", [2, 3, 4, 5, 6])
+def test_parts_of_an_epoch_lie_within_a_step_of_their_time(run, parts):
+    """Of 7 steps an epoch; each part is reported at i/n."""
+    folder = run(f"--batch_size 30 --epochs 2 --save_freq_int {parts} --save_freq 1 --trace")
+    trace = runs.read_trace(folder)
+    si = list(models.si_parameters(models.build("ConvNetSI", 10, 2)))
+    found = states(folder)
+    assert list(found) == [(e, i) for e in (0, 1) for i in range(parts)] + [(2, 0)]
+    for (epoch, i), state in list(found.items())[:-1]:
+        norm = models.norm(state[k] for k in si).item()
+        steps = int(np.argmin(np.abs(trace["si_norm"] - norm)))  # taken before this state
+        assert trace["si_norm"][steps] == pytest.approx(norm, rel=1e-9)
+        assert abs(steps / 7 - (epoch + i / parts)) < 1 / 7
+        content = checkpoints.load(runs.checkpoint_path(folder, epoch, i))
+        assert content["epoch"] == pytest.approx(epoch + i / parts)
 
 
 def test_default_save_schedule():
@@ -161,20 +158,10 @@ def test_the_first_every_nth_and_the_last_state_are_kept(run, extra, epochs):
     assert not (folder / runs.LATEST).exists()
 
 
-def test_an_interrupted_run_goes_on_from_an_epoch_that_is_not_kept(run, monkeypatch):
-    real, begun = train.Training.epoch, []
-
-    def epoch(self, number, progress):
-        begun.append(number)
-        if len(begun) == 4:
-            raise KeyboardInterrupt
-        return real(self, number, progress)
-
-    monkeypatch.setattr(train.Training, "epoch", epoch)
-    with pytest.raises(KeyboardInterrupt):
-        run("--save_freq 9 --epochs 5")
+def test_a_stopped_run_continues_from_an_epoch_that_is_not_kept(run, cut):
+    cut(3, "--save_freq 9 --epochs 5")
+    assert (run.folder / runs.LATEST).exists()
     run("--save_freq 9 --epochs 5 --resume")
-    assert begun == [0, 1, 2, 3, 3, 4]
     assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (5, 0)]
     assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
 

@@ -28,6 +28,21 @@ LONG = TINY.replace("--noaug ", "") + (
 )
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Also where the tests run with SIGINT ignored, as behind `nohup ... &`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
 def spawn(folder, extra="", base=LONG):
     words = [*base.split(), "--dir", str(folder), *extra.split()]
     return processes.Started([sys.executable, ROOT / "train.py", *words])
@@ -66,8 +81,10 @@ def kill_until_done(folder, seed, most):
     while kills < most:
         process = spawn(folder, "--resume")
         before = log.stat().st_mtime_ns if log.exists() else 0
-        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
-            time.sleep(0.002)  # until it has done an epoch: so that every start comes on
+        # Until it has done an epoch, so that every start makes progress.
+        wait_until(lambda p=process, b=before: (
+            p.poll() is not None or (log.exists() and log.stat().st_mtime_ns != b)
+        ))  # fmt: skip
         time.sleep(generator.uniform(0, 0.15))
         process.kill()
         process.communicate()
@@ -125,8 +142,7 @@ def test_a_stop_while_torch_is_imported_is_one_line(tmp_path, script):
         [sys.executable, ROOT / script], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    while not (tmp_path / "here").exists():
-        time.sleep(0.01)
+    wait_until((tmp_path / "here").exists)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130 and error == f"{script}: stopped by SIGINT\n"
