@@ -1,5 +1,5 @@
 # make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/periods.png
-# make demo-regimes   the three regimes of training on the sphere, likewise
+# make demo-regimes   the same for the three regimes of training on the sphere
 # make claims  some of the papers' claims in a quick setting; claims-full: all, in new trials
 # make test    ruff and the test suite
 # make setup   only the environment, in .venv (make test adds what the tests need)
@@ -18,7 +18,7 @@ demo-regimes: setup
 claims: setup
 	$(BIN)/python -m claims --scale quick --jobs $(JOBS)
 
-# What results/claims holds: hours. Goes on where it was stopped; IMAGES is an ImageFolder of CIFAR-10.
+# Everything in results/claims, in hours; continues where it stopped. IMAGES: an ImageFolder of CIFAR-10.
 claims-full: setup
 	$(BIN)/python -m claims --jobs $(JOBS) --results results/claims $(if $(IMAGES),--image_folder $(IMAGES))
 
@@ -42,9 +42,9 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
-# Plots.ipynb with the figures of what is in Experiments/
+# Experiments/Plots.ipynb: the notebook with the figures of what is in Experiments/
 notebook: setup
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace Plots.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute Plots.ipynb --output-dir Experiments
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache
