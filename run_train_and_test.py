@@ -94,15 +94,17 @@ def edited_experiment() -> Experiment:
 
 def print_experiments() -> None:
     """A row for every named experiment, at most 100 columns wide."""
+    timings = [cost.Timings(gpu) for gpu in (False, True)]
     rows = []
     for experiment in EXPERIMENTS.values():
         lines = lines_of(experiment)
-        total = cost.total(lines)
-        times = duration(total.core_seconds), duration(total.gpu_seconds)
+        seconds = [cost.total(lines, gpu, timings=t).seconds for gpu, t in enumerate(timings)]
+        times = ["not timed yet" if s is None else duration(s) for s in seconds]
         rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 42)])
-    headers = ("experiment", "lines", "CPU core", "GPU, assumed", "what it shows")
+    headers = ("experiment", "lines", "CPU core", "GPU", "what it shows")
     print(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
-    print("\n--experiment NAME runs one; with --test it prints the commands instead")
+    print(f"\nTimes: as in runs in {ROOT}/ of the same networks, or else {cost.ON_REFERENCE}")
+    print("--experiment NAME runs one; with --test it prints the commands instead")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,22 +1,18 @@
-"""What lines cost: floating-point operations, time and disk, before anything runs.
+"""What lines will take, before they run: time, and disk space for their checkpoints.
 
-    python run_train_and_test.py --list      # the cost of every named experiment
-
-A line's work is counted, not guessed: operations of the real network (convolutions and the linear
-layer) for an image, times images, epochs and the passes that its metrics take. Its time is that
-work by the rate at which this project's training step does it. The rates on a CPU are measured
-(`python benchmark.py --rates`); that of a GPU is an assumption until it is measured.
+The time for an image comes from runs in Experiments/ of the same network on the same kind of
+device. Where there is none it is that of the table below, scaled by how fast other runs here were.
+An estimate names what it rests on.
 """
 
-import functools
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.lines import Line
-from options import MODEL_NAMES
+import runs
+from experiments.lines import ROOT, Line
 from utils import duration
 
 IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
@@ -25,13 +21,19 @@ IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
 TEST_IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 10_000) | {
     "SVHN": 26_032, "Digits": 297,
 }  # fmt: skip
-CLASSES = {"CIFAR100": 100}
-BACKWARD = 2  # passes forward that a pass backward is worth
-# Operations a second of a training step of ConvNetSI, by width, on one core (AMD EPYC, AVX-512).
-CPU_CORE_RATE = {4: 30e9, 8: 110e9, 16: 170e9, 32: 210e9}
-# Assumed, not measured: a third of the float32 peak of an NVIDIA H100, and a tenth of a
-# millisecond a step that no small network can fall below.
-GPU_RATE, GPU_STEP = 20e12, 1e-4
+FORWARD = 1 / 3  # share of the forward pass in a step: the backward pass is worth two of them
+START = 4.0  # seconds until a command has loaded its libraries and its data
+# Architecture -> width -> parameters, and milliseconds of one core for an image in a training step.
+# Measured: OMP_NUM_THREADS=1 python benchmark.py --rates --gpu -1, on an AMD EPYC with AVX-512,
+# idle for the ConvNets. The ResNets were measured on a busy one, with the ConvNets (all of which
+# took twice their time on the idle one): their times are divided by that factor.
+REFERENCE = {
+    "ConvNet": {4: (6486, 0.191), 8: (25_058, 0.187), 16: (98_490, 0.471), 32: (390_506, 1.59)},
+    "ResNet18": {8: (175_192, 0.50), 32: (2_792_800, 4.0)},
+}
+ON_REFERENCE = "as measured on a core of an AMD EPYC"
+
+Network = tuple  # model, width, depth, normalisation
 
 
 @dataclass(frozen=True)
@@ -40,125 +42,116 @@ class Cost:
 
     Attributes
     ----------
-    operations : floating-point operations in all.
-    core_seconds, gpu_seconds : on one core of a CPU, or one GPU.
-    disk : bytes of checkpoints when they are done.
+    seconds : on one core of a CPU, or one GPU; None where a network has never been timed.
+    disk : bytes of checkpoints when the lines are done; None if it is not known.
+    source : what `seconds` rests on.
     """
 
-    operations: float
-    core_seconds: float
-    gpu_seconds: float
-    disk: float
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    seconds: float | None
+    disk: float | None
+    source: str
 
     def on(self, gpu: bool) -> str:
-        """In words, on a GPU or on a core of a CPU."""
+        """The cost as text, on a GPU or on a core of a CPU."""
+        device = "a GPU" if gpu else "a CPU core"
+        time = f"a time on {device} that is known after the second epoch"
+        if self.seconds is not None:
+            time = f"about {duration(self.seconds)} of {device} ({self.source})"
+        if self.disk is None:
+            return time
         size = f"{self.disk / 1e9:.1f} GB" if self.disk > 1e9 else f"{self.disk / 1e6:.0f} MB"
-        time = f"{duration(self.core_seconds)} of a CPU core"
-        if gpu:
-            time = f"{duration(self.gpu_seconds)} of a GPU (assumed rate)"
         return f"{time}; {size} of checkpoints"
 
 
-def convolutions(model: str, width: int, depth: int) -> Iterator[tuple[int, int, int, int]]:
-    """The convolutions of a published network: output pixels, inputs, outputs, kernel's pixels."""
-    if model.startswith("ConvNet"):
-        side, c = 32, width
-        yield side**2, 3, c, 9
-        for stage in range(3):
-            blocks = -((stage - depth) // 3)  # as models/convnet.py says
-            yield from [(side**2, c, c, 9)] * (blocks - 1)
-            if blocks > 0:
-                yield side**2, c, 2 * c, 9
-                side, c = side // 2, 2 * c
-        return
-    yield 32**2, 3, width, 9
-    for layer in range(4):
-        pixels, c = (32 >> layer) ** 2, width << layer
-        yield pixels, c // 2 if layer else c, c, 9
-        yield from [(pixels, c, c, 9)] * 3
-        if layer:
-            yield pixels, c // 2, c, 1  # the shortcut
+class Timings:
+    """Seconds of a core, or of a GPU, that an image takes in training, from the runs in a folder.
 
-
-def count(model: str, classes: int, width: int, depth: int, norm: str) -> tuple[int, int]:
-    """Operations of a forward pass over one image, and number of parameters.
-
-    Without torch for the published networks, whose listing would take seconds to begin.
+    The first epoch of a run is left out, since it includes what happens once.
     """
-    if model not in MODEL_NAMES:
-        return count_by_torch(model, classes, width, depth, norm)
-    layers = list(convolutions(model, width, depth))
-    last = layers[-1][2]
-    affine = 0
-    if model.endswith("Af"):
-        resnet = model.startswith("ResNet")
-        channels = [outputs for _, _, outputs, _ in layers]
-        # In the ResNet every normalisation comes before its convolution, and one behind the last.
-        channels = [inputs for _, inputs, _, _ in layers[1:]] + [last] if resnet else channels
-        affine = 2 * sum(channels)
-    linear = classes * last
-    operations = sum(2 * pixels * i * o * kernel for pixels, i, o, kernel in layers) + 2 * linear
-    parameters = sum(i * o * kernel for _, i, o, kernel in layers) + linear + affine
-    return operations, parameters + classes * model.startswith("ConvNet")  # its bias
+
+    def __init__(self, gpu: bool, root=ROOT):
+        found: dict[Network, list[float]] = {}
+        for path in root.glob(f"*/*/trial_*/{runs.CONFIG}"):
+            config = runs.read_config(path.parent)
+            device = config.get("device", "")
+            rows = runs.read_log(path.parent)[1:]
+            if rows and device and device.startswith("CPU") != gpu:
+                threads = 1 if gpu else int(device.split()[1])
+                seconds = statistics.median(row["seconds"] for row in rows) * threads
+                network = tuple(config[k] for k in ("model", "num_channels", "depth", "norm"))
+                found.setdefault(network, []).append(seconds / config["train_images"])
+        self.gpu = gpu
+        self.measured = {k: statistics.median(v) for k, v in found.items()}
+        ratios = [v / reference(k)[1] for k, v in self.measured.items() if reference(k)]
+        self.ratio = statistics.median(ratios) if ratios else None
+
+    def of(self, network: Network) -> tuple[float | None, str]:
+        """Seconds for an image, and what they rest on; None if there is nothing to go by."""
+        if network in self.measured:
+            return self.measured[network], "as in runs here"
+        known = reference(network)
+        if known is None or (self.gpu and self.ratio is None):
+            return None, ""
+        if self.ratio is None:
+            return known[1], ON_REFERENCE
+        return known[1] * self.ratio, "from other networks' runs here"
 
 
-@functools.cache
-def count_by_torch(model: str, classes: int, width: int, depth: int, norm: str) -> tuple[int, int]:
-    """The same for any network, counted while it runs on no device."""
-    import torch  # only now: it is slow to import
-    from torch.utils.flop_counter import FlopCounterMode
+def reference(network: Network) -> tuple[float, float] | None:
+    """Parameters and seconds for an image by `REFERENCE`: between its widths on a log-log scale.
 
-    import models
-
-    with torch.device("meta"):
-        network = models.build(model, classes, width, depth, norm=norm)
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(2, 3, 32, 32))
-    return counter.get_total_flops() // 2, sum(p.numel() for p in network.parameters())
-
-
-def core_rate(width: int) -> float:
-    """Operations a second of one core at a width, from the measured ones around it."""
-    widths, rates = zip(*CPU_CORE_RATE.items(), strict=True)
-    return float(np.exp(np.interp(np.log(width), np.log(widths), np.log(rates))))
+    Beyond its last width both grow as the square of the width.
+    """
+    model, width, depth, _ = network
+    known = REFERENCE.get(model.removesuffix("Af").removesuffix("SI"))
+    if known is None or depth != 3:
+        return None
+    beyond = max(1, width / max(known)) ** 2
+    parameters, ms = (
+        beyond * np.exp(np.interp(np.log(width), np.log(list(known)), np.log(values)))
+        for values in zip(*known.values(), strict=True)
+    )
+    return parameters, ms / 1e3
 
 
 def in_epochs(line: Line, left: bool = False) -> float:
-    """The work of a line, or of what is `left` of it, in epochs of its training.
+    """The work of a line, or what is `left` of it, in epochs of training.
 
-    The metrics of a checkpoint are a pass over the training images, and a forward one over those
-    of the test set.
+    Measuring a checkpoint is a pass over the training images, and a forward pass over the test set.
     """
     o = line.options
     epochs, checkpoints = line.work(left)
     test_images = o.use_test_size or TEST_IMAGES[o.dataset]
-    share = test_images / ((1 + BACKWARD) * (o.use_data_size or IMAGES[o.dataset]))
+    share = FORWARD * test_images / (o.use_data_size or IMAGES[o.dataset])
     return epochs + checkpoints * (1 + share)
 
 
-def cost(line: Line, left: bool = False) -> Cost:
-    """The cost of one line from its first epoch to its last, or of what is `left` of it.
-
-    Its metrics are included.
-    """
+def cost(line: Line, timings: Timings, left: bool = False) -> Cost:
+    """The cost of a line with its metrics, or of what is `left` of it."""
     o = line.options
-    classes = CLASSES.get(o.dataset, 10)
-    forward, parameters = count(o.model, classes, o.num_channels, o.depth, o.norm)
-    images = o.use_data_size or IMAGES[o.dataset]
-    trained = (1 + BACKWARD) * forward * images
-    operations = in_epochs(line, left) * trained
-    steps = sum(line.work(left)) * math.ceil(images / o.batch_size)
+    network = (o.model, o.num_channels, o.depth, o.norm)
+    seconds, source = timings.of(network)
+    work = in_epochs(line, left)
+    if seconds is not None:
+        commands = (1 if o.metrics else len(line.commands)) if work else 0
+        seconds = commands * START + work * seconds * (o.use_data_size or IMAGES[o.dataset])
     moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
     kept = len(line.checkpoints)
     if o.keep is not None:
         kept = min(kept, o.keep + len({*o.keep_epochs} & {*line.checkpoints}))
-    disk = 4.0 * parameters * (1 + moments) * kept
-    gpu_seconds = operations / GPU_RATE + steps * GPU_STEP
-    return Cost(operations, operations / core_rate(o.num_channels), gpu_seconds, disk)
+    known = reference(network)
+    disk = 4.0 * known[0] * (1 + moments) * kept if known else None
+    return Cost(seconds, disk, source)
 
 
-def total(lines: Sequence[Line], left: bool = False) -> Cost:
-    return sum((cost(line, left) for line in lines), Cost(0, 0, 0, 0))
+def total(
+    lines: Sequence[Line], gpu: bool = False, left: bool = False, timings: Timings | None = None
+) -> Cost:
+    """The cost of several lines, one after the other, or of what is `left` of them."""
+    timings = timings or Timings(gpu)
+    costs = [cost(line, timings, left) for line in lines]
+    seconds, disk = (
+        None if None in values else sum(values)
+        for values in ([c.seconds for c in costs], [c.disk for c in costs])
+    )
+    return Cost(seconds, disk, ", ".join(sorted({c.source for c in costs})))

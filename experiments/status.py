@@ -52,11 +52,7 @@ def to_do(lines: Sequence[Line]) -> list[Line]:
 
 def print_cost(lines: Sequence[Line], gpu: bool) -> None:
     """Print what is left to do for these lines, on a GPU or on one CPU core."""
-    try:
-        about = f", training and metrics still to do: about {cost.total(lines, left=True).on(gpu)}"
-    except RuntimeError:  # a user's network that does not take images of 32 x 32
-        about = ", of a network whose cost is not known"
-    print(plural(len(lines), "line") + about)
+    print(f"{plural(len(lines), 'line')}: {cost.total(lines, gpu, left=True).on(gpu)}")
 
 
 def state_of(line: Line, queue: dict[str, str] | None) -> str:

@@ -1,6 +1,5 @@
 """Tiny settings that every test can afford."""
 
-import contextlib
 import os
 import runpy
 import subprocess
@@ -17,9 +16,13 @@ import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from made_runs import closed, make, one_claim  # noqa: E402, F401
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+from torch.utils import _pytree as pytree  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import runs  # noqa: E402
 import train  # noqa: E402
+from training import Trainer  # noqa: E402
 from training.capture import Captured  # noqa: E402
 
 torch.set_num_threads(1)
@@ -91,24 +94,102 @@ def drive(tmp_path, monkeypatch, capsys, at_once):
     return start
 
 
+# Operations whose result Python must wait for. During a CUDA capture they raise an error.
+WAITING = {
+    f"aten::{name}"
+    for name in ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select",
+                 "unique_dim", "_unique", "_unique2")
+}  # fmt: skip
+
+
+class Recording(TorchDispatchMode):
+    """Records the ATen operations of a call: numbers by value, tensors by their memory.
+
+    A tensor made outside of the call is not kept alive, as a CUDA graph does not keep it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []  # (operation, its arguments, the tensors that it made)
+        self.inside = set()  # addresses of the memory that the call has allocated
+        self.before = {}  # address of other memory -> it, and a copy of what it held
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation._schema.name in WAITING:
+            raise RuntimeError(f"{operation} waits for the device during a capture")
+        inputs = (args, kwargs or {})
+        recorded = pytree.tree_map_only(torch.Tensor, self.memory_of, inputs)
+        results = operation(*args, **(kwargs or {}))
+        used = {address(t) for t in pytree.tree_leaves(inputs) if isinstance(t, torch.Tensor)}
+        made = [
+            t.detach() if isinstance(t, torch.Tensor) and address(t) not in used else None
+            for t in pytree.tree_leaves(results)
+        ]
+        self.inside.update(address(t) for t in made if t is not None)
+        self.operations.append((operation, recorded, made))
+        return results
+
+    def memory_of(self, tensor):
+        if address(tensor) in self.inside:
+            return tensor.detach()
+        storage = tensor.untyped_storage()
+        self.before.setdefault(address(tensor), (storage, storage.clone()))
+        return OutsideMemory(tensor)
+
+    def undo(self):
+        """A capture runs nothing: give all memory from outside its contents back."""
+        for storage, content in self.before.values():
+            storage.copy_(content)
+
+
+class OutsideMemory:
+    """Where a tensor lies that a recorded call did not make itself."""
+
+    def __init__(self, tensor):
+        self.storage = StorageWeakRef(tensor.untyped_storage())
+        self.dtype = tensor.dtype
+        self.layout = tensor.storage_offset(), tensor.size(), tensor.stride()
+
+    def tensor(self):
+        storage = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
+        if storage is None:
+            raise RuntimeError("a replayed operation reads memory that has been freed")
+        return torch.empty(0, dtype=self.dtype).set_(storage, *self.layout)
+
+
+def address(tensor):
+    return tensor.untyped_storage()._cdata
+
+
 class GraphOnCpu:
-    """Stands for a CUDA graph: a function and its arguments instead of their kernels."""
+    """Stands for a CUDA graph: repeats the operations of one call without running its Python."""
 
     def __init__(self, function, arguments):
-        self.function, self.arguments = function, arguments
+        with Recording() as recording:
+            function(*arguments)
+        recording.undo()
+        self.operations = recording.operations
 
+    @torch.no_grad()
     def replay(self):
-        self.function(*self.arguments)
+        for operation, recorded, made in self.operations:
+            if operation.is_view and not any(t is not None for t in made):
+                continue  # the view is there already
+            args, kwargs = pytree.tree_map_only(OutsideMemory, OutsideMemory.tensor, recorded)
+            results = pytree.tree_leaves(operation(*args, **kwargs))
+            for kept, result in zip(made, results, strict=True):
+                if kept is not None:
+                    kept.copy_(result)
 
 
 class CapturedOnCpu(Captured):
-    """Captures and replays as on a GPU, in all but the streams and the kernels."""
+    """Captures and replays on a CPU as on a GPU."""
 
     def __init__(self, device):
         super().__init__(device)
         self.on_gpu = True
 
-    def _call_aside(self, function, arguments):
+    def _call_on_own_stream(self, function, arguments):
         function(*arguments)
 
     def _capture(self, function, arguments):
@@ -118,24 +199,7 @@ class CapturedOnCpu(Captured):
 
 @pytest.fixture
 def replays(monkeypatch):
-    """Steps and measurements are replayed on the CPU, too."""
+    """On the CPU, too, steps and measurements are replayed and rates are tensors."""
     monkeypatch.setattr("training.trainer.Captured", CapturedOnCpu)
     monkeypatch.setattr("measuring.meter.Captured", CapturedOnCpu)
-
-
-@contextlib.contextmanager
-def fake_streams():
-    """Streams that are none, where there is no GPU."""
-
-    class Stream:
-        def __init__(self, device=None):
-            pass
-
-        def wait_stream(self, other):
-            pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "Stream", Stream)
-        patch.setattr(torch.cuda, "current_stream", Stream)
-        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        yield
+    monkeypatch.setattr(Trainer, "_rate", lambda self: torch.tensor(self.base_lr))

@@ -1,78 +1,38 @@
-"""The benchmark's own means: its parts as processes, and lines under CUDA's MPS daemon."""
-
-import json
+"""The benchmark times what it says, at a tiny size."""
 
 import pytest
 
 import benchmark
-from command_line import Parser
-from experiments import gpu, plain
+from experiments import cost
 
-SIZE = "--width 1 --images 20 --epochs 1 --rounds 1 --gpu -1"
-OPTIONS = Parser(benchmark.OPTIONS, prog="benchmark.py", description="").parse_args(SIZE.split())
+SIZE = ["--width", "1", "--images", "20", "--rounds", "1", "--gpu", "-1"]
 
 
-def test_the_minutes_of_a_gpu_ask_for_what_there_is():
-    words = gpu.COMMANDS["choices"].split()[1:]
-    asked = Parser(benchmark.OPTIONS, prog="benchmark.py", description="").parse_args(words)
-    assert asked.choices and asked.width == 32 and asked.lines > 1
+def test_both_loops_and_the_bare_network_are_timed(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "WORKERS", 0)
+    benchmark.main(SIZE)
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.startswith(("epoch", "metrics"))]
+    assert [row[0] for row in rows] == ["epoch,", "metrics,"]
+    for _, _, plain, ours, ratio in rows:
+        assert float(plain) > 0 and float(ours) > 0 and float(ratio) > 0
+    assert "the bare network's" in out
 
 
-@pytest.mark.parametrize("part, names", [
-    ("plain", {"epoch", "metrics"}),
-    ("parts", {"epoch", "metrics", "bare", "step over bare", "flop per image", "flop per second",
-               "bytes per image", "bytes per second"}),
-])  # fmt: skip
-def test_a_part_is_measured_by_the_command_that_is_made_for_it(
-    part, names, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(plain, "WORKERS", 0)
-    benchmark.make_images(OPTIONS, tmp_path)
-    script, *words = benchmark.part_words(OPTIONS, part)
-    assert script == "benchmark.py"
-    benchmark.main(words)
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found.keys() == names and min(found.values()) > 0
+def test_rates_are_of_the_networks_of_the_estimates(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "STEPS", 1)
+    monkeypatch.setattr(benchmark, "BATCH", 2)
+    monkeypatch.setattr(cost, "REFERENCE", {"ConvNet": {1: ()}, "ResNet18": {2: ()}})
+    benchmark.main([*SIZE, "--rates"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    assert [row[:2] for row in rows] == [["ConvNet", "1"], ["ResNet18", "2"]]
+    for *_, step, image, rate in rows:
+        assert float(step) == pytest.approx(2 * float(image), rel=0.1) and float(rate) > 0
 
 
-@pytest.fixture
-def daemon(tmp_path, monkeypatch):
-    """Stands for the daemon's program, which notes how it is called and ends with a status."""
-
-    def install(status=0):
-        program = tmp_path / "bin" / benchmark.MPS
-        program.parent.mkdir()
-        program.write_text(
-            f'#!/bin/sh\necho "$* $(cat) $CUDA_MPS_PIPE_DIRECTORY" >> {tmp_path}/calls\n'
-            f"echo no GPU >&2\nexit {status}\n"
-        )
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-
-    return install
-
-
-def test_lines_share_a_gpu_through_the_daemon_and_end_it(daemon, tmp_path, monkeypatch):
-    daemon()
-    seen = []
-
-    def throughput(options, folder, **environment):
-        seen.append(environment)
-        raise benchmark.UserError("train.py failed:\nout of memory")
-
-    monkeypatch.setattr(benchmark, "throughput", throughput)
-    row = benchmark.throughput_under_mps(OPTIONS, tmp_path)
-    assert row == {"failed": "out of memory"}
-    pipes = f"{tmp_path}/mps"
-    assert seen == [{"CUDA_MPS_PIPE_DIRECTORY": pipes, "CUDA_MPS_LOG_DIRECTORY": pipes}]
-    assert (tmp_path / "calls").read_text().splitlines() == [f"-d  {pipes}", f" quit {pipes}"]
-
-
-def test_without_the_daemon_the_row_says_so(daemon, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "throughput", pytest.fail)
-    monkeypatch.setenv("PATH", "/nowhere")
-    (tmp_path / "a").mkdir()
-    assert benchmark.MPS in benchmark.throughput_under_mps(OPTIONS, tmp_path / "a")["failed"]
-    daemon(status=1)
-    failed = benchmark.throughput_under_mps(OPTIONS, tmp_path)["failed"]
-    assert "exit status 1" in failed
+def test_the_first_round_is_not_counted():
+    times = iter([0, 100, 101, 101, 103, 103, 106])
+    seconds = benchmark.time_in_turn(
+        {"x": lambda: None}, benchmark.torch.device("cpu"), 3, lambda: next(times)
+    )
+    assert seconds == {"x": 2}

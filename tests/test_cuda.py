@@ -5,20 +5,19 @@ CPU at a tiny size, where a graph is a function that is called again (conftest.p
 GPU_CHECKS=compile those, too, that go through torch.compile (minutes).
 """
 
-import contextlib
 import os
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, fake_streams
+from conftest import TINY
 from torch.nn import functional as F
 
+import data
 import models
 import runs
 import test as test_script
 import train
-from experiments import speed
 from measuring import Meter, Wanted, parameter_names
 from runs import checkpoints
 from training import Recipe, Trainer
@@ -65,7 +64,16 @@ def far(a, b):
 
 
 def images_on(device, count=COUNT, norm="batch"):
-    return speed.random_images(count, device, memory_format(device, 32, norm))
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, data.SIZE, data.SIZE, 3)
+    return data.ImageSet(
+        torch.randint(256, shape, generator=generator, dtype=torch.uint8),
+        torch.randint(10, (count,), generator=generator),
+        10,
+        torch.tensor(data.CIFAR_MEAN),
+        torch.tensor(data.CIFAR_STD),
+        torch.zeros(count, dtype=torch.bool),
+    ).to(device, memory_format(device, 32, norm))
 
 
 def network_of(words, device):
@@ -371,28 +379,3 @@ def test_faster_ways_train_alike(words):
     losses = [epochs(trainer_of(**w), images, range(4))[0][-1]["loss"] for w in ({}, words)]
     say(f"loss, {words}", fp32=losses[0], this=losses[1])
     assert abs(losses[1] / losses[0] - 1) < 0.05
-
-
-# --- the benchmark's own parts ---
-
-
-def test_lines_in_one_graph_are_the_lines_alone():
-    """Branches of one graph leave the weights that the same steps leave one by one."""
-    with fake_streams() if DRY else contextlib.nullcontext():
-        images = images_on(GPU)
-        alone = [trainer_of(lr=lr) for lr in (0.01, 0.03)]
-        lines = speed.Lines([trainer_of(lr=lr) for lr in (0.01, 0.03)], GPU)
-        for x, y in images.batches(BATCH):
-            lines.step(x, y)
-            for trainer in alone:
-                trainer.take_step(x, y)
-        for one, other in zip(lines.trainers, alone, strict=True):
-            assert all(map(torch.equal, state_of(one), state_of(other)))
-    assert DRY or lines.captured.graph is not None
-    say("lines in one graph", differences=0)
-
-
-def test_the_benchmark_counts_kernels():
-    row = speed.kernels(GPU, WIDTH)
-    say("a step", kernels=row["kernels"], busy_ms=row["busy, ms"])
-    assert 20 < row["kernels"] < (10_000 if DRY else 300)

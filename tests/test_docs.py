@@ -22,11 +22,10 @@ import figures
 import options
 import test as test_script
 from claims.table import CLAIMS, short_table, table
-from experiments import EXPERIMENTS, cost
+from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from run_train_and_test import DRIVER
 from runs import find_runs
-from utils import duration
 
 
 def section(page, name):
@@ -77,18 +76,6 @@ def test_the_notebook_shows_the_claims_as_they_are_on_record(monkeypatch):
     outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
     shown = [out["data"].get("text/markdown") for out in outputs if "data" in out]
     assert figures.claims() in shown
-
-
-def test_the_page_on_speed_shows_what_sweeps_cost():
-    rows = re.findall(r"\| `(\w+)` \| (.*) \|", section("docs/speed.md", "costs"))
-    assert rows
-    for name, shown in rows:
-        lines = lines_of(EXPERIMENTS[name])
-        costs = [cost.cost(line) for line in lines]
-        core, gpu = ([getattr(c, f"{kind}_seconds") for c in costs] for kind in ("core", "gpu"))
-        work = f"{sum(c.operations for c in costs):.1e}"
-        times = map(duration, (sum(core) / 2, sum(gpu), max(gpu)))
-        assert shown.split(" | ") == [str(len(lines)), work, *times], name
 
 
 def test_tables_show_what_the_results_hold():

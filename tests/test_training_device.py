@@ -16,6 +16,7 @@ import train
 from measuring import Meter, Wanted, parameter_names
 from training import Recipe, Trainer, capture
 from training.device import memory_format, products, select_device
+from training.trace import StepTrace
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -37,11 +38,12 @@ def meter_of(model, images, **how):
     )  # fmt: skip
 
 
-def weights_after_two_epochs(**recipe):
+def weights_after_epochs(**recipe):
     images = digits()
     trainer = trainer_of(images, **recipe)
     results = []
-    for epoch in range(2):
+    for epoch in range(3):  # warm-up, capture and replays, replays at another rate
+        trainer.set_lr(trainer.base_lr / (1 + epoch))
         for x, y in images.batches(64, torch.Generator().manual_seed(epoch), shuffle=True):
             trainer.step(x, y)
         results.append(trainer.finish_epoch())
@@ -54,9 +56,9 @@ def weights_after_two_epochs(**recipe):
     {"momentum": 0.9}, {"full_batch": True}, {"keep_norm": True, "traced_steps": 4},
 ])  # fmt: skip
 def test_replayed_steps_are_the_called_ones(recipe, request):
-    _, results, weights = weights_after_two_epochs(**recipe)
+    _, results, weights = weights_after_epochs(**recipe)
     request.getfixturevalue("replays")
-    trainer, replayed_results, replayed = weights_after_two_epochs(**recipe)
+    trainer, replayed_results, replayed = weights_after_epochs(**recipe)
     assert trainer.captured.graph is not None
     assert replayed_results == results
     assert all(map(torch.equal, replayed, weights))
@@ -70,6 +72,64 @@ def test_replayed_measurement_is_the_called_one(request):
     for _ in range(2):
         assert meter.measure() == expected
     assert meter.captured.graph is not None
+
+
+def plant_baked_rate(patch):
+    """The rate as a number of Python's, which the graph keeps for ever."""
+    patch.setattr(Trainer, "_rate", lambda self: self.base_lr)
+
+
+def plant_item(patch):
+    """A wait for the device in every step."""
+    patch.setattr(Trainer, "_count_correct", lambda self, logits, labels: logits.sum().item())
+
+
+def plant_python_counter(patch):
+    """Rows of a trace that a number of Python's counts."""
+    real = StepTrace.after
+
+    def after(self, loss):
+        self.count = getattr(self, "count", -1) + 1
+        self.position = torch.tensor([self.count % len(self.rows)])
+        real(self, loss)
+
+    patch.setattr(StepTrace, "after", after)
+
+
+def plant_replaced_sum(patch):
+    """Hits that are added up in a new tensor."""
+
+    def count(self, logits, labels):
+        self.correct = self.correct + (logits.argmax(1) == labels).sum()
+
+    patch.setattr(Trainer, "_count_correct", count)
+
+
+def plant_replaced_rate(patch):
+    """A new tensor for every rate, where the graph goes on reading the first one."""
+
+    def set_lr(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(lr)
+
+    patch.setattr(Trainer, "set_lr", set_lr)
+
+
+@pytest.mark.parametrize("plant", [
+    plant_baked_rate, plant_item, plant_python_counter, plant_replaced_sum, plant_replaced_rate,
+])  # fmt: skip
+def test_faults_of_a_captured_step_are_caught(plant, request, monkeypatch):
+    """What a CUDA graph would get wrong fails in the tests' replays, too, or differs."""
+    recipe = {"traced_steps": 4}
+    _, results, weights = weights_after_epochs(**recipe)
+    request.getfixturevalue("replays")
+    plant(monkeypatch)
+    try:
+        _, replayed_results, replayed = weights_after_epochs(**recipe)
+    except RuntimeError as error:
+        assert "waits for the device" in str(error) or "has been freed" in str(error)
+    else:
+        assert replayed_results != results or not all(map(torch.equal, replayed, weights))
 
 
 def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
@@ -170,10 +230,11 @@ def test_float32_is_exact_but_where_a_block_loosens_it():
         assert settings() == ["ieee", "ieee"]
     with pytest.raises(ZeroDivisionError), products("tf32"):
         assert settings() == ["tf32", "tf32"]
-        # torch.compile of 2.9 reads the older flag; where the two differ this raises.
-        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
         1 / 0  # noqa: B018
-    assert settings() == ["ieee", "ieee"] and not torch.backends.cuda.matmul.allow_tf32
+    assert settings() == ["ieee", "ieee"]
+    # The older flags, which a network may read: PyTorch raises where they disagree with the newer.
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
 def precisions_of(monkeypatch, folder, extra, metrics="--metrics"):
@@ -228,19 +289,29 @@ def test_metrics_precision_is_that_of_test_script_too_and_spares_curvature(run):
     assert found["bf16"]["hess_trace"] == found["fp32"]["hess_trace"]
 
 
-def test_a_run_is_deterministic_when_asked_for(run):
-    run("--epochs 1 --deterministic")
-    assert torch.are_deterministic_algorithms_enabled()
-    run("--epochs 1 --overwrite")
-    assert not torch.are_deterministic_algorithms_enabled()
+def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypatch):
+    """PyTorch's call imports its compiler, a second of every start, and a CPU does not need it."""
+    calls = []
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda wanted, warn_only: calls.append(wanted)
+    )
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: calls[-1:] == [True])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for gpus, expected in ((0, []), (1, [True, False, True])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        for deterministic in (False, True, True, False, True):
+            select_device(0, deterministic)
+        assert calls == expected
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    select_device(-1, deterministic=True)
+    assert calls == [True, False, True, False]
 
 
-def test_deterministic_mode_ends_with_its_run():
-    for deterministic in (True, False):
-        select_device(-1, deterministic)
-        assert torch.are_deterministic_algorithms_enabled() == deterministic
-        assert torch.backends.cudnn.benchmark != deterministic
-        assert not torch.utils.deterministic.fill_uninitialized_memory
+def test_kernels_are_not_chosen_by_trial():
+    """Runs that start together would disturb each other's trials."""
+    select_device(-1)
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("norm", models.NORMS)

@@ -1,7 +1,7 @@
-"""Steps of training or measuring, replayed on a GPU as one CUDA graph each.
+"""CUDA graphs: a step of training, or a batch of a measurement, launched as one.
 
-A small network's step is a hundred kernels of a few microseconds; launching them one by one from
-Python takes longer than running them. A graph is launched once a step.
+A step of a small network is about a hundred kernels of a few microseconds each. Launching them one
+by one from Python takes longer than running them; a graph is launched once.
 """
 
 import gc
@@ -13,19 +13,24 @@ WARM_UP = 3  # calls before the capture, in which libraries choose and load thei
 
 
 class Captured:
-    """Calls one function of tensors that returns nothing; on a GPU the fourth call captures it.
+    """Calls a function of tensors that returns nothing; on a GPU, replays it as a CUDA graph.
 
-    The function is given with every call and is not kept: the method of an object that owns its
-    graph would close a circle, and what a circle holds lives until the garbage collector comes by.
-    It may read and change only its arguments and tensors that live as long as the graph does,
-    and must not wait for the device. It is called directly on the CPU, in the first calls (which
-    count like any others), and for arguments of other shapes than those of the first call: the
-    last, smaller batch of an epoch.
+    The first three calls on a GPU are ordinary calls, the fourth records the graph, and it and
+    all later ones replay it. Arguments of other shapes than the first call's (the smaller last
+    batch of an epoch) always lead to an ordinary call, as does every call on a CPU.
+
+    The function may read and change only its arguments and tensors that live as long as the
+    graph. It must not wait for the device. Numbers that it reads from Python (a rate, a counter)
+    are those of the recorded call for ever.
+
+    The function is passed with every call and not stored: a stored bound method of the object
+    that owns the graph would be a reference cycle, and would keep the graph's memory until
+    garbage collection.
     """
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
-        # One for warm-up and capture alike: a stream has memory and a cuBLAS workspace of its own.
+        # One stream for warm-up and capture: each has its own memory and cuBLAS workspace.
         self.stream = torch.cuda.Stream(device) if self.on_gpu else None
         self.calls = 0
         self.shapes: list[torch.Size] | None = None
@@ -43,7 +48,7 @@ class Captured:
             function(*arguments)
         elif self.calls < WARM_UP:
             self.calls += 1
-            self._call_aside(function, arguments)
+            self._call_on_own_stream(function, arguments)
         else:
             if self.graph is None:
                 self._capture(function, arguments)
@@ -51,8 +56,8 @@ class Captured:
                 own.copy_(given)
             self.graph.replay()
 
-    def _call_aside(self, function: Callable[..., None], arguments: tuple) -> None:
-        """Call on a stream of its own, as PyTorch wants it before a capture."""
+    def _call_on_own_stream(self, function: Callable[..., None], arguments: tuple) -> None:
+        """An ordinary call on the stream of the capture, as PyTorch asks for before one."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -63,7 +68,7 @@ class Captured:
         """Record the kernels of one call without running them."""
         self.arguments = [argument.clone() for argument in arguments]
         graph = torch.cuda.CUDAGraph()
-        # A graph that the garbage collector frees during a capture would break it.
+        # Another graph that garbage collection frees during a capture would break it.
         gc.collect()
         collecting = gc.isenabled()
         gc.disable()

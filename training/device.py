@@ -1,9 +1,10 @@
-"""Where and how precisely a computation runs, and where its random numbers come from."""
+"""The device and the precision of a computation, and seeds for random numbers."""
 
 import contextlib
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,71 +12,113 @@ import torch
 
 from utils import UserError
 
-# Below this width convolutions on a CPU are faster with each channel's pixels side by side.
+# On a CPU, convolutions of at least this many channels are faster in channels-last layout.
 CHANNELS_LAST_WIDTH = 8
 
 
 def select_device(gpu: int, deterministic: bool = False) -> torch.device:
-    """The GPU with this number; the CPU for -1, and for 0 on a machine without any GPU.
+    """The GPU with this number; the CPU for -1, and for 0 on a machine without a GPU.
 
-    From here on float32 is exact (see `products`). On a GPU the fastest kernels are chosen by
-    trial, which can differ from run to run; with `deterministic` the same ones always, without
-    atomic additions. On a CPU they always are.
+    Also makes float32 products exact (no TF32; see `products`). cuDNN's heuristics choose its
+    kernels. Timing them instead (`torch.backends.cudnn.benchmark`) would give runs that start
+    together, or resume, other kernels by chance.
+
+    Parameters
+    ----------
+    deterministic : use only GPU kernels that give the same bits in every run, without atomic
+        additions. On a CPU all kernels do.
 
     Raises
     ------
     UserError : there is no GPU with this number.
     """
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-        backend.fp32_precision = "ieee"
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Only warn: PyTorch also names max pooling, whose windows do not overlap here.
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel for every new tensor
-    torch.backends.cudnn.benchmark = not deterministic
+    allow_tf32(False)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu < 0 or (gpu == 0 and count == 0):
+        _set_deterministic(False)
         keep_freed_memory()
         return torch.device("cpu")
     if gpu >= count:
-        there = f"0 to {count - 1}" if count else "none"
-        raise UserError(f"--gpu {gpu}: there is no such GPU (there: {there}); -1 is the CPU")
+        available = f"0 to {count - 1}" if count else "none"
+        raise UserError(f"--gpu {gpu}: no such GPU (available: {available}); -1 is the CPU")
+    _set_deterministic(deterministic)
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
     return device
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep freed memory instead of returning it to the kernel (Linux).
+def _set_deterministic(wanted: bool) -> None:
+    """Set PyTorch's deterministic mode, if it changes: the call imports torch's compiler (1 s)."""
+    if wanted == torch.are_deterministic_algorithms_enabled():
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # A warning only: PyTorch also objects to max pooling, whose windows do not overlap here.
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel for every new tensor
 
-    A step frees and takes the same few megabytes again and again; fetching them anew each time,
-    page by page, costs a sixth of the step.
+
+def allow_tf32(allowed: bool) -> None:
+    """Let a GPU round the factors of float32 products to 10 of 23 bits, or not.
+
+    PyTorch has two interfaces for this and refuses to read the older one where they disagree. A
+    network or torch.compile may read either, so both are set.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch 2.9 warns about the older interface
+        torch.backends.cudnn.allow_tf32 = allowed
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+    for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        operation.fp32_precision = "tf32" if allowed else "ieee"
+
+
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Inside the block convolutions and matrix products use TF32 if `precision` is "tf32".
+
+    With any other precision, and outside the block, they are exact.
+    """
+    if precision != "tf32":
+        yield
+        return
+    allow_tf32(True)
+    try:
+        yield
+    finally:
+        allow_tf32(False)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which a network computes in bfloat16 if `precision` is "bf16".
+
+    Enter it for every forward pass: it caches bfloat16 copies of the weights until it is left.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def keep_freed_memory() -> None:
+    """Make the C library keep freed memory instead of returning it to the kernel (Linux).
+
+    Every step frees and allocates the same few megabytes. Page faults on fresh memory would take
+    a sixth of its time.
     """
     if sys.platform != "linux":
         return
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_threshold, 2**30)
         libc.mallopt(m_trim_threshold, largest)
 
 
-def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def memory_format(
     device: torch.device, num_channels: int, norm: str = "batch"
 ) -> torch.memory_format:
-    """The layout of images and weights that is fastest for a network of this width and norm.
+    """The fastest layout of images and weights for a network of this width and normalisation.
 
-    On a GPU the layers behind "layer", "group" and "instance" (`torch.nn.GroupNorm`) take and give
-    contiguous tensors alone, so another layout would be copied at every one of them, both ways. On
-    a CPU they take both, but few channels to a group cost more time than the layout saves:
-    a step with "group" takes 1.1 to 1.3 times that with contiguous tensors, "instance" 2 to 3.3.
+    On a GPU, `torch.nn.GroupNorm` (norms "layer", "group" and "instance") works on contiguous
+    tensors only, so any other layout would be converted twice at every such layer. On a CPU it
+    takes both, but is slow in channels-last layout with few channels a group: a step with "group"
+    takes 1.1 to 1.3 times as long as with contiguous tensors, with "instance" 2 to 3.3 times.
     """
     if device.type == "cuda":
         contiguous = norm in ("layer", "group", "instance")
@@ -84,32 +127,11 @@ def memory_format(
     return torch.contiguous_format if contiguous else torch.channels_last
 
 
-@contextlib.contextmanager
-def products(precision: str) -> Iterator[None]:
-    """Inside the block, a GPU may round the factors of float32 products, if this is "tf32".
-
-    The matrix units then take 10 of the 23 bits. Outside of it, and with any other precision,
-    convolutions and matrix products are exact, since `select_device` has said so.
-    """
-    if precision != "tf32":
-        yield
-        return
-    # Of matrix products this sets the older flag, too: torch.compile of 2.9 compares the two.
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which a network computes in bfloat16 if the precision is "bf16".
-
-    To be entered for every forward pass: it keeps the weights' bfloat16 copies until it is left.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def describe(device: torch.device) -> str:
+    """The name of a GPU, or "CPU, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def mix(*numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""The losses of an image, of which training takes the mean."""
+"""The loss of each image; training minimises its mean."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def squared_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(Σ o² - 2 o_y + 1) / C for outputs o, label y and C classes (P2)."""
-    of_label = logits.gather(1, labels[:, None])[:, 0]
-    return (logits.square().sum(1) - 2 * of_label + 1) / logits.shape[1]
+    label_output = logits.gather(1, labels[:, None])[:, 0]
+    return (logits.square().sum(1) - 2 * label_output + 1) / logits.shape[1]
 
 
 def choose(squared: bool) -> Loss:

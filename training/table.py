@@ -7,10 +7,7 @@ from tqdm import tqdm
 
 
 class Table:
-    """A line an evaluated epoch.
-
-    Where nobody watches, in a log, a line every epoch, as the official code prints.
-    """
+    """One line per evaluated epoch on a terminal; one per epoch in a log, as the official code."""
 
     HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
     REPEATED = 40  # lines between two headers
@@ -20,9 +17,11 @@ class Table:
 
     @staticmethod
     def watched() -> bool:
+        """Whether the output is a terminal."""
         return sys.stdout.isatty()
 
     def show(self, row: dict[str, Any], evaluated: bool) -> None:
+        """Print a row of log.csv."""
         if evaluated or not self.watched():
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)

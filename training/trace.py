@@ -8,16 +8,18 @@ COLUMNS = ("loss", "si_norm", "gradient_norm", "one_minus_cosine")
 
 
 class StepTrace:
-    """Rows of `COLUMNS`, one a step, on the training device until `take` reads them.
+    """Rows of `COLUMNS`, one per step, kept on the training device until `take` reads them.
 
-    loss and gradient_norm ‖g‖ (of the SI weights alone, without weight decay) are those of the
-    step's batch and si_norm ρ is the norm before the step; one_minus_cosine is measured between
-    the SI weights before and after it, all of them as one vector.
+    loss : of the step's batch.
+    si_norm : ρ before the step.
+    gradient_norm : ‖g‖ of the batch for the SI weights, without weight decay.
+    one_minus_cosine : 1 - cos between the SI weights before and after the step, all of them taken
+        as one vector.
 
     Parameters
     ----------
     weights : the SI weights that the optimiser changes.
-    steps : in an epoch.
+    steps : steps in an epoch.
     """
 
     def __init__(self, weights: list[torch.Tensor], steps: int, device: torch.device):
@@ -29,16 +31,16 @@ class StepTrace:
 
     @torch.no_grad()
     def before(self) -> None:
-        """Remember the weights; to be called when the gradient is there."""
+        """Store the weights and norms; call it when the gradient is complete."""
         torch._foreach_copy_(self.old, self.weights)
         self.si_norm.copy_(models.norm(self.old))
         self.gradient_norm.copy_(models.norm(w.grad for w in self.weights))
 
     @torch.no_grad()
     def after(self, loss: torch.Tensor) -> None:
-        """Add the row of the step that was taken since `before`."""
+        """Add the row of the step taken since `before`."""
         new_norm = models.norm(self.weights)
-        # ‖u' - u‖² / 2 for unit vectors u, u': exact where 1 - u·u' would be all rounding.
+        # ‖u' - u‖² / 2 for unit vectors u, u': accurate where 1 - u·u' would be rounding error.
         directions = torch._foreach_mul(self.weights, (1 / new_norm).to(self.old[0].dtype))
         torch._foreach_mul_(self.old, (-1 / self.si_norm).to(self.old[0].dtype))
         torch._foreach_add_(directions, self.old)
@@ -48,7 +50,7 @@ class StepTrace:
         self.position += 1
 
     def take(self) -> dict[str, list[float]]:
-        """The columns of the epoch that has ended, each of (steps,) numbers."""
+        """The columns of the finished epoch, each with one number per step."""
         columns = dict(zip(COLUMNS, self.rows.T.tolist(), strict=True))
         self.position.zero_()
         return columns
