@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import runs
 from experiments import cost
@@ -23,8 +23,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
+def run_here(
+    experiment: Experiment, lines: Sequence[Line], jobs: int, until: float | None = None
+) -> int:
     """Run the unfinished lines, draw the figures, and report.
+
+    `until`: stop all lines when `time.monotonic()` reaches this; the next call continues them.
 
     Returns the exit status: 1 if a line failed, otherwise `runs.DIVERGED_STATUS` if one diverged.
     """
@@ -35,7 +39,7 @@ def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
         import torch  # imported here because it is slow
 
         print_cost(todo, gpu=torch.cuda.is_available())
-        runners = run_lines(todo, min(jobs, len(todo)))
+        runners = run_lines(todo, min(jobs, len(todo)), until)
     failed = [runner for runner in runners if runner.failed]
     if len(failed) < len(lines):
         import figures  # imported here because matplotlib is slow
@@ -50,8 +54,8 @@ def run_here(experiment: Experiment, lines: Sequence[Line], jobs: int) -> int:
     return 1 if failed else runs.DIVERGED_STATUS if diverged else 0
 
 
-def run_lines(lines: Sequence[Line], jobs: int) -> list[LineRunner]:
-    """Run lines, `jobs` at once; these share the cores of the machine."""
+def run_lines(lines: Sequence[Line], jobs: int, until: float | None = None) -> list[LineRunner]:
+    """Run lines, `jobs` at once and sharing the cores; stop them at the time `until`, if given."""
     threads = max(1, cores() // jobs) if jobs > 1 else None
     runners = [LineRunner(line, threads) for line in lines]
     over = threading.Event()
@@ -59,15 +63,23 @@ def run_lines(lines: Sequence[Line], jobs: int) -> list[LineRunner]:
     estimate.start()
     pool = ThreadPoolExecutor(jobs)
     futures = [pool.submit(runner.run) for runner in runners]
-    try:
-        for future in futures:
-            future.result()
-    except Interrupted:
+
+    def stop() -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         with ThreadPoolExecutor() as stoppers:  # all at once, because each waits for its command
             stoppers.map(LineRunner.stop, runners)
         pool.shutdown()
         print("stopped; the same command continues from what is saved")
+
+    try:
+        _, running = wait(futures, None if until is None else max(until - time.monotonic(), 0))
+        if running:
+            stop()
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+    except Interrupted:
+        stop()
         raise
     finally:
         over.set()

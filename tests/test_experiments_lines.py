@@ -284,6 +284,21 @@ def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, bare, job
     assert {runs.read_state(r.line.folder)["state"] for r in runners} == {"done"}
 
 
+def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys):
+    """What has not begun does not begin; the figures of what there is are drawn."""
+    fast, slow, never = (
+        scripted(tmp_path / name, train=body)
+        for name, body in (("a", ""), ("b", "import time; time.sleep(300)"), ("c", ""))
+    )
+    began = time.monotonic()
+    assert local.run_here(SMALL, [fast, slow, never], 1, began + 3) == 0
+    assert time.monotonic() - began < 30 and len(bare) == 1
+    assert runs.read_state(fast.folder)["state"] == "done"
+    assert runs.read_state(slow.folder)["state"] == "stopped"
+    assert runs.read_state(never.folder) is None
+    assert "the same command continues" in capsys.readouterr().out
+
+
 def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare):
     good, away, bad = (scripted(tmp_path / str(i), train=f"exit({i})") for i in (0, 3, 1))
     for line, loss in ((good, 1), (away, float("inf")), (bad, 1)):
