@@ -105,15 +105,6 @@ def test_the_results_of_the_demo_are_those_of_its_setting():
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
 
-def test_the_readme_is_short_and_sends_to_minimal_first():
-    text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 200
-    assert text.index("](minimal.py)") < text.index("run_train_and_test.py")
-    assert text.index("results/demo.png") < text.index("make demo") < text.index("minimal.py")
-    for page in PAGES[1:]:
-        assert f"](docs/{page.name})" in text
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_of_pages_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -159,7 +150,7 @@ def requirements(name):
     return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
 
 
-def test_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
+def test_the_code_of_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "scripting.md").read_text()
     (tmp_path / "results").symlink_to(ROOT / "results")
     monkeypatch.chdir(tmp_path)
@@ -167,15 +158,9 @@ def test_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(code, names)
     figures.plt.close("all")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(find_runs(ROOT / "results" / "demo"))
-    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
-    run, log = names["run"], names["log"]
-    for name, column in run.log().items():
-        np.testing.assert_array_equal(log[name], column)  # NaN where nothing was evaluated
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.read_csv(run.folder / "log.csv")
-    np.testing.assert_array_equal(frame["test_acc"], run.log()["test_acc"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(find_runs(ROOT / "results/demo"))
+    for name, column in names["run"].log().items():
+        np.testing.assert_array_equal(names["log"][name], column)  # NaN where not evaluated
 
 
 def test_conda_and_pip_requirements_are_the_same():
@@ -297,9 +282,3 @@ def test_notebook_without_runs_says_what_to_do_and_shows_the_results(tmp_path, m
     assert all((ROOT / link).exists() for link in links)
     assert {f"results/claims/{f.name}" for f in (ROOT / "results/claims").glob("*.png")} <= {*links}
     assert not figures.plt.get_fignums()
-
-
-def test_committed_notebook_shows_figures():
-    notebook = nbformat.read(ROOT / "Plots.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3

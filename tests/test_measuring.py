@@ -412,6 +412,36 @@ def test_angles_between_whole_epochs(run, extra):
         assert angle == pytest.approx(math.acos(cosine["cos_init"]), rel=1e-5)
 
 
+def outputs_of(state):
+    """Test outputs and labels, with the mean statistics of the training batches."""
+    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
+    ((x, y),) = test_images.batches(297)
+    with torch.no_grad():
+        return reference.Network(state, False)(x), y
+
+
+def test_ensembles_with_an_anchor_and_with_an_independent_run(run):
+    run("--epochs 3 --save_freq 1 --trial 1")
+    folder = run("--epochs 3 --save_freq 1")
+    found = diversity.compare(folder, 2, folder.with_name("trial_1"))
+    anchor, _ = outputs_of(state_of(folder, 2))
+    for prefix, trial in (("", "trial_0"), ("independent_", "trial_1")):
+        assert found[f"{prefix}report_epochs"].tolist() == [2, 3]
+        for i, epoch in enumerate((2, 3)):
+            state = state_of(folder.with_name(trial), epoch)
+            outputs, labels = outputs_of(state)
+            both = outputs.softmax(1) + anchor.softmax(1)
+            expected = {
+                "acc": (outputs.argmax(1) == labels).double().mean(),
+                "ensemble_acc": (both.argmax(1) == labels).double().mean(),
+                "cosine": reference.since(state_of(folder, 2), state)["cos_init"],
+            }
+            for name, value in expected.items():
+                assert found[prefix + name][i] == pytest.approx(float(value), abs=1e-6), name
+    assert 0 < abs(found["cosine"][1]) < 1 and found["cosine"][0] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("use_test", [True, False])
 def test_a_checkpoint_is_measured_on_the_images_of_its_run(run, use_test):
     base = TINY if use_test else TINY.replace("--use_test", "")
