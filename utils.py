@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, locks, and errors that a user sees as one line."""
+"""Atomic writes, locks, errors shown in one line, and the wording of numbers and names."""
 
 import contextlib
 import difflib
@@ -12,15 +12,15 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-PARTIAL = ".tmp"  # ending of a file that is being written
+PARTIAL = ".tmp"  # suffix of files that are being written
 
 
 class UserError(Exception):
-    """A mistake that its reader can mend: shown as one line, without a traceback."""
+    """A mistake that the user can correct: shown as one line, without a traceback."""
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came: finish what must not be cut, and stop."""
+    """SIGINT or SIGTERM arrived: leave the files whole, and stop."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -28,10 +28,10 @@ class Interrupted(BaseException):
 
 
 def end_quietly(program: str) -> None:
-    """From now on end with one line at SIGINT or SIGTERM: for the seconds of importing torch.
+    """From now on, end with one line at SIGINT or SIGTERM.
 
-    There is nothing to tidy up yet, and an exception would come out of an import as a traceback.
-    Inside `user_errors` these signals raise `Interrupted` instead.
+    For the seconds in which torch is imported: an exception would show a traceback, and there is
+    nothing to clean up yet. Inside `user_errors` these signals raise `Interrupted` instead.
     """
 
     def end(number: int, frame: object) -> None:
@@ -44,15 +44,15 @@ def end_quietly(program: str) -> None:
 
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn what a user can meet inside the block into one line on stderr and an exit status.
+    """Turn errors that are not the program's fault into one line on stderr and an exit status.
 
-    A `UserError` ends with status 2, a failed write or read (a full disk, say) and want of memory
-    with 1, a write to a pipe that nobody reads any more (`... | head`) without a word, and SIGINT
-    and SIGTERM, which raise `Interrupted`, with 128 plus their number.
+    Status 2: `UserError`. Status 1: a file cannot be read or written (a full disk, say), memory is
+    exhausted, or nobody reads the output any more (`... | head`; without a message). Status 128
+    plus the number: SIGINT and SIGTERM, which raise `Interrupted` inside the block.
     """
 
     def interrupt(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the tidying up
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
         raise Interrupted(number)
 
     if threading.current_thread() is threading.main_thread():
@@ -66,7 +66,7 @@ def user_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout when it ends
         sys.exit(1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
@@ -76,8 +76,8 @@ def user_errors(program: str) -> Iterator[None]:
         if not _lacks_memory(error):
             raise
         reason = str(error).strip().split("\n")[0]
-        print(f"{program}: error: not enough memory ({reason}): --batch_size and --num_channels "
-              "decide how much is needed", file=sys.stderr)  # fmt: skip
+        print(f"{program}: error: not enough memory ({reason}): a smaller --batch_size or "
+              "--num_channels needs less", file=sys.stderr)  # fmt: skip
         sys.exit(1)
     except Interrupted as stop:
         print(f"{program}: stopped by {signal.Signals(stop.number).name}", file=sys.stderr)
@@ -88,20 +88,20 @@ def user_errors(program: str) -> Iterator[None]:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether it is for want of memory, in the ways of Python, of PyTorch on a GPU and on a CPU."""
+    """Whether memory is exhausted, as Python, PyTorch on a GPU and PyTorch on a CPU report it."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or "can't allocate memory" in str(error)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file beside `path`, flush it to the disk and rename it to `path`.
+    """Write to a file next to `path`, flush it to the disk, and rename it to `path`.
 
-    A reader sees the old file or the whole new one, whatever happens. If the writing fails, the
-    old file stays and the partial one is removed. The folder is made if it is missing.
+    A reader sees the old file or the whole new one, whatever happens. If writing fails, the old
+    file stays and the partial one is removed. The folder is created if it is missing.
 
     Raises
     ------
-    OSError : the disk is full, read-only, ...; `filename` is `path`.
+    OSError : the disk is full, read-only, ...; its `filename` is `path`.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
@@ -122,7 +122,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def remove_litter(folder: Path) -> None:
-    """Remove the partial files that killed processes of this machine have left in a folder."""
+    """Remove the partial files that killed processes on this machine left in a folder."""
     for path in folder.glob(f".*{PARTIAL}"):
         host, pid = path.name.removesuffix(PARTIAL).rsplit(".", 2)[-2:]
         if host == socket.gethostname() and pid.isdigit() and not is_alive(int(pid)):
@@ -130,6 +130,7 @@ def remove_litter(folder: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -141,13 +142,13 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`, with this process's number in it, for the time of the block.
+    """Hold the lock file `path`, which names this process, while the block runs.
 
-    The kernel frees the lock of a process that dies, so a stale file stops nobody.
+    The kernel frees the lock when its process dies, so a file that is left over locks nothing.
 
     Raises
     ------
-    UserError : a living process holds it, for `patience` seconds; it is named.
+    UserError : after `patience` seconds, another process, which is named, still holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + patience
@@ -156,7 +157,7 @@ def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise BlockingIOError  # its owner has just removed it; there may be a new one
+                raise BlockingIOError  # its owner has just removed it; there may be a new file
             break
         except BlockingIOError:
             file.seek(0)
@@ -176,7 +177,7 @@ def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)' with the known word closest to `word`, or '' if none is close."""
+    """' (did you mean X?)' with the known word closest to `word`; '' if none is close."""
     lower = {k.lower(): k for k in known}
     beginning = [k for k in lower if k.startswith(word.lower())]
     close = beginning or difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
@@ -184,12 +185,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def plural(count: int, noun: str, several: str | None = None) -> str:
-    """'1 line', '2 lines'; `several` where that is not the noun and an s."""
+    """'1 line', '2 lines'; `several` is the plural if it is not the noun with an s."""
     return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """A length of time as a person would say it: '8 s', '12 min', '3.5 h', '2.1 days'."""
+    """A duration in words: '8.0 s', '12 min', '3.5 h', '2.1 days'."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             value = seconds / unit
