@@ -96,12 +96,13 @@ def print_estimate(lines: Sequence[Line], jobs: int, over: threading.Event) -> N
             new = [row["seconds"] for row in runs.read_log(line.folder)[known:]]
             if len(new) < 2:
                 continue
-            start = max(time.monotonic() - began - sum(new), 0)  # before a line's first epoch
-            left = sum(cost.in_epochs(line, left=True) for line in lines) * new[-1]
-            seconds = (left + (len(lines) - jobs) * start) / jobs
+            start = max(time.monotonic() - began - sum(new), 0)  # of a command, before it works
+            commands = sum(1 if each.options.metrics else 3 for each in lines)
+            left = sum(cost.in_epochs(each, left=True) for each in lines) * new[-1]
+            seconds = (left + (commands - jobs) * start) / jobs
             print(
                 f"about {duration(seconds)} to train and measure {plural(len(lines), 'line')}: "
-                f"{new[-1]:.2f} s an epoch, {start:.0f} s to start a line\n",
+                f"{new[-1]:.2f} s an epoch, {start:.0f} s to start a command\n",
                 end="",
             )
             return

@@ -98,9 +98,9 @@ class LineRunner:
             )
             self.end = threading.Thread(target=self._wait)
             self.end.start()
-        with line.log(step).open("a") as log:
+        with line.log(step).open("a") as log, self.process.stdout as output:
             print(f"$ {shlex.join(['python', *words])}", file=log, flush=True)
-            for text in self.process.stdout:
+            for text in output:
                 log.write(text)
                 log.flush()
                 print(f"[{line.name}] {text}", end="")

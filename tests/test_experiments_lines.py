@@ -320,7 +320,7 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
         wait=lambda _: runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
     )
     local.print_estimate([line] * 4, 2, over)
-    # 4 lines of 100 epochs of 3 s, 2 at once, and a second start of 11 - 6 s for each
+    # 4 lines of 100 epochs of 3 s, 2 at once, and 2 more starts of 11 - 6 s
     assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 5 s to start" in (
         capsys.readouterr().out
     )
