@@ -118,6 +118,13 @@ def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
             data.load("Digits", "", use_data_size=wrong)
 
 
+def test_of_a_larger_set_too_five_thousand_are_held_out(monkeypatch):
+    many = data._image_set(np.zeros((60_000, 1, 1, 3), np.uint8), np.zeros(60_000), 10)
+    monkeypatch.setitem(data.DATASETS, "SVHN", lambda path: (many, many))
+    train, held_out = data.load("SVHN", "")
+    assert (len(train), len(held_out)) == (55_000, 5_000)
+
+
 @pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])
 def test_half_of_the_classes(half, classes):
     whole = data.load("Digits", "", use_test=True)
