@@ -52,13 +52,14 @@ ADAM = TINY.replace("--momentum 0", "--optimizer adam")
 
 @pytest.mark.parametrize("extra, steps", [
     ("", 4), ("--fix_si_pnorm --momentum 0.9", 4), ("--fbgd", 1), ("--norm weight", 4),
+    ("--fix_all_elr --elr 0.01", 4),
 ])  # fmt: skip
 def test_trace_is_what_the_steps_did(run, extra, steps):
     within = "" if "--fbgd" in extra else "--save_freq_int 4"
     folder = run(f"--trace --epochs 2 --save_freq 1 {within} {extra}")
     trace = runs.read_trace(folder)
     assert trace["epoch"].tolist() == [i / steps for i in range(2 * steps)]
-    assert set(trace["lr"]) == {0.1}
+    assert set(trace["lr"]) == {runs.read_log(folder)[0]["lr"]}
     norm = "weight" if "weight" in extra else "batch"
     si = models.si_parameters(models.build("ConvNetSI", 10, 2, norm=norm))
     weights = [torch.cat([s[k].double().flatten() for k in si]) for s in states(folder).values()]
