@@ -11,6 +11,7 @@ from figures.metrics import find_array
 from figures.style import COLOURS, describe, name_below, shades
 from figures.summaries import label
 from runs import Run
+from theory.dynamics import effective_lr
 
 ELR = "effective learning rate η̃"
 
@@ -109,7 +110,7 @@ def conventional(runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] 
     on the sphere ends; they are shaded.
     """
     kinds: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (not run.config["no_schedule"], _momentum(run))):
         kinds.setdefault(_kind(run), []).append(run)
     rates = sorted({run.base_lr for run in runs})
     columns = len(kinds)
@@ -129,8 +130,8 @@ def conventional(runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] 
         axis = figure.add_subplot(grid[1, 2 * i : 2 * i + 2], sharey=shared)
         shared = shared or axis
         for run in group:
-            epochs, rate = run.curves["effective_lr"]
-            rate = rate / (1 - (run.config["momentum"] or 0))
+            epochs, si_norm = run.history["si_norm"]
+            rate = effective_lr(run.lr_at(epochs), si_norm) / (1 - _momentum(run))
             shade = shades(rates)[rates.index(run.base_lr)]
             axis.plot(epochs, np.where(rate > 0, rate, np.nan), color=shade, linewidth=1.2)
         for low, high in boundaries:
@@ -170,9 +171,12 @@ def applicable(runs: Sequence[Run]) -> dict[str, Callable[[Sequence[Run]], Figur
 
 
 def _kind(run: Run) -> str:
-    config = run.config
-    schedule = "constant" if config["no_schedule"] else "cosine"
-    return f"{schedule}, momentum {config['momentum'] or 0:g}"
+    schedule = "constant" if run.config["no_schedule"] else "cosine"
+    return f"{schedule}, momentum {_momentum(run):g}"
+
+
+def _momentum(run: Run) -> float:
+    return run.config["momentum"] or 0.0
 
 
 def label_noise(runs: Sequence[Run]) -> Figure:
