@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,8 @@ class ImageSet:
 
     def subset(self, index: torch.Tensor | slice) -> "ImageSet":
         """The images at `index`, in that order."""
-        return replace(
-            self,
-            images=self.images[index],
-            labels=self.labels[index],
-            corrupted=self.corrupted[index],
-        )
+        kept = {name: getattr(self, name)[index] for name in ("images", "labels", "corrupted")}
+        return replace(self, **kept)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise each colour: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
@@ -231,34 +227,27 @@ def _image_set(images, labels, num_classes, mean=CIFAR_MEAN, std=CIFAR_STD) -> I
     )
 
 
-def _torchvision(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
-    def read(path: Path) -> tuple[ImageSet, ImageSet]:
-        from torchvision import datasets  # imported here because it is slow
+def _torchvision(name: str, path: Path) -> tuple[ImageSet, ImageSet]:
+    from torchvision import datasets  # imported here because it is slow
 
-        dataset = getattr(datasets, name)
-        svhn = name == "SVHN"
-        file = dataset.split_list["train"][1] if svhn else dataset.base_folder
-        # The official code keeps each data set in a folder of its own below data_path.
-        folders = [path, path / name, path / name.lower()]
-        root = next((f for f in folders if (f / file).exists()), path)
-        parts = (
-            [("split", "train"), ("split", "test")] if svhn else [("train", True), ("train", False)]
-        )
-        try:
-            train, test = (dataset(str(root), download=True, **dict([part])) for part in parts)
-        except (OSError, RuntimeError) as error:
-            archive = f"{file} and the test file" if svhn else f"the archive {dataset.filename}"
-            raise UserError(
-                f"{name} is not in {path} and could not be downloaded ({error}). Put {archive} "
-                "there by hand, or use --dataset Digits (needs no files) or ImageFolder (your own "
-                "images)"
-            ) from None
-        if svhn:
-            images = (part.data.transpose(0, 2, 3, 1) for part in (train, test))
-            return tuple(map(_image_set, images, (train.labels, test.labels), (10, 10)))
-        return tuple(_image_set(p.data, p.targets, len(train.classes)) for p in (train, test))
-
-    return read
+    dataset = getattr(datasets, name)
+    svhn = name == "SVHN"
+    file = dataset.split_list["train"][1] if svhn else dataset.base_folder
+    # The official code keeps each data set in a folder of its own below data_path.
+    folders = [path, path / name, path / name.lower()]
+    root = next((f for f in folders if (f / file).exists()), path)
+    parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
+    try:
+        train, test = (dataset(str(root), download=True, **part) for part in parts)
+    except (OSError, RuntimeError) as error:
+        archive = f"{file} and the test file" if svhn else f"the archive {dataset.filename}"
+        raise UserError(
+            f"{name} is not in {path} and could not be downloaded ({error}). Put {archive} there "
+            "by hand, or use --dataset Digits (needs no files) or ImageFolder (your own images)"
+        ) from None
+    if svhn:
+        return tuple(_image_set(p.data.transpose(0, 2, 3, 1), p.labels, 10) for p in (train, test))
+    return tuple(_image_set(p.data, p.targets, len(train.classes)) for p in (train, test))
 
 
 def _digits(path: Path) -> tuple[ImageSet, ImageSet]:
@@ -399,7 +388,7 @@ def _size(image: np.ndarray) -> str:
 
 
 DATASETS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
-    **{name: _torchvision(name) for name in ("CIFAR10", "CIFAR100", "SVHN")},
+    **{name: partial(_torchvision, name) for name in ("CIFAR10", "CIFAR100", "SVHN")},
     "Digits": _digits,
     "ImageFolder": _image_folder,
 }
