@@ -1,17 +1,17 @@
 """The layers that both architectures are made of: convolutions and their normalisation.
 
-`NORMS` says by name how a network is normalised, and what is scale invariant then. In the ConvNet,
-where every convolution is normalised on its own, these keep the output when they are multiplied by
-one factor a > 0 each:
+`NORMS` names the kinds of normalisation. They differ in what is scale invariant. In the ConvNet,
+where every convolution is normalised on its own, the output stays the same if each of these is
+multiplied by a factor a > 0 of its own:
 
     batch, instance, weight    every filter
     group                      the filters of a group (GROUP_SIZE of them)
     layer                      the filters of a layer together
 
 In the ResNet the residual stream adds the outputs of several convolutions before they are
-normalised. With weight normalisation, which normalises the filters themselves, still every filter
-is invariant; with the others, all convolutions together are, and those inside the blocks
-(conv1) also as in the ConvNet.
+normalised. With weight normalisation, which acts on the filters themselves, every filter is still
+invariant; with the others only all convolutions together are, and the first one of each block
+(conv1) as in the ConvNet.
 """
 
 import math
@@ -20,30 +20,40 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-# PyTorch's default of 1e-5 is not small beside the variance of a convolution whose weights have
-# shrunk, which would break the scale invariance just where it matters, at the small norms
-# before a jump. Invariance holds while this is far below that variance; a channel without any
-# variance gives zero, not NaN. (The official code has PyTorch's; its checkpoints are measured so.)
+# PyTorch's default of 1e-5 is not small compared with the variance of a convolution whose weights
+# have shrunk, and would break the scale invariance where it matters, at the small norms before a
+# jump. Above zero, so that a channel without variance gives zero, not NaN. The official code has
+# PyTorch's default, with which its checkpoints are measured here.
 NORM_EPS = 1e-12
 GROUP_SIZE = 4  # channels in a group of group normalisation; fewer where they do not divide
-# The variance that ReLU halves (He et al., 2015, arXiv 1502.01852).
-FILTER_NORM = math.sqrt(2)
 NORMS = ("batch", "layer", "group", "instance", "weight")
 
 
-class UnitFilters(nn.Module):
-    """Weight normalisation (Salimans and Kingma, 2016, arXiv 1602.07868): w = √2 v / ‖v‖.
+class WeightNorm(nn.Module):
+    """Weight normalisation (Salimans and Kingma, 2016, arXiv 1602.07868): w = g v / ‖v‖.
 
-    Every filter of a weight tensor, (outputs, inputs, height, width), has a norm of √2; scale and
-    shift, where there are any, follow the convolution (`Affine`).
+    As in P2's official code, the length g of every filter is frozen at its initial value ‖v‖; so
+    the output does not depend on ‖v‖, and every filter of v is scale invariant.
+
+    Parameters
+    ----------
+    v : the initial weights, (outputs, inputs, height, width).
     """
 
+    def __init__(self, v: torch.Tensor):
+        super().__init__()
+        self.register_buffer("g", _filter_norms(v.detach()))
+
     def forward(self, v: torch.Tensor) -> torch.Tensor:
-        return v * (FILTER_NORM / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True))
+        return v * (self.g / _filter_norms(v))
+
+
+def _filter_norms(v: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
 
 
 class Affine(nn.Module):
-    """Scale and shift of every channel, as after a normalisation."""
+    """Trainable scale and shift of every channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -66,18 +76,21 @@ class Layers:
 
     def __init__(self, norm: str, affine: bool, eps: float = NORM_EPS):
         self.kind, self.affine, self.eps = norm, affine, eps
-        # Whether what `norm` gives returns a new tensor, which may be overwritten.
+        # Whether the normalisation returns a new tensor, which may be overwritten.
         self.norm_copies = norm != "weight" or affine
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
         """A convolution without bias that keeps the image size (divides it by `stride`)."""
         layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         if self.kind == "weight":
-            parametrize.register_parametrization(layer, "weight", UnitFilters())
+            parametrize.register_parametrization(layer, "weight", WeightNorm(layer.weight))
         return layer
 
     def norm(self, channels: int) -> nn.Module:
-        """The normalisation of so many channels; with weight normalisation, what follows it."""
+        """The normalisation after a convolution with so many channels.
+
+        With weight normalisation, which is in the convolution, only the scale and shift, if any.
+        """
         if self.kind == "batch":
             return nn.BatchNorm2d(channels, eps=self.eps, affine=self.affine)
         if self.kind == "weight":

@@ -93,6 +93,11 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
             f"its normalisation {has} trainable scale and shift: --model ConvNet{ending} or "
             f"ResNet18{ending}"
         )
+    if missing and missing[0].endswith("parametrizations.weight.0.g"):
+        hint = (
+            "it was trained with another weight normalisation, every filter of length √2, which "
+            "is no longer there: train it again"
+        )
     if missing or foreign:
         what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}"
         raise UserError(f"{path} belongs to another network: it {what}; {hint}")

@@ -152,9 +152,10 @@ class Network:
 
     def conv(self, name, x, stride=1):
         w = self.state.get(f"{name}.weight")
-        if w is None:  # weight normalisation: filters of norm sqrt(2)
+        if w is None:  # weight normalisation: filters of a fixed norm g
             v = self.state[f"{name}.parametrizations.weight.original"]
-            w = math.sqrt(2) * v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            g = self.state[f"{name}.parametrizations.weight.0.g"]
+            w = g * v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return F.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2)
 
     def norm(self, name, x):
@@ -206,7 +207,8 @@ class Network:
 
 
 def trainable(state):
-    return [k for k in state if "running" not in k and "batches" not in k]
+    fixed = ("running", "batches", "parametrizations.weight.0.g")
+    return [k for k in state if not any(name in k for name in fixed)]
 
 
 def invariant(state):

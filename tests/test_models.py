@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import models
 import options
+from runs import checkpoints
+from utils import UserError
 
 NETWORKS = [
     *[(name, width, depth, "batch") for name in ("ConvNetSI", "ConvNetSIAf")
@@ -197,3 +199,30 @@ def test_official_seeds_leave_the_generators_as_they_were(official):
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     models.build("ConvNetSI", 10, 2, **{official: True})
     assert (torch.rand(3).tolist(), np.random.rand(), random.random()) == expected
+
+
+def test_weight_normalisation_is_pytorchs_with_the_lengths_of_the_filters_frozen():
+    """As in P2's official code: at their initial values, whatever becomes of the weights."""
+    torch.manual_seed(0)
+    own = make("ConvNetSI", 4, norm="weight").conv_layers[3]
+    start = own.weight.detach().clone()
+    theirs = torch.nn.Conv2d(4, 8, 3, bias=False)
+    theirs.weight.data.copy_(start)
+    theirs = torch.nn.utils.parametrizations.weight_norm(theirs)
+    v = own.parametrizations.weight.original
+    assert torch.allclose(own.weight, v, rtol=1e-6)  # before training it changes nothing
+    with torch.no_grad():
+        v.add_(torch.randn_like(v)).mul_(0.1)
+        theirs.parametrizations.weight.original1.copy_(v)
+    assert torch.allclose(own.weight, theirs.weight, atol=1e-6)
+    lengths = own.weight.flatten(1).norm(dim=1)
+    assert torch.allclose(lengths, start.flatten(1).norm(dim=1), rtol=1e-5)
+    assert [n for n, _ in own.named_parameters()] == ["parametrizations.weight.original"]
+
+
+def test_a_checkpoint_of_the_former_weight_normalisation_is_refused_by_name():
+    """Its filters had a length of √2, which no file holds."""
+    model = make("ConvNetSI", 4, norm="weight")
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith(".0.g")}
+    with pytest.raises(UserError, match=r"every filter of length √2.*train it again"):
+        checkpoints.load_weights(model, {"state_dict": state}, "old.pt")

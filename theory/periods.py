@@ -1,15 +1,17 @@
 """Periods of training: cycles of the norm ρ and of the loss (P1, section 3). NumPy only.
 
 A period is a cycle of ρ: it falls, turns, and rises by at least 10 %, while the loss rises at least
-fourfold from its minimum in the fall to its maximum in the rise. The same turning points give the
+fourfold from its minimum in the fall to its maximum in the rise. The turning points also give the
 phases: in B weight decay dominates and ρ falls; in C, from the turn to the maximum of the loss, the
-network destabilises; in A the gradients dominate, until ρ is largest. A jump, where the loss rises
-at once, is the sharp special case: with momentum, augmentation or small steps periods are smooth.
+network destabilises; in A the gradients dominate, until ρ reaches its maximum. A jump, where the
+loss rises at once, is the sharp special case: with momentum, augmentation or small steps periods
+are smooth.
 
-`Detector` is fed one record after the other, in anybody's training loop; `find_periods` takes the
-records of a whole run.
+`Detector` takes one record at a time, in any training loop; `find_periods` takes the records of a
+whole run.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -19,12 +21,16 @@ from numpy.typing import ArrayLike
 RISE = 1.1  # ρ turns where it changes direction by this factor
 LOSS_RISE = 4.0  # of the loss, from its minimum while ρ falls to its maximum while ρ rises
 SHARP = 0.1  # of phase B: a shorter phase C is a jump
-# What tells a period from the swings of noise, in an orderly one:
-RESOLVED = 5  # records in the fall of ρ
-WAVERING = 0.3  # of the fall of ln ρ, which the rises within it may add up to
-ORDERLY = 3 / 4  # of the periods of a periodic run
-ENOUGH = 4  # periods, for a run to be periodic
-LARGEST_CV = 0.5  # of the lengths of periods
+# A period is orderly (not a swing of noise) if its fall has
+RESOLVED = 5  # records, and
+WAVERING = 0.3  # of the fall of ln ρ, at most, as the sum of all rises within it
+# A run is periodic (`Periods.is_periodic`) with
+ENOUGH = 4  # periods,
+ORDERLY = 3 / 4  # of them orderly,
+DISPERSION = 0.4  # of their lengths, at most, and
+TO_THE_END = 2  # mean lengths, at most, from the last turn to the end of the run.
+CHANCE = 0.05  # of random events have a CV below the limit
+DRAWS = 20_000  # of random events, from which that limit is computed
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,9 @@ class Period:
 
     @property
     def is_orderly(self) -> bool:
-        """Whether weight decay dominates while ρ falls: it wavers by at most 0.3 of its fall.
+        """Whether ρ falls steadily, with rises of at most 0.3 of the fall, over 5 records or more.
 
-        The fall is resolved, too. Swings of noise are seldom so, whatever their size.
+        Swings of noise seldom do, whatever their size.
         """
         return self.records >= RESOLVED and self.wavering <= WAVERING
 
@@ -155,9 +161,11 @@ class Periods:
     Attributes
     ----------
     cycles : the periods, each with its turning points.
+    end : time of the run's last record.
     """
 
     cycles: tuple[Period, ...] = ()
+    end: float = -math.inf
 
     def __len__(self) -> int:
         return len(self.cycles)
@@ -196,9 +204,21 @@ class Periods:
         """Coefficient of variation of the lengths, σ / mean; NaN with fewer than three periods."""
         return float(self.lengths.std() / self.mean) if len(self) > 2 else math.nan
 
+    @property
+    def dispersion(self) -> float:
+        """Robust σ / mean of the lengths, 1.48 · MAD / median; NaN with fewer than three periods.
+
+        A swing too small to be a period doubles one length: the CV grows, this hardly does.
+        """
+        if len(self) < 3:
+            return math.nan
+        median = np.median(self.lengths)
+        return float(1.4826 * np.median(np.abs(self.lengths - median)) / median)
+
     def after(self, time: float) -> "Periods":
         """Those that turn after this time: where training has had time to forget its start."""
-        return Periods(tuple(period for period in self.cycles if period.turn > time))
+        cycles = tuple(period for period in self.cycles if period.turn > time)
+        return Periods(cycles, self.end)
 
     @property
     def orderly(self) -> float:
@@ -207,20 +227,30 @@ class Periods:
 
     @property
     def cv_limit(self) -> float:
-        """What the CV of periodic ones is below: 0.5, and `chance_cv`; NaN with fewer than two."""
+        """`chance_cv` of as many lengths; NaN with fewer than two periods."""
         if len(self) < 2:
             return math.nan
         fall = np.mean(np.log(self.each("rho_start") / self.each("rho_turn")))
-        return min(LARGEST_CV, chance_cv(len(self) - 1, fall))
+        return chance_cv(len(self) - 1, float(fall))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the last turn is within two mean lengths of the end of the run."""
+        return bool(self.end - self.turns[-1] <= TO_THE_END * self.mean) if len(self) > 1 else False
 
     @property
     def is_periodic(self) -> bool:
-        """Whether there are at least four, three in four of them orderly, and `cv` < `cv_limit`.
+        """Whether the run is periodic: all of the following.
+
+        - at least four periods, which go on to the end of the run (`goes_on`);
+        - three in four of them orderly (`Period.is_orderly`);
+        - `dispersion` of their lengths below 0.4;
+        - `cv` of their lengths below `cv_limit`, as in one of twenty draws of random events.
 
         To be asked of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
         """
-        regular = self.orderly >= ORDERLY and self.cv < self.cv_limit
-        return len(self) >= ENOUGH and bool(regular)
+        regular = self.dispersion < DISPERSION and self.cv < self.cv_limit
+        return bool(len(self) >= ENOUGH and self.goes_on and self.orderly >= ORDERLY and regular)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
         """The time of the lowest loss in every period that has turned, the first one included.
@@ -256,35 +286,45 @@ class Periods:
 
 
 def chance_cv(lengths: int, fall: float) -> float:
-    """What the CV of so many lengths between independent events falls below in 5 % of draws.
+    """The 5 % quantile of the CV of the lengths between random events, by simulation.
 
-    1 - 1.38 / √n for a Poisson process (fitted to draws of 3 to 20 lengths, within 0.01), times the
-    share of the time in which an event would be seen, 0.6 to 0.8: not while ρ falls by the factor
-    `RISE` that it has to before it can turn again, nor while it rises by that.
+    Events come at random (exponential lengths) after a dead time, in which none would be seen: ρ
+    has to fall by the factor `RISE` and to rise by it again. The dead time is 2 ln(`RISE`) / `fall`
+    of the mean length, 0.2 to 0.4: a shorter one makes the limit laxer.
 
     Parameters
     ----------
-    lengths : their number n.
-    fall : mean of ln(ρ_start / ρ_turn), what ρ falls in a period.
+    lengths : their number n >= 1; above 200 the limit of 200, which is stricter.
+    fall : mean of ln(ρ_start / ρ_turn), the fall of ρ in a period.
     """
-    seen = min(max(1 - 2 * math.log(RISE) / fall, 0.6), 0.8)
-    return seen * (1 - 1.38 / math.sqrt(lengths))
+    dead = min(max(2 * math.log(RISE) / fall, 0.2), 0.4)
+    return _chance_cv(min(lengths, 200), round(dead, 2))
 
 
-def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike) -> Periods:
+@functools.cache
+def _chance_cv(lengths: int, dead: float) -> float:
+    draws = np.random.default_rng(0).exponential(size=(DRAWS, lengths))
+    draws = dead + (1 - dead) * draws
+    return float(np.quantile(draws.std(axis=1) / draws.mean(axis=1), CHANCE))
+
+
+def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike, rise: float = RISE) -> Periods:
     """The periods in the records of a run.
 
     Parameters
     ----------
-    times, loss, rho : (n,) in order of time, evenly spaced or not; `Detector.add` says what becomes
-        of values that are not finite.
+    times, loss, rho : (n,) in order of time, evenly spaced or not; for values that are not finite
+        see `Detector.add`.
+    rise : factor by which ρ has to change direction.
 
     Raises
     ------
     ValueError : lengths that differ.
     """
-    detector = Detector()
+    detector = Detector(rise)
     columns = (np.asarray(a, dtype=float).tolist() for a in (times, loss, rho))
+    end = -math.inf
     for record in zip(*columns, strict=True):
         detector.add(*record)
-    return Periods(tuple(detector.periods))
+        end = record[0]
+    return Periods(tuple(detector.periods), end)
