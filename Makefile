@@ -1,6 +1,6 @@
 # make demo    periods on a CPU: installs, trains, measures, draws Experiments/demo/periods.png
 # make demo-regimes   the same for the three regimes of training on the sphere
-# make claims  some of the papers' claims in a quick setting; claims-full: all, in new trials
+# make claims  a quick subset of the claims, which decides nothing; claims-full: all, as designed
 # make test    ruff and the test suite
 # make setup   only the environment, in .venv (make test adds what the tests need)
 PYTHON ?= python3
@@ -16,7 +16,7 @@ demo-regimes: setup
 	$(BIN)/python run_train_and_test.py --experiment demo_regimes --jobs $(JOBS)
 
 claims: setup
-	$(BIN)/python -m claims --scale quick --jobs $(JOBS)
+	$(BIN)/python -m claims --quick --jobs $(JOBS)
 
 # Everything in results/claims, in hours; continues where it stopped. IMAGES: an ImageFolder of CIFAR-10.
 claims-full: setup

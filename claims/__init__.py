@@ -1,6 +1,7 @@
 """What the papers claim, measured: `python -m claims`.
 
-`rules` says when a claim holds. `periodic`, `mechanism` and `minima` measure those of P1, `sphere`
-those of P2, `branches` trains what goes on from a checkpoint, `second_regime` compares schedules on
-the sphere. `finding` says what a claim is, `table` lists and measures them.
+A claim is one function: `periods`, `mechanism` and `minima` hold those of P1, `sphere` those of P2.
+Its docstring is the design: what is estimated, the margin and its reason, what would contradict it.
+`claim` says what all of them share, `statistics` how intervals and verdicts are made, `table` how
+they are told.
 """

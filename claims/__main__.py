@@ -1,16 +1,15 @@
-"""The papers' claims, measured: trains what is needed, and writes a table of what holds.
+"""The papers' claims, measured: trains what is needed, and writes estimates and verdicts.
 
-    python -m claims --list                       # every claim, what it takes, what is left
-    python -m claims --claim cause --jobs 2       # one claim, or several: --claim cause,adam
-    python -m claims --scale quick                # a few of them on digits, minutes: a look
-    python -m claims --table                      # only the table, of what is on record
+    python -m claims --list                            # every claim: its state, and what it costs
+    python -m claims --claim cause --image_folder DIR  # one claim, or several: --claim cause,adam
+    python -m claims --quick                           # a few of them on digits, minutes: a look
+    python -m claims --table                           # the tables, of what is on record
 
-The rules (`claims.rules`) and settings (`experiments`) are fixed before the trials that they judge,
-10 to 14 or later ones; trials 0 to 2 are for trying. Every line goes on where it was stopped.
-Written after every claim: claims.json (verdicts), claims.md (the table), and of the claim
-<claim>.json (the numbers behind the verdict, run by run) and a PNG. "code" is the commit at which
-the rule first judged these trials; measured again by the same rule they keep it, and "measured_by"
-is the newest.
+Margins, settings and numbers of seeds are in the functions of this package, and were fixed before
+trials 40 and on were run, which alone are judged. Every run goes on where it was stopped. Written
+after every claim: claims.json (verdicts and estimates), and <claim>.json and <claim>.png (the rows
+behind them, and the seeds beside interval and margin). With --results results/claims, README.md and
+docs/claims.md follow.
 """
 
 from utils import end_quietly  # first: what follows takes seconds
@@ -20,7 +19,9 @@ if __name__ == "__main__":
 
 import json
 import math
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,141 +29,167 @@ import numpy as np
 
 import figures
 import runs
-from claims.table import (
-    CLAIMS,
-    environment,
-    experiments_of,
-    lines_behind,
-    measure,
-    seconds_left,
-    table,
-)
-from command_line import Option, Parser, integer, one_of
+from claims import mechanism, minima, periodic, sphere, table  # noqa: F401
+from claims.claim import CLAIMS, FIRST_TRIAL, Claim, Finding, NotMeasurable, at_quick
+from command_line import Option, Parser, integer
 from experiments import IMAGE_FOLDER
-from experiments.lines import ROOT, Line, check_data, unfinished
+from experiments.cost import total
+from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, run_of, unfinished
+from experiments.local import run_here
 from utils import UserError, duration, nearest, plural, user_errors, write_atomically
+
+# What is done first says most for its cost.
+ORDER = (
+    "toy", "cause", "consistent", "destabilisation", "angles", "sharpness", "adam", "each",
+    "full_batch", "norms", "norm_in_chaos", "ordinary", "practice", "resnet18", "features", "range",
+    "regimes", "minima", "turning", "optima", "frequency", "length", "improvement",
+)  # fmt: skip
+QUICK = ("toy", "adam", "full_batch", "sharpness")  # under four minutes on two cores
+RECORD = Path("results/claims")  # whose tables README.md and docs/claims.md show
 
 
 def names(text: str) -> list[str]:
     """Keys of claims, separated by commas."""
-    known = [claim.key for claim in CLAIMS]
     for name in text.split(","):
-        if name not in known:
-            raise UserError(f"no claim {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        if name not in ORDER:
+            raise UserError(
+                f"no claim {name!r}{nearest(name, ORDER)}; known: {', '.join(sorted(ORDER))}"
+            )
     return text.split(",")
 
 
 OPTIONS = (
     Option("--claim", names, None, "claims to measure, separated by commas (default: all)"),
-    Option("--scale", one_of(("quick", "demo", "paper")), "demo", "quick, demo (CPU), paper (GPU)"),
-    Option("--trials", integer(1), None, "repetitions of every line (default: what a rule needs)"),
-    Option("--first_trial", integer(0), None, "number of the first of them (default: the rule's)"),
-    Option("--jobs", integer(1), 1, "lines that run at once"),
-    Option("--results", str, None, "folder for table and figures (Experiments/claims_<scale>)"),
-    Option("--list", None, False, "list claims, lines and time left, and run nothing"),
-    Option("--table", None, False, "write the table of what is on record, and run nothing"),
+    Option("--quick", None, False, "a few claims on digits in minutes, two seeds: decides nothing"),
+    Option("--seeds", integer(1), None, "fewer seeds than designed: a look, which is not judged"),
+    Option("--jobs", integer(1), 1, "runs that are trained at once"),
+    Option("--results", str, None, "folder of the record (Experiments/claims, .../claims_quick)"),
+    Option("--list", None, False, "list claims, their state and cost, and run nothing"),
+    Option("--table", None, False, "write the tables of what is on record, and run nothing"),
     IMAGE_FOLDER,
 )
 
 
-def trials_of(claim, options) -> list[int]:
-    count = options.trials or (1 if options.scale == "quick" else claim.trials)
-    first = claim.first_trial if options.first_trial is None else options.first_trial
-    first = 0 if options.scale == "quick" else first
-    return [*range(first, first + count)]
+def lines_behind(claim: Claim, options) -> list[list[Line]]:
+    """The lines of each setting, in the trials that are measured."""
+    found = []
+    for setting, seeds in zip(claim.settings, claim.seeds, strict=True):
+        count = min(seeds, options.seeds or seeds)
+        first = 0 if options.quick else FIRST_TRIAL
+        on_images = setting.dataset != "Digits"
+        setting = setting.on_folder(options.image_folder) if on_images else setting
+        found.append(lines_of(setting.in_trials(range(first, first + count))))
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:
     options = Parser(OPTIONS, prog="claims", description=__doc__).parse_args(argv)
-    folder = Path(options.results or ROOT / f"claims_{options.scale}")
-    path = folder / "claims.json"
-    record = read_record(path)
+    folder = Path(options.results or ROOT / ("claims_quick" if options.quick else "claims"))
+    record = table.read(folder / "claims.json")
+    asked = options.claim or (QUICK if options.quick else ORDER)
+    chosen = [claim for claim in sorted(CLAIMS, key=lambda c: ORDER.index(c.key))
+              if claim.key in asked]  # fmt: skip
+    if options.quick:
+        chosen = [at_quick(claim) for claim in chosen if claim.is_quick]
+    if not chosen:
+        raise UserError("none of these claims has a quick setting")
     if not options.table:
-        asked = options.claim or [claim.key for claim in CLAIMS]
-        todo = {}
-        for claim in CLAIMS:
-            settings = experiments_of(claim, options.scale, options.image_folder)
-            if claim.key in asked and settings is not None:
-                todo[claim] = settings
-        if not todo:
-            raise UserError(f"no such claim has a {options.scale} setting")
-        left = what_is_left(todo, options)
+        groups = {claim.key: lines_behind(claim, options) for claim in chosen}
+        list_claims(chosen, groups, record)
         if options.list:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        check_data(left)
+        every = [line for lines in groups.values() for group in lines for line in group]
+        check_data(unfinished(every))
         figures.plt.switch_backend("agg")
-        for claim, settings in todo.items():
-            old = record["claims"].get(claim.key)
-            record["claims"][claim.key] = on_record(claim, settings, options, folder, old)
-            record |= {"scale": options.scale, **environment()}
-            write_json(path, record)
-            write_table(folder, record)
-    else:
-        write_table(folder, record)
-    print(f"{folder / 'claims.md'}")
+        for claim in chosen:
+            record[claim.key] = measure(claim, groups[claim.key], options, folder, record)
+            write_json(folder / "claims.json", {"claims": record})
+    shown = table.page_table(record, table.read(folder / "exploratory.json"), "{}.png")
+    if options.quick:
+        shown = f"A quick subset: two seeds, short runs. It decides nothing.\n\n{shown}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "claims.md", shown.encode())
+    if folder == RECORD:
+        table.write_pages(folder, Path())
+    print(folder / "claims.md")
 
 
-def read_record(path: Path) -> dict:
-    """What is in claims.json; without claims where there is no such file.
+def list_claims(chosen: Sequence[Claim], groups: dict, record: dict) -> None:
+    """A line on each claim: what is on record, what is trained, what is left to train."""
+    todo: dict[Path, Line] = {}
+    for claim in chosen:
+        every = [line for group in groups[claim.key] for line in group]
+        left = {line.folder: line for line in every if not is_finished(line)}
+        state = record.get(claim.key, {}).get("verdict", table.NOT_RUN)
+        print(
+            f"{claim.key:15} {state:12} {len(every) - len(left):3} of {plural(len(every), 'run')}, "
+            f"{time_left(left)} left; planned {claim.hours:g} core-hours  {claim.statement}"
+        )
+        todo |= left
+    print(f"in all {time_left(todo)} of one core left; branches come on top")
+
+
+def time_left(lines: dict[Path, Line]) -> str:
+    """What is left of these lines takes, on a core of a CPU, by what is known of its speed."""
+    seconds = total([*lines.values()], left=True).seconds if lines else 0.0
+    return "unknown" if seconds is None else duration(seconds)
+
+
+def measure(claim: Claim, groups, options, folder: Path, record: dict) -> dict[str, Any]:
+    """Train what is not trained yet, measure a claim, save its rows and figure: its entry.
 
     Raises
     ------
-    UserError : it is damaged.
+    UserError : a run failed.
     """
+    start, found = time.time(), []
+    for setting, lines in zip(claim.settings, groups, strict=True):
+        if run_here(setting, lines, options.jobs) == 1:  # a run that diverged is a result
+            raise UserError(f"a run of {setting.name} failed, see above")
+        found.append([run_of(line) for line in lines])
+    reason = ""
     try:
-        record = json.loads(path.read_bytes())
-        whole = isinstance(record["claims"], dict)
-    except (FileNotFoundError, NotADirectoryError):
-        return {"claims": {}}
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is damaged: move it away, or name another folder with --results")
-    return record
-
-
-def what_is_left(todo: dict, options) -> list[Line]:
-    """The lines not yet finished; a line on each claim, and the total, by the cost model."""
-    every = []
-    for claim, settings in todo.items():
-        groups = lines_behind(settings, trials_of(claim, options))
-        every += groups
-        lines = sum(map(len, groups))
-        left = duration(seconds_left(groups))
-        print(f"{claim.key:15} {plural(lines, 'line'):>9}  {left:>8} left  {claim.statement}")
-    print(f"in all {duration(seconds_left(every))} of one core left; branches come on top")
-    return unfinished(line for group in every for line in group)
-
-
-def on_record(claim, settings, options, folder: Path, old: dict | None) -> dict:
-    """Measure one claim, save its numbers and its figure: what claims.json says of it.
-
-    `old` is what it said before; None where nothing.
-    """
-    start, trials = time.time(), trials_of(claim, options)
-    finding = measure(claim, settings, trials, options.jobs)
-    if finding.figure is not None:
-        figures.save(finding.figure, folder / f"{claim.key}.png")
-    write_json(folder / f"{claim.key}.json", finding.numbers)
-    print(f"\n{claim.source}: {claim.statement}\n    {finding.verdict}: {finding.measured}\n")
-    version, seconds = runs.code_version() or "unknown", round(time.time() - start)
-    again = old is not None and (old["rule"], old["trials"]) == (claim.rule, trials)
-    return {
-        "claim": claim.statement, "rule": claim.rule, "holds": finding.verdict,
-        "measured": finding.measured, "trials": trials,
-        "code": old["code"] if again else version, "measured_by": version,
-        "seconds": max(seconds, old["seconds"]) if again else seconds,
-        "figure": finding.figure is not None,
+        finding = claim.measure(*found)
+    except NotMeasurable as error:
+        finding, reason = Finding((), []), f"not measurable: {error}"
+    whole = options.seeds is None and not options.quick
+    verdict = (finding.verdict if not reason else "undecided") if whole else "not judged"
+    entry = {
+        "verdict": verdict, "reason": reason, "estimates": [*map(as_entry, finding.estimates)],
+        "design": claim.design, "trials": trials_of(groups),
+        "code": runs.code_version() or "unknown", "seconds": round(time.time() - start),
     }  # fmt: skip
+    old = record.get(claim.key, {})
+    if (old.get("design"), old.get("trials")) == (entry["design"], entry["trials"]):
+        entry["code"] = old["code"]  # the commit that first judged these trials by this design
+        entry["seconds"] = max(entry["seconds"], old["seconds"])
+    write_json(folder / f"{claim.key}.json", {"rows": finding.rows, **entry})
+    if finding.estimates:
+        drawn = figures.estimates(finding.estimates, claim.statement)
+        figures.save(drawn, folder / f"{claim.key}.png")
+    words = reason or table.found(entry["estimates"])
+    print(f"\n{claim.paper}: {claim.statement}\n    {verdict}: {words}\n")
+    return entry
 
 
-def write_table(folder: Path, record: dict) -> None:
-    write_atomically(folder / "claims.md", table(record["claims"]).encode())
+def trials_of(groups: Sequence[Sequence[Line]]) -> list[int]:
+    return sorted({line.options.trial for group in groups for line in group})
+
+
+def as_entry(estimate) -> dict[str, Any]:
+    interval = estimate.interval
+    numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return plain({
+        "name": estimate.name, **numbers, "inside": estimate.inside, "verdict": estimate.verdict,
+        "seeds": [round(float(seed), 6) for seed in estimate.seeds][:32],
+    })  # fmt: skip
 
 
 def write_json(path: Path, content: dict) -> None:
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    # Lists of numbers on one line
+    text = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     write_atomically(path, text.encode())
 
 
@@ -170,7 +197,7 @@ def plain(value: Any) -> Any:
     """As JSON can hold it: NumPy's values as Python's, null for a number that is not finite."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [plain(inner) for inner in value]
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())

@@ -1,194 +1,164 @@
-"""P1: where there are periods, how often they come, and how long they are."""
+"""P1: where there are periods, how often they come, how long they are, and whether they stay."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
-import figures
-from claims import rules
-from claims.finding import Finding, NotMeasurable, by_line, by_trial, interval, rate_product
+from claims.claim import (
+    DIGITS,
+    Estimate,
+    Finding,
+    branch,
+    by_line,
+    by_seed,
+    claim,
+    loss_periods,
+    mean,
+    rate,
+    ratio,
+    setting,
+    settled,
+    share,
+)
+from claims.statistics import ABOVE, of_seeds, power_of_mean, power_of_share, slope
+from experiments.setting import TRAINABLE
 from runs import Run
 from theory.periods import Periods
 
-
-def settled(run: Run) -> Periods:
-    """The periods after one e-fold of weight decay, when the start is forgotten."""
-    return run.periods.after(run.e_fold)
-
-
-def settled_course(run: Run) -> str:
-    """What a run does, by its periods after one e-fold where it has any."""
-    periods = settled(run)
-    return str(periods) if len(periods) else run.behaviour
+TEN_OF_TWELVE = ("more than half of the seeds, that is 10 of 12, if 95 % are periodic",
+                 power_of_share(12, 0.95))  # fmt: skip
+_STEPS = 4  # of an epoch of 512 images
 
 
-def regularity(found: Sequence[Run]) -> str:
-    """Numbers of periods and their CV over runs, in words, the dead networks left out."""
-    dead = [run for run in found if run.dead_layer]
-    periods = [settled(run) for run in found if run not in dead]
-    if not periods:
-        return f"all {len(dead)} networks dead"
-    counts = sorted(map(len, periods))
-    cvs = [p.cv for p in periods if np.isfinite(p.cv)]
-    number = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
-    words = f"{number} periods" + (f", CV {min(cvs):.2f} to {max(cvs):.2f}" if cvs else "")
-    at = ", ".join(str(run.config["trial"]) for run in dead)
-    return words + (f"; {len(dead)} of {len(found)} networks dead (trial {at})" if dead else "")
+def e_folds(count: float, lr: float, wd: float) -> dict:
+    """A line at these rates for so many e-folds of weight decay."""
+    return {"lr_init": lr, "wd": wd, "epochs": round(count / (_STEPS * lr * wd))}
 
 
-def numbers_of(found: Sequence[Run]) -> list[dict]:
-    """What a reader needs to check the verdict on each run.
+def periodic_seeds(name: str, line: Sequence[Run]) -> tuple[list[Estimate], list[dict]]:
+    """Share of the seeds that are periodic, mean CV and chance's limit beside it, and the rows."""
+    found = [settled(run) for run in line]
+    estimates = [share(f"{name}: share of seeds periodic", [p.is_periodic for p in found])]
+    estimates += [
+        mean(f"{name}: {words}", [getattr(p, key) for p in found if len(p) > 2])
+        for key, words in (("cv", "CV of the lengths"), ("cv_limit", "chance's limit of the CV"))
+    ]
+    rows = [
+        {"run": run.folder.as_posix(), "line": name, "turns": p.turns.tolist(), "cv": p.cv,
+         "cv_limit": p.cv_limit, "dispersion": p.dispersion, "orderly": p.orderly,
+         "goes_on": p.goes_on, "periodic": p.is_periodic}
+        for run, p in zip(line, found, strict=True)
+    ]  # fmt: skip
+    return estimates, rows
 
-    All turning points, and of the periods after one e-fold what `Periods.is_periodic` judges.
+
+def lines_periodic(names: Sequence[str], found: Sequence[Run]) -> Finding:
+    """`periodic_seeds` of every line, by these names in their order."""
+    estimates, rows = [], []
+    for name, line in zip(names, by_line(found).values(), strict=True):
+        more, numbers = periodic_seeds(name, line)
+        estimates, rows = estimates + more, rows + numbers
+    return Finding(tuple(estimates), rows)
+
+
+# --- claim 1 ---
+
+
+@claim(
+    "P1 (1)", "Periods over a wide range of η and λ; too small shows none in the budget, too large "
+    "never learns",
+    setting("range_digits", "periods over a decade of ηλ on digits, and outside of it",
+            {"lr_init": 0.001, "wd": 0.05, "epochs": 250},
+            *(e_folds(27, lr, 0.05) for lr in (0.05, 0.16, 0.5)),
+            {"lr_init": 1.0, "wd": 0.05, "epochs": 400}, **DIGITS),
+    setting("range_images", "periods over a range of ηλ on 512 CIFAR-10 images",
+            *(e_folds(27, lr, 0.04) for lr in (0.045, 0.1, 0.225)),
+            **{**DIGITS, "dataset": "CIFAR10", "save_freq": 50}),
+    seeds=12, hours=3.8,
+    power=("all seven shares at 96 %; a ratio of 1.0 with a spread of a factor 1.15 between seeds",
+           power_of_share(12, 0.96) ** 7
+           * power_of_mean(12, 0, math.log(1.15), (-math.log(1.25), math.log(1.25)))),
+)  # fmt: skip
+def range_(digits: list[Run], images: list[Run]) -> Finding:
+    """Paper: periods occur for a wide range of η and λ; with v = w/√η only ηλ matters but for the
+    start. Too small a product is too slow for the budget, too large a one is permanently unstable.
+
+    Estimate: the share of seeds that are periodic, one-sided 95 % bound above one half ("periods
+    occur" is more often than not), at each of three ηλ over a decade on digits and three on images;
+    no period at the smallest in more than half of the seeds; at the largest the ratio of the median
+    loss of the last quarter of a run to that of the third within a factor 1.25 ("permanently").
+
+    Contradicted by: half of the seeds or fewer with periods at any of the six rates, periods at the
+    smallest, or a loss that goes on falling or rising at the largest.
+
+    Limits: networks of width 8, 512 images; a factor of 5 of ηλ on images; none at the smallest
+    rate is by construction, as weight decay takes 5 % off ρ in that budget.
     """
-    rows = []
-    for run in found:
-        periods = settled(run)
-        rows.append({
-            "run": run.folder.as_posix(), "turns": run.periods.turns.tolist(),
-            "e_fold": run.e_fold, "cv": periods.cv, "cv_limit": periods.cv_limit,
-            "orderly": periods.orderly, "periodic": periods.is_periodic,
-            "dead_layer": run.dead_layer,
-        })  # fmt: skip
-    return rows
+    smallest, *between, largest = by_line(digits).values()
+    estimates, rows = [], []
+    for name, lines in (("digits", between), ("images", by_line(images).values())):
+        for line in lines:
+            more, numbers = periodic_seeds(f"{name}, ηλ = {rate(line[0]):.2g}", line)
+            estimates, rows = estimates + more[:1], rows + numbers
+    estimates.append(share("smallest ηλ: share of seeds without a period",
+                           [not len(run.periods) for run in smallest]))  # fmt: skip
+    losses = [np.array_split(run.log()["train_loss"], 4) for run in largest]
+    drift = [np.median(loss[3]) / np.median(loss[2]) for loss in losses]
+    estimates.append(ratio("largest ηλ: loss of quarter 4 over quarter 3", drift, (1 / 1.25, 1.25)))
+    wrong = [1 - np.mean(run.log()["train_acc"][-100:]) for run in largest]
+    estimates.append(mean("largest ηλ: training error at the end", wrong))
+    return Finding(tuple(estimates), rows)
 
 
-def setting_of(run: Run, networks: bool = False) -> str:
-    """What is special about a line's setting, in words; with the network where there are two."""
-    config = run.config
-    parts = {
-        "full-batch descent": config["fbgd"],
-        "Adam": config["optimizer"] == "adam",
-        f"{config['norm']} normalisation": config["norm"] != "batch",
-        "ConvNet": networks and config["model"].startswith("ConvNet"),
-        "ResNet-18": config["model"].startswith("ResNet18"),
-        "momentum": config["optimizer"] == "sgd" and config["momentum"] > 0,
-        "augmentation": not config["noaug"],
-        "all weights": config["noninvlr"] == -1,
-    }
-    return ", ".join(part for part, there in parts.items() if there)
+# --- claim 3 ---
+
+_FREQUENCY = (
+    setting("frequency_digits", "frequency of periods by ηλ on digits",
+            *(e_folds(36, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23, 0.4)),
+            **{**DIGITS, "save_freq": 100}),
+    setting("frequency_images", "frequency of periods by ηλ on 512 CIFAR-10 images",
+            *(e_folds(27, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23)),
+            **{**DIGITS, "dataset": "CIFAR10", "save_freq": 100}),
+)  # fmt: skip
 
 
-def every_run(found: Sequence[Run]) -> Finding:
-    """Whether every run of every line is periodic."""
-    by_name = by_line(found)
-    networks = len({run.config["model"].startswith("ResNet") for run in found}) > 1
-    settings = [setting_of(line[0], networks) for line in by_name.values()]
-    lines = {
-        setting if setting and settings.count(setting) == 1 else f"{setting} ({name})": line
-        for (name, line), setting in zip(by_name.items(), settings, strict=True)
-    }
-    words = [f"{key}: {regularity(line)}" for key, line in lines.items()]
-    holds = rules.all_periodic(
-        [[settled(run).is_periodic for run in line] for line in lines.values()]
-    )
-    numbers = {key: numbers_of(line) for key, line in lines.items()}
-    figure = figures.loss_panels(panels(lines), settled_course)
-    return Finding("; ".join(words), holds, numbers, figure)
+@claim(
+    "P1 (3)", "The frequency of periods is proportional to ηλ", *_FREQUENCY,
+    seeds=(5, 8), hours=4.5,
+    power=("exponent 1.1 on digits (spread 0.06 with 36 e-folds) and 0.95 on images (0.15)",
+           power_of_mean(5, 1.1, 0.06, (0.75, 1.25)) * power_of_mean(8, 0.95, 0.15, (0.75, 1.25))),
+)  # fmt: skip
+def frequency(digits: list[Run], images: list[Run]) -> Finding:
+    """Paper: without gradients ρ decays by 1 - ηλ a step, so the frequency is proportional to ηλ.
 
+    Estimate: the exponent of frequency against ηλ, its 95 % interval inside 1 ± 0.25 (a quarter off
+    is still "proportional", not "as the square root"), on digits and on images;
+    beside it its two parts: the exponents of frequency × depth, the law itself, and of the depth
+    ln(ρ_high/ρ_low), since falls are shallower at high ηλ.
 
-def irregularity(run: Run) -> tuple[bool, float]:
-    """Largest for a run that is not periodic; then by its CV over what that has to be below."""
-    periods = settled(run)
-    share = periods.cv / periods.cv_limit
-    return not periods.is_periodic, share if np.isfinite(share) else np.inf
+    Contradicted by: an interval wholly outside 0.75 to 1.25 on either data set.
 
-
-def panels(
-    lines: dict[str, list[Run]], badness: Callable[[Run], Any] = irregularity
-) -> dict[str, Run]:
-    """Of every line its first trial, of a network that lives if one does, and the worst."""
-    chosen = {}
-    for name, line in lines.items():
-        first = next((run for run in line if not run.dead_layer), line[0])
-        worst = max(line, key=badness)
-        for run in dict.fromkeys((first.folder, worst.folder)):
-            trial = next(r for r in line if r.folder == run)
-            words = f"{name}, trial {trial.config['trial']}"
-            chosen[words + (" (worst)" if run == worst.folder and len(line) > 1 else "")] = trial
-    return chosen
-
-
-def periods_in_a_range(found: list[Run]) -> Finding:
-    by_rates = sorted(by_line(found).values(), key=lambda line: rate_product(line[0]))
-    smallest, *between, largest = by_rates
-    wd = smallest[0].config["wd"]
-    by_lr = [line for line in between if line[0].config["wd"] == wd]
-    lrs = {line[0].config["lr_init"] for line in between if line not in by_lr}
-    by_wd = [line for line in between if line[0].config["lr_init"] in lrs]
-
-    def late_trend(run: Run) -> float:
-        return rules.trend(run.log()["train_loss"][run.config["epochs"] // 2 :])
-
-    wrong = [1 - np.mean(run.log()["train_acc"][run.config["epochs"] // 2 :]) for run in largest]
-    error = [e / (1 - 1 / run.config["num_classes"]) for e, run in zip(wrong, largest, strict=True)]
-    trends = [*map(late_trend, largest)]
-    ends = {
-        "at_smallest": [len(run.periods) for run in smallest],
-        "at_largest": [settled(run).is_periodic for run in largest],
-        "error": error,
-        "trends": trends,
-    }
-    holds, words = True, []
-    for symbol, key, lines in (("η", "lr_init", by_lr), ("λ", "wd", by_wd)):
-        values = [line[0].config[key] for line in lines]
-        periodic = [[settled(run).is_periodic for run in line] for line in lines]
-        holds = holds and rules.wide_range(values, periodic, **ends)
-        every = [run for line in lines for run in line]
-        words.append(
-            f"{symbol} = {min(values):g} to {max(values):g}: {sum(map(sum, periodic))} of "
-            f"{len(every)} runs periodic ({regularity(every)})"
-        )
-    words.append(
-        f"at ηλ = {rate_product(smallest[0]):.2g} {max(ends['at_smallest'])} periods; at "
-        f"{rate_product(largest[0]):.2g} the training error is {min(error):.0%} to "
-        f"{max(error):.0%} of guessing's, |τ| of the loss at most {max(map(abs, trends)):.2f}, "
-        f"{sum(ends['at_largest'])} of {len(largest)} runs periodic"
-    )
-    numbers = {**ends, "runs": numbers_of(found)}
-    named = {f"η = {r[0].config['lr_init']:g}, λ = {r[0].config['wd']:g}": r for r in by_rates}
-    *others, last = named
-    shown = panels({name: named[name] for name in others})
-    shown |= panels({last: largest}, lambda run: abs(late_trend(run)))
-    return Finding("; ".join(words), holds, numbers, figures.loss_panels(shown, settled_course))
-
-
-def frequency(vary_lr: list[Run], vary_wd: list[Run], vary_images: list[Run]) -> Finding:
-    sweeps, holds, words = {}, True, []
-    for name, lines in (
-        ("η varied", [*by_line(vary_lr).values()]),
-        ("λ varied", [*by_line(vary_wd).values()]),
-        ("η varied, other images", [*by_line(vary_images).values()]),
-    ):
-        points = [
-            {"run": run.folder.as_posix(), "trial": run.config["trial"],
-             "rate_times_decay": rate_product(run),
-             "frequency": settled(run).frequency, "periods": len(settled(run)),
-             "log_falls": falls(settled(run))}
-            for line in lines
-            for run in line
-        ]  # fmt: skip
-        rates, frequencies, trial_of = (
-            np.array([point[key] for point in points])
-            for key in ("rate_times_decay", "frequency", "trial")
-        )
-        slopes = []
-        for trial in np.unique(trial_of):
-            x, y = rates[trial_of == trial], frequencies[trial_of == trial]
-            known = np.isfinite(y)
-            if known.sum() < 3:
-                raise NotMeasurable(f"{name}, trial {trial}: fewer than three rates have periods")
-            slopes.append(float(np.polyfit(np.log(x[known]), np.log(y[known]), 1)[0]))
-        limits = rules.mean_interval(slopes)
-        holds = holds and rules.proportional(limits)
-        left_out = np.isnan(frequencies).sum()
-        words.append(
-            f"{name}: exponent {interval(np.mean(slopes), limits)}"
-            + (f" ({left_out} of {len(points)} runs have no two periods)" if left_out else "")
-        )
-        sweeps[name] = {"exponents": slopes, "interval_95": limits, "points": points}
-    return Finding("; ".join(words), holds, sweeps, figures.frequency(sweeps))
+    Limits: small networks; on images no higher ηλ than 0.0092, above which periods are too few.
+    """
+    estimates, rows = [], []
+    for name, found in (("digits", digits), ("images", images)):
+        exponents: dict[str, list[float]] = {"frequency": [], "frequency × depth": [], "depth": []}
+        for trial, line in by_seed(found).items():
+            periods = [settled(run) for run in line]
+            depth = [float(np.mean(falls(p))) if len(p) else math.nan for p in periods]
+            often = [p.frequency for p in periods]
+            values = (often, np.multiply(often, depth), depth)
+            x = np.log([rate(run) for run in line])
+            for part, y in zip(exponents, values, strict=True):
+                exponents[part].append(slope(x, np.log(y)))
+            rows.append({"data": name, "trial": trial, "rates": np.exp(x), "frequency": often,
+                         "depth": depth, "periods": [*map(len, periods)]})  # fmt: skip
+        estimates += [
+            mean(f"{name}: exponent of {part}", e, (0.75, 1.25) if part == "frequency" else None)
+            for part, e in exponents.items()
+        ]
+    return Finding(tuple(estimates), rows)
 
 
 def falls(found: Periods) -> np.ndarray:
@@ -200,23 +170,179 @@ def length_ratios(run: Run) -> np.ndarray:
     """Steps of phase B over ln(ρ_high / ρ_low) / (ηλ), of every period after one e-fold."""
     found = settled(run)
     steps = (found.each("turn") - found.each("start")) * run.steps_per_epoch
-    shortest = falls(found) / rate_product(run)
-    return steps / shortest
+    return steps / (falls(found) / rate(run))
 
 
-def length(vary_lr: list[Run], vary_wd: list[Run]) -> Finding:
-    found = [*vary_lr, *vary_wd]
-    ratios = {run.folder.as_posix(): length_ratios(run).tolist() for run in found}
-    every = np.concatenate([*ratios.values()])
-    if len(every) == 0:
-        raise NotMeasurable("no periods")
-    inside = np.mean((every >= rules.LENGTH[0]) & (every <= rules.LENGTH[1]))
-    of_seeds = by_trial(found, [*ratios.values()])
-    middle = interval(np.median(every), rules.median_interval(of_seeds))
-    measured = (
-        f"median {middle}; {inside:.0%} of {len(every)} periods between {rules.LENGTH[0]:g} and "
-        f"{rules.LENGTH[1]:g} (all between {every.min():.2f} and {every.max():.2f})"
-    )
-    holds = rules.as_long_as_decay_takes(every)
-    figure = figures.length_ratios(found, length_ratios, rules.LENGTH)
-    return Finding(measured, holds, ratios, figure)
+@claim(
+    "P1 (3)", "Phase B takes as long as weight decay needs, without a fit", *_FREQUENCY,
+    seeds=(5, 8), hours=0.0,
+    power=("medians of 1.015 to 1.15 by rate, spread of a seed's median 0.01 to 0.03",
+           power_of_mean(5, 1.15, 0.03, (1.0, 1.25)) * power_of_mean(5, 1.015, 0.008, (1.0, 1.25))),
+)  # fmt: skip
+def length(digits: list[Run], images: list[Run]) -> Finding:
+    """Paper: from ρ_high to ρ_low weight decay alone takes ln(ρ_high/ρ_low)/(ηλ) steps, and
+    gradients only slow it down: a lower bound.
+
+    Estimate: steps of phase B over that bound, the median by rate inside 1 to 1.25 (95 % bootstrap
+    of whole seeds): "negligible gradients" leave a quarter. Shares the runs of *frequency*.
+
+    Contradicted by: a rate at which the interval lies below 1 or above 1.25.
+
+    Limits: the bound holds in every step, so values below 1 are rounding to whole epochs; the
+    bootstrap covers 85 % with 5 seeds and 91 % with 8, instead of 95.
+    """
+    estimates, rows = [], []
+    for name, found in (("digits", digits), ("images", images)):
+        for line in by_line(found).values():
+            ratios = [length_ratios(run) for run in line]
+            medians = [float(np.median(r)) for r in ratios if len(r)]
+            words = f"{name}, ηλ = {rate(line[0]):.2g}: median"
+            estimates.append(Estimate(words, of_seeds(ratios), medians, (1.0, 1.25)))
+            rows.append({"data": name, "rate": rate(line[0]), "ratios": ratios})
+    return Finding(tuple(estimates), rows)
+
+
+# --- claims 7 to 9: the same question in other settings ---
+
+
+@claim(
+    "P1 (7)", "Full-batch gradient descent has periods too",
+    setting("full_batch", "periods in full-batch gradient descent on 256 digits",
+            {"lr_init": 0.5, "wd": 0.05},
+            **{**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 1600, "fbgd": True,
+               "save_freq": 100}, quick={"epochs": 500, "save_freq": 100}),
+    seeds=12, hours=0.25, power=TEN_OF_TWELVE,
+)  # fmt: skip
+def full_batch(found: list[Run]) -> Finding:
+    """Paper: periods are no effect of the noise of batches; full-batch descent has them.
+
+    Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
+    half (10 of 12 seeds); beside it the mean CV and chance's.
+
+    Contradicted by: at most 2 periodic seeds of 12.
+
+    Limits: 256 digits, width 8; one η and λ.
+    """
+    return lines_periodic(["full batch"], found)
+
+
+@claim(
+    "P1 (8)", "Periods with momentum, with augmentation, with all weights trainable",
+    setting("each", "periods with momentum, with augmentation, with all weights trainable",
+            {"momentum": 0.9, "lr_init": 0.02, "wd": 0.1},
+            {"noaug": False, "lr_init": 0.1, "wd": 0.05},
+            {**TRAINABLE, "lr_init": 0.1, "wd": 0.05}, **{**DIGITS, "epochs": 400}),
+    seeds=12, hours=0.5,
+    power=("all three shares above one half if 97 % are periodic", power_of_share(12, 0.97) ** 3),
+)  # fmt: skip
+def each(found: list[Run]) -> Finding:
+    """Paper: periods persist with each of what practice adds: momentum, augmentation, all weights.
+
+    Estimate: for each the share of seeds with periods to the end, one-sided 95 % bound above one
+    half (10 of 12); beside it the mean CV and chance's.
+
+    Contradicted by: at most 2 periodic seeds of 12 with any of them.
+
+    Limits: digits, width 8; one setting each.
+    """
+    return lines_periodic(["momentum", "augmentation", "all weights"], found)
+
+
+@claim(
+    "P1 (8)", "Periods in practice: momentum, augmentation and all weights at once",
+    setting("practice", "periods as one trains: 512 CIFAR-10 images, width 16",
+            {"lr_init": 0.03, "wd": 0.01}, model="ConvNetSIAf", noninvlr=-1, num_channels=16,
+            use_data_size=512, init_scale=-1, momentum=0.9, noaug=False, epochs=2000,
+            save_freq=100),
+    seeds=12, hours=2.5, power=TEN_OF_TWELVE,
+)  # fmt: skip
+def practice(found: list[Run]) -> Finding:
+    """Paper: periods persist in practice, with momentum, augmentation and all weights at once.
+
+    Estimate: the share of seeds with periods to the end of 2,000 epochs, one-sided 95 % bound above
+    one half (10 of 12). An arm with ρ held from a quarter of the run on asks whether these swings
+    are the papers' mechanism: the difference, free minus held, of the shares with periods of the
+    loss alone in the next 500 epochs, 95 % interval above 0.5.
+
+    Contradicted by: at most 2 periodic seeds of 12, or a held arm as periodic as the free one.
+
+    Limits: 512 images, width 16; all trainable weights are decayed, the held arm holds the norm of
+    the scale-invariant ones alone.
+    """
+    estimates, rows = periodic_seeds("practice", found)
+    differences = []
+    for run in found:
+        start = run.config["epochs"] // 4
+        held = loss_periods(branch(run, start, 500, fix_si_pnorm=True))
+        log = run.log()
+        free = loss_periods(run, start).until(start + 500)
+        differences.append(float(free.is_regular) - held.is_regular)
+        rows.append({"run": run.folder.as_posix(), "free": free.turns, "held": held.turns,
+                     "epochs": len(log["epoch"])})  # fmt: skip
+    words = "regular loss, free minus held"
+    estimates.append(mean(words, differences, ABOVE(0.5), bounds=(0, 1)))
+    return Finding(tuple(estimates), rows)
+
+
+@claim(
+    "P1 (8)", "Periods of ResNet-18 with all weights trainable (P1, Figure 1)",
+    setting("resnet18", "P1, Figure 1 on a CPU: ResNet-18, width 8, 1,280 CIFAR-10 images",
+            {"lr_init": 0.1, "wd": 0.01}, model="ResNet18SIAf", noninvlr=-1, num_channels=8,
+            use_data_size=1280, init_scale=-1, epochs=700, save_freq=50),
+    seeds=8, hours=1.3,
+    power=("more than half of the seeds, that is 7 of 8, if 95 % are periodic",
+           power_of_share(8, 0.95)),
+)  # fmt: skip
+def resnet18(found: list[Run]) -> Finding:
+    """Paper: Figure 1 shows periods of ResNet-18 trained with all weights.
+
+    Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
+    half (7 of 8 seeds); beside it the mean CV and chance's.
+
+    Contradicted by: at most one periodic seed of 8.
+
+    Limits: width 8, 1,280 images; one η and λ.
+    """
+    return lines_periodic(["ResNet-18"], found)
+
+
+@claim(
+    "P1 (9)", "Periods with Adam",
+    setting("adam", "periods with Adam", {"lr_init": 0.02, "wd": 0.04},
+            **{**DIGITS, "momentum": None, "optimizer": "adam", "epochs": 400},
+            quick={"epochs": 120, "save_freq": 40}),
+    seeds=12, hours=0.2, power=TEN_OF_TWELVE,
+)  # fmt: skip
+def adam(found: list[Run]) -> Finding:
+    """Paper: periods appear with Adam too.
+
+    Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
+    half (10 of 12); beside it the mean CV and chance's.
+
+    Contradicted by: at most 2 periodic seeds of 12.
+
+    Limits: digits, width 8; one η and λ; Adam's coupled decay, whose periods count from the start.
+    """
+    return lines_periodic(["Adam"], found)
+
+
+@claim(
+    "P1 (9)", "Periods with layer, group, instance and weight normalisation",
+    setting("norms", "periods with layer, group, instance and weight normalisation",
+            *({"lr_init": 0.1, "wd": 0.08, "norm": n} for n in ("layer", "group", "instance")),
+            {"lr_init": 0.1, "wd": 0.08, "norm": "weight"}, **{**DIGITS, "epochs": 450}),
+    seeds=12, hours=0.7,
+    power=("all four shares above one half if 98 % are periodic", power_of_share(12, 0.98) ** 4),
+)  # fmt: skip
+def norms(found: list[Run]) -> Finding:
+    """Paper: periods appear with other normalisations.
+
+    Estimate: for each alone the share of seeds with periods to the end, one-sided 95 % bound above
+    one half (10 of 12); beside it the mean CV and chance's. Weight normalisation is that of P2's
+    code: the length of every filter frozen at its initial value.
+
+    Contradicted by: at most 2 periodic seeds of 12 with any of them.
+
+    Limits: digits, width 8; one η and λ for all.
+    """
+    return lines_periodic(["layer", "group", "instance", "weight"], found)

@@ -1,266 +1,203 @@
-"""All claims, what each takes, and the table of what was found."""
+"""How the claims are told: the tables of README.md and docs/claims.md, from what is on record.
 
-import os
-import platform
+`claims.json` holds verdicts and estimates of trials from 40 on, `exploratory.json` the estimates
+from the numbers of trials 10 to 34, which had been seen when the margins were chosen.
+"""
+
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import scipy
-import torch
+from claims.claim import CLAIMS, PARTS, Claim
+from utils import UserError, write_atomically
 
-import figures
-from claims.finding import Claim, Finding, NotMeasurable
-from claims.mechanism import (
-    angular_update,
-    cause,
-    consistent,
-    destabilisation,
-    equilibrium_in_chaos,
-    regimes_in_ordinary_training,
-    sharpness,
-)
-from claims.minima import (
-    different_minima,
-    first_minima_improve,
-    turning_at_destabilisations,
-)
-from claims.periodic import (
-    every_run,
-    frequency,
-    length,
-    periods_in_a_range,
-)
-from claims.sphere import better_optima, features, three_regimes, toy_function
-from experiments import EXPERIMENTS, Experiment
-from experiments.cost import total
-from experiments.lines import Line, is_finished, lines_of, run_of
-from experiments.local import run_here
-from utils import UserError
-
-PERIODIC = "every run periodic after one e-fold"
-SWEEPS = ("vary_lr", "vary_wd")
-
-CLAIMS = (
-    Claim("range", "P1 (1)", "Periods over a wide range of η and λ; too small shows none in the "
-          "budget, too large is permanently unstable",
-          "periodic at every value over a decade of η and one of λ; no period at the smallest; at "
-          "the largest a training error of 5 to 80 % of guessing's, |τ| < 0.2, not periodic",
-          ("range",), periods_in_a_range, first_trial=20,
-          before="no in trials 10 to 14 of 9 e-folds: 37 of 50 runs periodic, the others with too "
-          "few periods, 3 to 8, for their CV, and errors at the largest rate up to 86 % of "
-          "guessing's; yes, by one jump or more at every value"),
-    Claim("cause", "P1 (2)", "The changing norm is the cause: with ρ held there are no periods",
-          "branches at 25, 50, 75 % of phase B destabilise within its time in >= 90 % with ρ free, "
-          "in <= 10 % with ρ held", ("base",), cause,
-          before="yes, by fewer than two jumps in a run, loosened after the data, one norm left "
-          "out"),
-    Claim("frequency", "P1 (3)", "The frequency of periods is proportional to ηλ",
-          "95 % interval of the exponent over seeds inside [0.85, 1.15], in every sweep",
-          (*SWEEPS, "vary_images"), frequency,
-          before="yes, by 1 inside the interval over runs"),
-    Claim("length", "P1 (3)", "Phase B takes as long as weight decay needs, without a fit",
-          "steps of phase B over ln(ρ_high/ρ_low)/(ηλ) in [1, 1.3] in >= 90 %", SWEEPS, length,
-          before="new"),
-    Claim("consistent", "P1", "Training converges to a consistent periodic behaviour",
-          "no trend in lengths and extremes of ρ (Kendall, 5 % for all tests of all seeds "
-          "together), CV < 0.5, ρ between the equilibrium norms of the smallest and the largest "
-          "effective gradient", ("base",), consistent, first_trial=30,
-          before="no in trials 20 to 24, 3 of 5, runs seen before that rule was made; "
-          "no in trials 10 to 14, 3 of 5, one of them by a trend at 5 % for each of 15 tests "
-          "(p = 0.041), which half of all experiments without a trend have; new"),
-    Claim("destabilisation", "P1 (4)", "Destabilisation comes between the effective rates at which "
-          "theory makes it possible and guaranteed",
-          "branches late in phase B with η × 1/16 to 512 and ρ held, constants from other seeds, "
-          "1 and 99 % quantiles of their gradients: a δ-jump within 50 steps in <= 10 % of "
-          "branches below the one, in >= 90 % above the other",
-          ("base",), destabilisation, first_trial=30,
-          before="no in trials 20 to 24 with ρ free: 4 of 28 branches that begin below have a "
-          "jump, but only after weight decay has raised η̃ above; no in trials 10 to 14, with η × "
-          "1 to 16, which left 1 branch below and 2 above; yes, by jumps that hold a step above "
-          "the threshold, 10 of 11, a share lowered after the data"),
-    Claim("equilibrium", "P1 (4)", "In chaos ρ is the equilibrium norm",
-          "within 10 % of a forecast from gradients of the sphere, at three values of ηλ",
-          ("chaos", "sphere"), equilibrium_in_chaos, first_trial=20,
-          before="not shown in trials 10 to 14, 50 epochs at ηλ up to 0.019, where a line was "
-          "outside the rates of the sphere; yes, but by the run's own gradients, one ηλ"),
-    Claim("minima", "P1 (5)", "Minima of different periods are different functions",
-          "with an anchor three quarters of the way to the minimum of the second period, ensembles "
-          "gain more over their better member with minima of later periods than with later "
-          "checkpoints up to that minimum, every seed", ("minima",), different_minima,
-          first_trial=30, before="earlier checkpoints and that minimum as anchor: no in trials 20 "
-          "to 24 on digits, 4 of 5, 0.41 against -0.17 points (one of 297 test images is 0.34), "
-          "and 0.57 against 0.15 points in trials 10 to 14 of 400 epochs on images; yes in trials "
-          "10 to 14 on digits, with an anchor half way in phase B and gains over the members' "
-          "mean, 5.8 against 3.2 points, which grow with a bad anchor; "
-          "yes, by minima chosen with the mean loss of an epoch"),
-    Claim("turning", "P1 (5)", "The weights turn where the network destabilises",
-          ">= 70 % of the turning, in the mean of the seeds, within 3 epochs of destabilisations, "
-          "on digits and on images", ("base", "minima"), turning_at_destabilisations,
-          first_trial=30, before="seen in trials 20 to 24 on digits, 71 %, in half of the time, "
-          "and 10 to 14 on images, 35 %, in 16 %; yes, in the row above, in trials 10 to 14 on "
-          "digits"),
-    Claim("improvement", "P1 (6)", "The minima of the first periods improve in test error",
-          "Kendall's τ < 0 over the first 6 periods in >= 4 of 5 seeds", ("minima",),
-          first_minima_improve, first_trial=30, before="yes in trials 10 to 14 of 400 epochs, 4 of "
-          "5, but two of them with only 3 and 4 minima; yes, by the mean of 3 trials on digits, "
-          "one of them worse"),
-    Claim("full_batch", "P1 (7)", "Full-batch gradient descent has periods too", PERIODIC,
-          ("full_batch",), every_run, first_trial=20, before="no in trials 10 to 14 of 600 epochs: "
-          "3 of 5 periodic, the other two with too few periods, 9 and 11, for a CV of 0.44 and "
-          "0.49; yes, by two jumps"),
-    Claim("each", "P1 (8)", "Periods with momentum, with augmentation, with all weights trainable",
-          PERIODIC, ("each",), every_run, before="yes, by two jumps; all three at once exempted"),
-    Claim("practice", "P1 (8)", "Periods in practice: all three at once", PERIODIC, ("practice",),
-          every_run, first_trial=20,
-          before="no in trials 10 to 14 of 600 epochs: 4 of 5 periodic, the other with 6 periods, "
-          "one of them twice as long; shown, not judged: jumps miss smooth periods"),
-    Claim("figure1", "P1, Figure 1", "Periods of the ConvNet and of ResNet-18 with all weights",
-          PERIODIC, ("figure1",), every_run, trials=3, first_trial=20,
-          before="no in trials 10 and 11: ResNet-18 of trial 11 has 10 periods, CV 0.17, but the "
-          "loss lowest early in most falls, and late was asked for, which no test on noise needed "
-          "and which changed no other of 260 runs; new"),
-    Claim("adam", "P1 (9)", "Periods with Adam", PERIODIC, ("adam",), every_run, first_trial=20,
-          before="no in trials 10 to 14 of 200 epochs: 3 of 5 periodic, the other two with few "
-          "periods, 6 and 7; yes, by two jumps"),
-    Claim("norms", "P1 (9)", "Periods with other normalisations", PERIODIC, ("norms",), every_run,
-          before="no: weight normalisation at width 4 had none in a trial"),
-    Claim("angles", "new", "The angle of a step in equilibrium is that of theory, with momentum "
-          "and with AdamW", "RMS angle within 10 %", ("angles",), angular_update, before="new"),
-    Claim("sharpness", "new", "A lower rate late in phase B postpones the destabilisation",
-          "later with η/2 in >= 90 % of branches from 75 % of phase B, followed for three times "
-          "its length", ("base",), sharpness, first_trial=30,
-          before="15 of 15 in trials 20 to 24, with the control of 2λ 14, but seen before, by 16 "
-          "of 16, one of them from half way, without it; 15 of 15 in trials 10 to 14, followed for "
-          "one phase B, in which some do not destabilise with η either; yes, by "
-          "η̃·sharpness, which is above its cut-off all along phase B"),
-    Claim("regimes", "P2", "Three regimes on the sphere, in this order; the level of the second "
-          "grows with the rate",
-          "in order in every seed; at least 4 chaotic rates whose levels rank; chaos: |τ| < 0.2, "
-          "90 % over 10 % quantile < 5; divergence: cosines over 2 to 10 steps within 0.1 of a "
-          "random walk's", ("sphere_cifar",), three_regimes, first_trial=20,
-          before="chaotic rates chosen after those of trials 10 to 14 for the norm in chaos; yes, "
-          "with two or three chaotic rates, width 4"),
-    Claim("features", "P2", "In the first regime a higher rate finds better minima",
-          "at a training loss of 0.1 test error and effective gradient fall with the rate, every "
-          "seed", ("sphere_cifar",), features, first_trial=20, before="new"),
-    Claim("ordinary", "P2", "The chaotic regime shows up in ordinary training",
-          "loss and effective gradient of ordinary chaos within a factor 1.5 of those on the "
-          "sphere at the same η̃, at three values of ηλ", ("chaos", "sphere"),
-          regimes_in_ordinary_training, first_trial=20,
-          before="yes in trials 10 to 14, at other ηλ; yes, within a factor 3, a bound changed "
-          "after the data"),
-    Claim("optima", "P2", "Starting in the second regime and finishing in the first gives better "
-          "optima", "ELR 0.008, then 0.001: lower test error than the constant rate that is best "
-          "on held-out images, every seed", ("optima",), better_optima,
-          before="no, with the best of many schedules, digits"),
-    Claim("toy", "P2", "A toy function has the same regimes",
-          "regimes in order, levels 1.27 and 1.75 = Σα/4 at ELR 1 and 1000 within 2 %, boundary "
-          "within 1 % of 2/Σα",
-          (), toy_function, trials=1, before="yes, by the boundary alone"),
-)  # fmt: skip
+NOT_RUN = "not run yet"
+SAMPLES = {"Digits": "digits", "CIFAR10": "CIFAR-10"}
+HEAD = {
+    "README.md": ["the papers say", "found, 95 % interval", "verdict", "rests on", "not known"],
+    "docs/claims.md": ["paper", "claim", "found", "margin", "verdict", "seeds, power", "commit"],
+}
 
 
-def experiments_of(claim: Claim, scale: str, image_folder: str | None) -> list[Experiment] | None:
-    """The experiments behind a claim, on a CPU those with "demo_" before their names.
+def short(name: str, value: float | None, low: float | None, high: float | None) -> str:
+    """One estimate in words: "exponent of frequency 1.13 [1.04, 1.22]"."""
+    if value is None:
+        return f"{name}: none"
+    digits = 2 if abs(value) >= 0.1 or value == 0 else 4
+    limits = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{name} {value:.{digits}f}{limits}"
 
-    None where the claim has no setting at this scale.
+
+def found(estimates: Sequence[Mapping[str, Any]], judged: bool = True) -> str:
+    """Estimates in a few words; those of one quantity in several settings together.
+
+    The name of an estimate is "<setting>: <quantity>".
     """
-    prefix = "" if scale == "paper" else "demo_"
-    if any(prefix + name not in EXPERIMENTS for name in claim.experiments):
-        return None
-    found = [EXPERIMENTS[prefix + name] for name in claim.experiments]
-    if scale == "quick":
-        if not all(experiment.quick for experiment in found):
-            return None
-        found = [experiment.at_quick() for experiment in found]
-    digits = {"Digits"}
-    return [e if e.dataset in digits else e.on_folder(image_folder) for e in found]
+    groups: dict[str, list[Mapping]] = {}
+    for estimate in estimates:
+        if not judged or estimate.get("inside"):
+            groups.setdefault(estimate["name"].split(": ")[-1], []).append(estimate)
+    words = []
+    for quantity, group in groups.items():
+        known = [e for e in group if e["value"] is not None]
+        if len(group) == 1 or not known:
+            e = group[0]
+            words.append(short(e["name"], e["value"], e["low"], e["high"]))
+            continue
+        values = [e["value"] for e in known]
+        lows = [e["low"] for e in known if e["low"] is not None]
+        highs = [e["high"] for e in known if e["high"] is not None]
+        limits = f" [{min(lows):.2f}, {max(highs):.2f}]" if lows else ""
+        ends = " to ".join(dict.fromkeys(f"{v:.2f}" for v in (min(values), max(values))))
+        words.append(f"{quantity} {ends}{limits} in {len(group)} settings")
+    return "; ".join(words)
 
 
-def lines_behind(found: Sequence[Experiment], trials: Sequence[int]) -> list[list[Line]]:
-    """The lines of each experiment, in these trials."""
-    return [lines_of(experiment.in_trials(trials)) for experiment in found]
+def margins(claim: Claim, entry: Mapping | None) -> str:
+    """The margins of a claim's estimates, from its record or, before it is run, its design."""
+    if entry is None:
+        return claim.design["Estimate"]
+    shown = dict.fromkeys(interval(e["inside"]) for e in entry["estimates"] if e.get("inside"))
+    return ", ".join(shown)
 
 
-def seconds_left(lines: Sequence[Sequence[Line]]) -> float:
-    """Seconds of one core that the lines not yet finished take, by the cost model."""
-    todo = {line.folder: line for group in lines for line in group if not is_finished(line)}
-    return total([*todo.values()]).core_seconds if todo else 0.0
+def interval(inside: Sequence[float | None]) -> str:
+    low, high = inside
+    if high is None:
+        return f"> {low:g}"
+    return f"< {high:g}" if low is None else f"{low:.3g} to {high:.3g}"
 
 
-def measure(claim: Claim, found: Sequence[Experiment], trials: Sequence[int], jobs: int) -> Finding:
-    """Train what is not trained yet, and measure a claim.
+def told(claim: Claim, record: Mapping, exploratory: Mapping) -> tuple[str, str]:
+    """What was found, in words, and the verdict."""
+    if claim.key in record:
+        entry = record[claim.key]
+        return entry.get("reason") or found(entry["estimates"]), entry["verdict"]
+    before = exploratory.get(claim.key)
+    if before is None:
+        return "no exploratory estimate", NOT_RUN
+    words = found(before["estimates"]) or found(before["estimates"], judged=False)
+    return f"*{words}*", NOT_RUN
 
-    With fewer trials than its rule asks for nothing is shown.
+
+def in_order() -> list[Claim]:
+    """The claims by paper, those that nobody claims last."""
+    return sorted(CLAIMS, key=lambda claim: (claim.paper == "new", claim.paper))
+
+
+def rests_on(claim: Claim) -> str:
+    data = dict.fromkeys(SAMPLES[setting.dataset] for setting in claim.settings)
+    seeds = " and ".join(map(str, dict.fromkeys(claim.seeds)))
+    return f"{seeds} seeds, {' and '.join(data)}" if data else "256 starts"
+
+
+def readme_table(record: Mapping, exploratory: Mapping) -> str:
+    """A line for each claim of the papers; the rows that measure it together."""
+    papers: dict[str, list[Claim]] = {}
+    for claim in in_order():
+        if claim.paper != "new":
+            papers.setdefault(claim.paper, []).append(claim)
+    rows = []
+    for claims in papers.values():
+        words = [told(claim, record, exploratory) for claim in claims]
+        verdicts = [verdict for _, verdict in words]
+        several = len(set(verdicts)) > 1
+        names = [
+            f"{claim.key}: {verdict}" if several else verdict
+            for claim, verdict in zip(claims, verdicts, strict=True)
+        ]
+        limits = (claim.design["Limits"].split("; ")[0].rstrip(".") + "." for claim in claims)
+        rows.append([
+            "; ".join(f"[{claim.statement}](docs/claims.md#{claim.key})" for claim in claims),
+            "; ".join(text for text, _ in words), ", ".join(dict.fromkeys(names)),
+            "; ".join(dict.fromkeys(map(rests_on, claims))),
+            " ".join(dict.fromkeys(limits)),
+        ])  # fmt: skip
+    return summary(record) + "\n\n" + markdown(HEAD["README.md"], rows)
+
+
+def summary(record: Mapping) -> str:
+    """One sentence: how many are supported, undecided, contradicted, and not run."""
+    counts = dict.fromkeys(("supported", "undecided", "contradicted", NOT_RUN), 0)
+    for claim in CLAIMS:
+        counts[record.get(claim.key, {}).get("verdict", NOT_RUN)] += 1
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return (
+        f"What the papers claim and what is found here: of {len(CLAIMS)} rows, {words}, by margins "
+        "fixed before the runs ([docs/claims.md](docs/claims.md)). All are CPU-sized, none of "
+        "published size. Estimates in italics are exploratory, of 3 to 5 seeds seen before."
+    )
+
+
+def page_table(record: Mapping, exploratory: Mapping, link: str = "#{}") -> str:
+    """A line for each claim, or for each that is on record; `link` is where its name leads."""
+    rows = []
+    for claim in in_order():
+        if not exploratory and claim.key not in record:
+            continue
+        entry = record.get(claim.key)
+        words, verdict = told(claim, record, exploratory)
+        seeds = ", ".join(map(str, dict.fromkeys(claim.seeds))) or "-"
+        planned = f"{seeds}; {100 * claim.power[1]:.0f} % for {claim.power[0]}"
+        commit = entry["code"][:7] if entry else "-"
+        name = claim.statement
+        if entry or link.startswith("#"):
+            name = f"[{name}]({link.format(claim.key)})"
+        rows.append([claim.paper, name, words, margins(claim, entry) if entry else "below", verdict,
+                     planned, commit])  # fmt: skip
+    return markdown(HEAD["docs/claims.md"], rows)
+
+
+def page_designs() -> str:
+    """Four lines a claim."""
+    parts = []
+    for claim in in_order():
+        lines = [f"- *{name}*: {claim.design[name]}" for name in PARTS]
+        parts.append("\n".join([f"### {claim.key}", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    every = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in every)
+
+
+def sections(folder: Path) -> dict[str, dict[str, str]]:
+    """What README.md and docs/claims.md say between their markers, by file and marker."""
+    record, exploratory = read(folder / "claims.json"), read(folder / "exploratory.json")
+    return {
+        "README.md": {"claims": readme_table(record, exploratory)},
+        "docs/claims.md": {"claims": page_table(record, exploratory), "designs": page_designs()},
+    }
+
+
+def write_pages(folder: Path, root: Path) -> None:
+    """Put the sections into the pages below `root`, between their markers."""
+    for page, parts in sections(folder).items():
+        text = (root / page).read_text()
+        for marker, content in parts.items():
+            text = re.sub(
+                rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)",
+                lambda match, content=content: match[1] + content + match[2], text, flags=re.DOTALL,
+            )  # fmt: skip
+        write_atomically(root / page, text.encode())
+
+
+def read(path: Path) -> dict[str, dict]:
+    """The entries of a record by claim; none where there is no such file.
 
     Raises
     ------
-    UserError : a line failed.
+    UserError : it is damaged.
     """
-    groups = []
-    for experiment, lines in zip(found, lines_behind(found, trials), strict=True):
-        if run_here(experiment, lines, jobs) == 1:  # a diverged line is a result
-            raise UserError(f"a line of {experiment.name} failed, see above")
-        groups.append([run_of(line) for line in lines])
     try:
-        finding = claim.measure(*groups)
-    except NotMeasurable as reason:
-        return Finding(f"not measurable: {reason}", None, {}, figures.panels(groups[0][:12]))
-    if groups and len(trials) < claim.trials:
-        return Finding(finding.measured, None, finding.numbers, finding.figure)
-    return finding
-
-
-def table(record: dict[str, dict]) -> str:
-    """What is on record for each claim, as a Markdown table."""
-    rows = [["paper", "claim", "rule", "measured", "holds", "trials, rule", "rule before"]]
-    rows.append(["---"] * len(rows[0]))
-    for claim in CLAIMS:
-        found = record.get(claim.key)
-        statement = claim.statement
-        if found is None:
-            middle = ["", "not run yet", ""]
-        else:
-            if found["figure"]:
-                statement = f"[{statement}]({claim.key}.png)"
-            trials = found["trials"]
-            which = f"{trials[0]} to {trials[-1]}" if len(trials) > 1 else f"{trials[0]}"
-            which = which if claim.experiments else "no chance in it"
-            measured = f"[{found['measured']}]({claim.key}.json)"
-            middle = [measured, found["holds"], f"{which}, {short(found['code'])}"]
-        rule = found["rule"] if found else claim.rule  # as it was when it judged
-        rows.append([claim.source, statement, rule, *middle, claim.before])
-    escaped = [[cell.replace("|τ|", "\\|τ\\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
-
-
-def short_table(record: dict[str, dict]) -> str:
-    """Which claims hold, as a Markdown table of one line each."""
-    rows = [["paper", "claim", "holds"], ["---"] * 3]
-    for claim in CLAIMS:
-        verdict = record[claim.key]["holds"] if claim.key in record else "not run yet"
-        rows.append([claim.source, claim.statement, verdict])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def short(commit: str) -> str:
-    """The first seven letters of a commit, and whether files differed from it."""
-    return commit[:7] + (" + changes" if "changes" in commit else "")
-
-
-def environment() -> dict:
-    """What the record says of machine and versions."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return {
-        "processor": names[0] if names else platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
+        content = json.loads(path.read_bytes())
+        if isinstance(content["claims"], dict):
+            return content["claims"]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is damaged: move it away, or name another folder with --results")

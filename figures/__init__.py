@@ -3,21 +3,10 @@
 Every function that draws takes runs (`runs.find_runs`) or arrays and returns a matplotlib Figure.
 """
 
-from figures.optima import at_equal_loss, improvement, minima, optima, turning
+from figures.estimates import estimates
 from figures.papers import comparison, figure2, layers, three_regimes
 from figures.paths import path_barriers
-from figures.periods import (
-    angles,
-    branches,
-    consistency,
-    destabilisation,
-    forecast,
-    frequency,
-    length_ratios,
-    loss_panels,
-    one_period,
-    same_rate,
-)
+from figures.periods import loss_panels, one_period
 from figures.rates import conventional, label_noise, loss_and_error, sharpness_by_rate
 from figures.regimes import diagram_of_runs, diagram_of_toy
 from figures.report import panels, report

@@ -1,4 +1,4 @@
-"""Runs with given losses and norms, for the tests of the claims, and a claim of no runs."""
+"""Runs with given losses and norms, for the tests of the claims."""
 
 import itertools
 
@@ -7,9 +7,6 @@ import pytest
 
 import figures
 import runs
-from claims import __main__ as command
-from claims import table
-from claims.finding import Claim, Finding
 from theory.dynamics import next_norm
 
 CONFIG = {
@@ -55,10 +52,10 @@ def trace_of(run, columns, steps=4):
         runs.write_trace(run.folder, epoch, {**row, "lr": run.config["lr_init"]})
 
 
-def chaotic(make, rho_factor=1.0, loss=2.0, **config):
+def chaotic(make, rho_factor=1.0, loss=2.0, line=None, **config):
     """A run whose norm is that of the equilibrium of its gradients, times a factor, since half."""
     config = {"lr_init": 1.0, "wd": 0.03, **config}
-    run = make(*chaos(100), config)
+    run = make(*chaos(100), config, line)
     rng, rho, rows = np.random.RandomState(0), 3.0, []
     for _ in range(600):
         effective = 5 * rng.uniform(0.9, 1.1)
@@ -86,11 +83,11 @@ def on_sphere(make, elr, loss, error, gradient=5.0, traced=False, trial=10):
     return run
 
 
-def sphere_of(make, levels=(1.8, 2.0, 2.2)):
+def sphere_of(make, levels=(1.8, 2.0, 2.2), trial=10):
     rates = (0.01, 0.1, 1.0)
     half = np.full(60, 0.5)
     return [
-        on_sphere(make, elr, chaos(60, level)[0], half, traced=True)
+        on_sphere(make, elr, chaos(60, level)[0], half, traced=True, trial=trial)
         for elr, level in zip(rates, levels, strict=True)
     ]
 
@@ -133,13 +130,3 @@ def make(tmp_path):
         return runs.Run(folder, runs.read_config(folder))
 
     return run
-
-
-@pytest.fixture
-def one_claim(monkeypatch):
-    finding = Finding("it was so", True, {"x": np.float64(1)}, figures.plt.figure())
-    claim = Claim("toy", "P2", "A claim", "a rule", (), lambda: finding, trials=1)
-    other = Claim("adam", "P1", "Another claim", "a rule", ("adam",), None, before="yes")
-    monkeypatch.setattr(table, "CLAIMS", (claim, other))
-    monkeypatch.setattr(command, "CLAIMS", (claim, other))
-    return claim

@@ -3,7 +3,6 @@
 import ast
 import graphlib
 import itertools
-import json
 import re
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from packaging.version import Version
 import figures
 import options
 import test as test_script
-from claims.table import CLAIMS, short_table, table
 from experiments import EXPERIMENTS
 from experiments.lines import lines_of
 from run_train_and_test import DRIVER
@@ -40,34 +38,6 @@ def test_the_page_of_options_is_what_options_py_prints():
     ).stdout
     assert section("docs/options.md", "options") == printed.strip()
     assert f"`--{options.TRAIN[0].key}`" in printed
-
-
-def test_claims_are_shown_as_they_are_on_record():
-    folder = ROOT / "results" / "claims"
-    record = json.loads((folder / "claims.json").read_text())["claims"]
-    assert (folder / "claims.md").read_text() == table(record)
-    assert section("docs/claims.md", "claims") == short_table(record).strip()
-    for key, found in record.items():
-        assert (folder / f"{key}.png").exists() == found["figure"]
-    readme = (ROOT / "README.md").read_text()
-    shown = {
-        key: v for v, key in re.findall(r"\[(\w[\w ]*)\]\(results/claims/(\w+)\.json\)", readme)
-    }
-    assert shown == {key: found["holds"] for key, found in record.items()}
-    missing = {claim.key for claim in CLAIMS} - record.keys()
-    assert {*re.findall(r"not run yet \(`(\w+)`\)", readme)} == missing
-
-
-def test_rules_are_those_of_the_commits_that_judged():
-    record = json.loads((ROOT / "results/claims/claims.json").read_text())["claims"]
-    for key, found in record.items():
-        command = ["git", "show", f"{found['code']}:claims/table.py"]
-        source = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if source.returncode:
-            pytest.skip("no git, or not the whole history")
-        parts = ast.walk(ast.parse(source.stdout))
-        texts = {part.value for part in parts if isinstance(part, ast.Constant)}
-        assert {key, found["rule"]} <= texts, key
 
 
 def test_the_notebook_shows_the_claims_as_they_are_on_record(monkeypatch):

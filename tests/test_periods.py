@@ -251,14 +251,20 @@ def test_minima():
     assert found.minima([350, 5000], [1, 1]).tolist() == [350]
 
 
-def test_chance():
-    """Lengths between independent events are less alike than is asked of periods."""
-    rng = np.random.RandomState(0)
-    for n in (3, 5, 10, 20):
-        lengths = rng.exponential(size=(20_000, n))
-        cv = lengths.std(1) / lengths.mean(1)
-        assert np.mean(cv < chance_cv(n, 0.1)) < 0.05 < np.mean(cv < chance_cv(n, 0.1) / 0.6 + 0.02)
-        assert chance_cv(n, 0.1) < chance_cv(n, math.log(2)) < chance_cv(n, math.log(10))
+@pytest.mark.parametrize("dead", [0.2, 0.3, 0.4])
+@pytest.mark.parametrize("lengths", [3, 5, 10, 20, 60])
+def test_one_in_twenty_draws_of_random_events_is_below_the_limit(lengths, dead):
+    """Exponential lengths after a dead time; the limit is found from other draws."""
+    draws = np.random.default_rng(1).exponential(size=(20_000, lengths))
+    draws = dead + (1 - dead) * draws
+    cv = draws.std(1) / draws.mean(1)
+    fall = 2 * math.log(1.1) / dead  # in which ρ has to fall and rise by a tenth each
+    assert np.mean(cv < chance_cv(lengths, fall)) == pytest.approx(0.05, abs=0.006)
+
+
+def test_the_limit_of_chance_grows_with_lengths_and_depth():
+    assert chance_cv(5, 1.0) < chance_cv(10, 1.0) < chance_cv(200, 1.0) == chance_cv(999, 1.0)
+    assert chance_cv(9, 0.1) == chance_cv(9, 0.4) < chance_cv(9, 0.6) < chance_cv(9, 9)
 
 
 # --- periods that are given ---
@@ -297,15 +303,35 @@ def varied(cv, count):
     return np.tile([20 * (1 - cv), 20 * (1 + cv)], count // 2)
 
 
+LIMIT = chance_cv(8, math.log(9))  # of the falls of `cycle`
+
+
 @pytest.mark.parametrize("found, periodic", [
     (of_lengths([10] * 2), False), (of_lengths([10] * 3), True),
     (of_lengths([10] * 3, 1), True), (of_lengths([10] * 3, 2), False),
-    # A fall of ln 9 shows 0.8 of the time: of 8 lengths 0.8 (1 - 1.38 / √8) = 0.41 is chance's
-    (of_lengths(varied(0.4, 8)), True), (of_lengths(varied(0.42, 8)), False),
-    (of_lengths(varied(0.49, 200)), True), (of_lengths(varied(0.51, 200)), False),
+    # 1.48 MAD / median of two alternating lengths is 1.48 CV
+    (of_lengths(varied(0.26, 200)), True), (of_lengths(varied(0.28, 200)), False),
+    # Most are alike: nothing is dispersed, but the CV is chance's
+    (of_lengths([20] * 7 + [20 * (1 + 3 * LIMIT)]), True),
+    (of_lengths([20] * 7 + [20 * (1 + 6 * LIMIT)]), False),
 ])  # fmt: skip
 def test_what_is_periodic(found, periodic):
     assert found.is_periodic == periodic
+
+
+def test_one_missed_swing_does_not_make_a_run_irregular():
+    lengths = [19, 21, 20, 18, 22, 20, 19, 21, 40, 20, 21, 19]
+    found = of_lengths(lengths)
+    assert found.dispersion == pytest.approx(1.4826 / 20) and found.cv > 0.25
+    assert found.is_periodic
+
+
+@pytest.mark.parametrize("end, goes_on", [(40, True), (60, True), (60.1, False)])
+def test_periods_go_on_to_the_end_of_the_run(end, goes_on):
+    found = Periods(of_lengths([10] * 3).cycles, end)  # the last turn is at 40
+    assert found.goes_on == found.is_periodic == goes_on
+    assert found.after(15).goes_on == goes_on and not Periods((), 9).goes_on
+    assert find_periods([1, 2, 9], [1, 1, 1], [1, 1, 1]).end == 9
 
 
 def test_mean_frequency_and_variation_of_lengths():

@@ -220,6 +220,11 @@ class Periods:
         cycles = tuple(period for period in self.cycles if period.turn > time)
         return Periods(cycles, self.end)
 
+    def until(self, time: float) -> "Periods":
+        """Those that turn up to this time, as of a run that ends then."""
+        cycles = tuple(period for period in self.cycles if period.turn <= time)
+        return Periods(cycles, min(self.end, time))
+
     @property
     def orderly(self) -> float:
         """Share of the periods that are `is_orderly`; NaN without any."""
@@ -239,18 +244,19 @@ class Periods:
         return bool(self.end - self.turns[-1] <= TO_THE_END * self.mean) if len(self) > 1 else False
 
     @property
-    def is_periodic(self) -> bool:
-        """Whether the run is periodic: all of the following.
+    def is_regular(self) -> bool:
+        """Whether there are at least four periods, to the end of the run (`goes_on`), alike in
+        length: `dispersion` below 0.4 and `cv` below `cv_limit`, as in 5 % of random events."""
+        alike = self.dispersion < DISPERSION and self.cv < self.cv_limit
+        return bool(len(self) >= ENOUGH and self.goes_on and alike)
 
-        - at least four periods, which go on to the end of the run (`goes_on`);
-        - three in four of them orderly (`Period.is_orderly`);
-        - `dispersion` of their lengths below 0.4;
-        - `cv` of their lengths below `cv_limit`, as in one of twenty draws of random events.
+    @property
+    def is_periodic(self) -> bool:
+        """Whether the run is periodic: `is_regular`, and three in four periods are orderly.
 
         To be asked of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
         """
-        regular = self.dispersion < DISPERSION and self.cv < self.cv_limit
-        return bool(len(self) >= ENOUGH and self.goes_on and self.orderly >= ORDERLY and regular)
+        return self.is_regular and bool(self.orderly >= ORDERLY)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
         """The time of the lowest loss in every period that has turned, the first one included.
