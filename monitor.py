@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import group_table, norms, own, scale_invariant_groups, unwrapped
+from models import doubling_effects, group_table, norms, own, scale_invariant_groups, unwrapped
 from theory import dynamics
 from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import Course
@@ -394,9 +394,9 @@ def main(argv: list[str] | None = None) -> None:
     model = own.make(arguments.network, num_classes=arguments.num_classes)
     try:
         found = scale_invariant_groups(model, inputs)
-    except Exception as error:  # whatever the network raises
+    except ValueError as error:
         raise UserError(f"{arguments.network} on a batch {tuple(shape)}: {error}") from None
-    print(group_table(model, found))
+    print(group_table(model, found, doubling_effects(model, inputs, found)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from torch import nn
 
 from models import own
 from models.convnet import ConvNet
-from models.groups import ScaleInvariance, group_table, scale_invariant_groups, unwrapped
+from models.groups import (
+    ScaleInvariance,
+    doubling_effects,
+    group_table,
+    scale_invariant_groups,
+    unwrapped,
+)
 from models.layers import NORM_EPS, NORMS, Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm as norm

@@ -3,32 +3,38 @@
 A group of tensors is scale invariant if multiplying all of them by one a > 0 leaves the outputs as
 they are. Let s be the logarithms of one factor for each tensor. A group is a vector of zeros and
 ones in the null space of the matrix of derivatives ∂ outputs / ∂ s, at a point where nothing
-vanishes by accident: a fresh network's zero biases would look invariant. They are read off the
-reduced row echelon form of that space: of two such vectors in it none holds the other, since each
-row alone is 1 at its pivot. Other rows are balances, as of one convolution against the next, with
--1s in them. What comes out is tried on the network, by scaling.
+vanishes by accident: a fresh network's zero biases would look invariant. A backward pass gives one
+row of that matrix for a random projection of the outputs. Two rows show which tensors are invariant
+alone; only the others need as many rows as there are tensors. The groups are read off the reduced
+row echelon form of their null space: of two such vectors in it none holds the other, since each row
+alone is 1 at its pivot. Other rows are balances, as of one convolution against the next, with -1s
+in them. Every group is confirmed by scaling it, by powers of two, which no rounding disturbs.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from utils import plural
+from models.probe import NotFinite, Point, Probe, undisturbed
+from utils import duration, plural
 
-EPS = 1e-12  # at most this in normalisations: invariance is meant in the limit of none
-SPREAD = 0.5  # of the logarithms of the weights at a random point
 POINTS = 4  # random points that are solved at, at most (of few outputs, more)
-FACTORS = (0.5, 3.0)  # what comes out is tried with factors between these
+SPARE = 4  # rows beyond the rank that they have
+LARGEST = 6  # groups are confirmed with powers of two between 1 / 4 and 2 to this
 INTEGER = 0.05  # how far an entry of the reduced null space may be off a whole number
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}  # relative size of what counts as zero
+TOLERANCE = 1e-4  # relative size of a derivative that counts as zero; more where noise demands it
 EFFECT = 1e-2  # relative size of a change of the outputs that rounding alone does not make
-ROWS = 1000  # outputs that are looked at, and ten more for every tensor
+UNCHANGED = 1e-3  # relative change of the outputs up to which they are the same
+NOISY = 0.05  # relative change by rounding that is too large to tell what has an effect
+SMALL = 10**6  # weights up to which a CPU computes in float64
+PATIENCE = 5.0  # seconds until a line says how far it is
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,34 @@ class ScaleInvariance:
     groups : the names of the tensors of each group, in the network's order. No part of a group is
         a group. Two may share tensors: where a stream of a ResNet starts with two factors in a row,
         it is a group with either of them.
-    without_effect : tensors that change no output, as a bias in front of batch normalisation.
+    without_effect : tensors that change no output on this batch, as a bias in front of batch
+        normalisation, or an expert that no input was sent to.
+    in_eval : names of the modules that were in evaluation mode. Batch normalisation in that mode
+        divides by stored statistics, so what it follows is not invariant.
+    unknown : tensors that may belong to groups that were not found: they had too little effect at
+        the random weights of the probe, as an expert that hardly any input was sent to.
     """
 
     groups: tuple[tuple[str, ...], ...]
     without_effect: tuple[str, ...]
+    in_eval: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         return iter(self.groups)
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    @property
+    def mode(self) -> str:
+        """The mode that the network was in, in words."""
+        if "" in self.in_eval:
+            return "evaluation mode: batch normalisation uses its stored statistics"
+        if not self.in_eval:
+            return "train mode"
+        names = ", ".join(self.in_eval[:4]) + (", ..." if len(self.in_eval) > 4 else "")
+        return f"train mode, except in evaluation mode: {names}"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -68,11 +91,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> ScaleInvariance:
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
-    The outputs are those in train mode, of a copy in float64: the network, its statistics, its
-    gradients and PyTorch's random state stay as they are. One evaluation for each tensor; nothing
-    is assumed about the layers, but that an attribute `eps` of a module only keeps it from
-    dividing by zero. Dropout and stochastic depth draw the same numbers in evaluations that are
-    compared.
+    This is meant in the limit of no epsilon and exact arithmetic; `doubling_effects` measures what
+    epsilons and rounding do to the network as it is. Every module is in the mode (train or eval)
+    that it is in. A group also has to have gradients that are orthogonal to it: a straight-through
+    estimator's are not. Nothing is assumed about the layers. Dropout and stochastic depth draw the
+    same numbers in evaluations that are compared.
+
+    The work is done on a copy without hooks: the network, its statistics, its gradients and all
+    random states stay as they are. It takes about one backward pass for each tensor that is not
+    invariant alone; after five seconds a line on stderr says how far it is.
 
     Parameters
     ----------
@@ -84,193 +111,274 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
     Raises
     ------
-    ValueError : no floating-point tensor is among the outputs, or they are not finite.
+    ValueError : the network cannot be copied or evaluated; no floating-point tensor is among the
+        outputs, they are not finite, or no weight has an effect on them.
     """
     model = unwrapped(model)
-    if next(model.parameters(), None) is None:
+    weights = list(model.parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in weights):
+        raise ValueError("the network has lazy modules: call it once before it is probed")
+    if not weights:
         return ScaleInvariance((), ())
-    try:
-        return _find(_Probe(model, inputs, torch.float64), seed)
-    except (RuntimeError, TypeError):  # the network insists on float32 somewhere
-        return _find(_Probe(model, inputs, torch.float32), seed)
+    in_eval = tuple(name for name, module in model.named_modules() if not module.training)
+    on_cpu = weights[0].device.type == "cpu"
+    is_small = sum(map(torch.numel, weights)) <= SMALL
+    precise = [torch.float64, torch.float32]
+    if weights[0].device.type == "mps" or (on_cpu and not is_small):
+        precise.reverse()  # float64 takes several times as long there
+    for dtype in (*precise, None):
+        try:
+            with torch.inference_mode(False):
+                probe = Probe(model, inputs, dtype)
+                with undisturbed(probe):
+                    return replace(_Search(probe, seed).run(), in_eval=in_eval)
+        except Exception as error:  # the network may insist on a precision: the next is tried
+            reason = error
+    if isinstance(reason, ValueError):
+        raise reason
+    text = (str(reason).strip() or "no message").splitlines()[0]
+    raise ValueError(f"the network fails when it is probed: {type(reason).__name__}: {text}")
 
 
-def group_table(model: nn.Module, found: ScaleInvariance) -> str:
-    """What is scale invariant in a network: a line for each group, and the tensors in it."""
+def doubling_effects(
+    model: nn.Module, inputs: Any, groups: Iterable[tuple[str, ...]]
+) -> list[float]:
+    """How much the outputs of a network as it is change when each group is doubled.
+
+    ‖f(2w) - f(w)‖ / ‖f(w)‖ at the present weights, with the network's own epsilons, precision and
+    modes: zero in theory. A value that is not small says that an epsilon matters. NaN where the
+    outputs are not finite.
+    """
+    with torch.inference_mode(False):
+        probe = Probe(unwrapped(model), inputs, None, keep_epsilons=True)
+        with undisturbed(probe):
+            here, effects = Point(probe.present, 0), []
+            try:
+                with torch.no_grad():
+                    before = probe.outputs(here)
+            except NotFinite:
+                return [math.nan for _ in groups]
+            for group in groups:
+                doubled = {name: 2 * here.weights[name] for name in group}
+                try:
+                    effects.append(probe.change(here, doubled, before))
+                except NotFinite:
+                    effects.append(math.nan)
+    return effects
+
+
+def group_table(
+    model: nn.Module, found: ScaleInvariance, doubled: Sequence[float] | None = None
+) -> str:
+    """What is scale invariant in a network: a line for each group, and the tensors in it.
+
+    doubled : `doubling_effects` of the groups, shown as a column.
+    """
     if not found.groups:
-        return "No tensor of this network is scale invariant, alone or with others."
+        lines = ["No tensor of this network is scale invariant, alone or with others."]
+        return "\n".join([*lines, f"Probed in {found.mode}."])
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     covered = sum(sizes[name] for name in set().union(*found))
     lines = [
         f"{plural(len(found), 'scale-invariant group')}: {covered:,} of {sum(sizes.values()):,} "
         "weights are in a group.",
         "",
-        "group      weights  tensors",
+        "group      weights  " + ("doubled  " if doubled else "") + "tensors",
     ]
     for number, group in enumerate(found, 1):
-        lines.append(f"{number:>5}  {sum(sizes[name] for name in group):>11,}  {' '.join(group)}")
+        effect = f"{doubled[number - 1]:>7.1g}  " if doubled else ""
+        weights = sum(sizes[name] for name in group)
+        lines.append(f"{number:>5}  {weights:>11,}  {effect}{' '.join(group)}")
+    if doubled:
+        lines += ["", "doubled: relative change of the outputs when the group is doubled, as the "
+                      "network is"]  # fmt: skip
     if found.without_effect:
         lines += ["", "Without any effect: " + " ".join(found.without_effect)]
+    if found.unknown:
+        lines += ["", "Not determined (too little effect on this batch): "
+                      + " ".join(found.unknown)]  # fmt: skip
+    if found.in_eval:
+        lines += ["", f"Probed in {found.mode}."]
     return "\n".join(lines)
 
 
-def _find(probe: "_Probe", seed: int) -> ScaleInvariance:
-    """Solve at random points for the groups, with one more as long as they fail at a fresh one."""
-    generator = torch.Generator().manual_seed(seed)
-    point, derivatives, moving = probe.point(generator), [], set()
-    for _ in range(POINTS):
-        derivatives.append(probe.derivatives(point))
-        while sum(map(len, derivatives)) < 2 * len(probe.names):  # few outputs: more points
-            derivatives.append(probe.derivatives(probe.point(generator)))
-        groups = [
-            tuple(probe.names[k] for k in group)
-            for group in _solve(np.concatenate(derivatives), probe.tolerance)
-        ]
-        fresh = probe.point(generator)
-        alone = {group[0] for group in groups if len(group) == 1}
-        moving |= {n for n in alone if not probe.unchanged(point, {n: -fresh.weights[n]})}
-        inert = {n: -point.weights[n] for n in probe.names if n in alone - moving}
-        groups = [group for group in groups if group[0] not in inert]
-        point = fresh
-        if all(probe.unchanged(point, inert | _scaled(point, groups, f)) for f in FACTORS):
-            return ScaleInvariance(tuple(groups), tuple(inert))
-    # Not what it seems, by saturation or by noise that is not PyTorch's: what holds on its own
-    inert = {n: w for n, w in inert.items() if probe.unchanged(point, {n: w})}
-    groups = [
-        group
-        for group in groups
-        if all(probe.unchanged(point, _scaled(point, [group], f)) for f in FACTORS)
-    ]
-    return ScaleInvariance(tuple(groups), tuple(inert))
+class _Search:
+    """Collects derivatives at random points until the groups that they give are confirmed."""
 
+    def __init__(self, probe: Probe, seed: int):
+        self.probe, self.names = probe, list(probe.weights)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.near = self.whole = False
+        self.rows: list[np.ndarray] = []  # (tensors,) each
+        self.sizes = np.zeros(len(self.names))  # largest ‖w‖ ‖∂/∂w‖ seen
+        self.begin, self.silent = time.monotonic(), PATIENCE
+        try:
+            probe.outputs(self.point())
+        except NotFinite:
+            self.near = True
+        point = self.point()
+        rounded = {n: w * self._one_ulp_off(w) for n, w in point.weights.items()}
+        noise = probe.change(point, rounded)
+        if noise > NOISY:
+            raise ValueError(
+                f"the probe failed: rounding alone changes the outputs by {noise:.1g} of their norm"
+            )
+        self.tolerance, self.unchanged = max(TOLERANCE, noise), max(UNCHANGED, noise)
 
-@dataclass(frozen=True)
-class _Point:
-    """Weights to evaluate at, and the seed of what the network draws itself."""
+    def point(self) -> Point:
+        return self.probe.point(self.generator, near=self.near)
 
-    weights: dict[str, torch.Tensor]
-    seed: int
+    def _one_ulp_off(self, weight: torch.Tensor) -> torch.Tensor:
+        sign = torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
+        return 1 + 2 * torch.finfo(weight.dtype).eps * sign
 
+    def run(self) -> ScaleInvariance:
+        """The groups, confirmed."""
+        spare = 0
+        for _ in range(POINTS):
+            for _ in range(2):  # what vanishes by accident at one point does not at the next
+                spare += SPARE
+                while self._spare() < spare:
+                    self._collect(self.point(), spare)
+            for _ in range(POINTS):
+                if (self.sizes <= self.tolerance).any():  # experts without an input, say
+                    self._add(self.probe.rows(self.point(), 1, self.generator, whole=True))
+            while self._spare() < spare:
+                self._collect(self.point(), spare)
+            groups, inert, unknown = self._candidates(self.point(), self.point())
+            point = self.point()
+            holds = self._holds(point, groups, inert)
+            if holds and not unknown:
+                break
+        if not holds:  # by saturation, or by noise that is not PyTorch's: what holds on its own
+            wrong = [group for group in groups if not self._holds(point, [group], [])]
+            unknown += {name for group in wrong for name in group if len(group) > 1}
+            groups = [group for group in groups if group not in wrong]
+            inert = [name for name in inert if self._holds(point, [], [name])]
+        if len(inert) == len(self.names):
+            raise ValueError(
+                "the probe failed: no weight has any effect on the outputs (are they constant, "
+                "saturated, or made from other tensors?)"
+            )
+        return ScaleInvariance(tuple(groups), tuple(inert), unknown=tuple(sorted(set(unknown))))
 
-def _scaled(point: _Point, groups: list[tuple[str, ...]], factor: float) -> dict[str, torch.Tensor]:
-    """Tensors of all these groups, scaled by factors of their own between 1 and `factor`.
+    def _collect(self, point: Point, spare: int) -> None:
+        """Rows at one point, until there are `spare` more than the rank of all."""
+        self._add(self.probe.rows(point, 1, self.generator, whole=True))
+        rows = self.probe.rows(point, len(self.names), self.generator, whole=self.whole)
+        try:
+            self._add(rows, spare)
+        except RuntimeError:
+            if self.whole:
+                raise
+            self.whole = True  # the shortcut does not suit this network, as with checkpoints
+            self._collect(point, spare)
 
-    (Invariances compose, so all groups can be tried at once.)
-    """
-    scaled: dict[str, torch.Tensor] = {}
-    for number, group in enumerate(groups, 1):
-        for name in group:
-            own = factor ** (number / len(groups))
-            scaled[name] = scaled.get(name, point.weights[name]) * own
-    return scaled
+    def _add(self, rows: Iterator[tuple[np.ndarray, np.ndarray | None]], spare: int = 0) -> None:
+        for radial, sizes in rows:
+            self.rows.append(radial)
+            if sizes is not None:
+                self.sizes = np.maximum(self.sizes, sizes)
+            self._tell()
+            if spare and len(self.rows) % SPARE == 0 and self._spare() >= spare:
+                break
 
+    def _tell(self) -> None:
+        """Say after some seconds, and then more and more rarely, how far it is."""
+        elapsed = time.monotonic() - self.begin
+        if elapsed > self.silent:
+            self.silent = 2 * elapsed
+            most = max(len(self.names) - int(self._alone().sum()) + 2 * SPARE, len(self.rows))
+            print(
+                f"looking for scale-invariant weights: {len(self.rows)} of about {most} backward "
+                f"passes in {duration(elapsed)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
-class _Probe:
-    """Evaluates a copy of a network in one precision."""
+    def _alone(self) -> np.ndarray:
+        """(tensors,) whether the derivatives by the scale of each are zero.
 
-    def __init__(self, model: nn.Module, inputs: Any, dtype: torch.dtype):
-        self.network = _copy(model).to(dtype).train()
-        for module in self.network.modules():
-            if isinstance(getattr(module, "eps", None), float):
-                module.eps = min(module.eps, EPS)
-        self.inputs = _cast(inputs, dtype)
-        self.names = [name for name, _ in self.network.named_parameters()]
-        self.central = dtype is not torch.float64  # which is precise enough for one-sided ones
-        self.step = torch.finfo(dtype).eps ** (1 / (3 if self.central else 2))
-        self.tolerance = TOLERANCE[dtype]
-
-    def point(self, generator: torch.Generator) -> _Point:
-        """Random weights of the signs of the network's own, none of them zero.
-
-        Each tensor has the mean square 1 / (inputs of an output), with which activations keep their
-        size from layer to layer, so that every tensor has its share in the outputs.
+        That is next to those of the others (or to the outputs, where all are zero), or to the
+        gradient of the tensor itself.
         """
-        weights = {}
-        for name, p in self.network.named_parameters():
-            noise = torch.randn(p.shape, generator=generator).to(p)
-            w = torch.where(p.detach() == 0, noise, p.detach().sign() * (SPREAD * noise).exp())
-            inputs = p.numel() / len(p) if p.ndim else 1
-            weights[name] = w / (w.square().mean() * inputs).sqrt()
-        return _Point(weights, int(torch.randint(2**31, (), generator=generator)))
+        radial = np.abs(self.rows).max(0)
+        zero = radial <= self.tolerance * max(radial.max(), EFFECT)
+        return zero | (radial <= self.tolerance / 100 * self.sizes)
 
-    @torch.no_grad()
-    def _outputs(self, point: _Point, replaced: dict[str, torch.Tensor]) -> torch.Tensor:
-        """All floating-point outputs as one vector, with other tensors in place of some."""
-        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        args, kwargs = (self.inputs,), {}
-        if isinstance(self.inputs, Mapping):
-            args, kwargs = (), self.inputs
-        elif isinstance(self.inputs, tuple):
-            args = self.inputs
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(point.seed)
-            state = {**buffers, **point.weights, **replaced}
-            outputs = list(_tensors(functional_call(self.network, state, args, kwargs)))
-        if not any(map(torch.numel, outputs)):
-            raise ValueError("the network gives no floating-point numbers")
-        vector = torch.cat([output.flatten() for output in outputs])
-        if not vector.isfinite().all():
-            raise ValueError("the network's outputs are not finite at random weights")
-        return vector
+    def _null_space(self) -> tuple[np.ndarray, np.ndarray]:
+        """The tensors that are not invariant alone, and a basis (d, tensors) of their space."""
+        rest = np.flatnonzero(~self._alone())
+        if len(rest) == 0:
+            return rest, np.zeros((0, 0))
+        columns = np.array(self.rows)[:, rest]
+        sizes = np.linalg.norm(columns, axis=0)
+        columns = np.pad(columns / sizes, ((0, len(rest)), (0, 0)))
+        _, values, directions = np.linalg.svd(columns, full_matrices=False)
+        rank = int((values > self.tolerance * values[0]).sum())
+        return rest, directions[rank:] / sizes
 
-    def derivatives(self, point: _Point) -> np.ndarray:
-        """∂ outputs / ∂ logarithm of each tensor's scale: (outputs, tensors), by differences.
+    def _spare(self) -> int:
+        """How many rows there are beyond their rank."""
+        if not self.rows:
+            return 0
+        rest, null = self._null_space()
+        return len(self.rows) - (len(rest) - len(null))
 
-        In units of the outputs' norm. Of very many outputs a random part is looked at.
+    def _candidates(
+        self, point: Point, fresh: Point
+    ) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
+        """Minimal groups by the derivatives, tensors that do nothing at all, and undecided ones."""
+        groups, inert, unknown = [], [], []
+        for k in np.flatnonzero(self._alone()).tolist():
+            name = self.names[k]
+            if self.sizes[k] > self.tolerance:
+                groups.append((k,))
+                continue
+            other = {name: -fresh.weights[name]}
+            if self.probe.change(point, other) > self.unchanged:
+                if self._holds(point, [(name,)], []):  # only its sign matters
+                    groups.append((k,))
+            elif self._has_effect_now(other):
+                unknown.append(name)
+            else:
+                inert.append(name)
+        rest, null = self._null_space()
+        if len(null):
+            orthonormal, _ = np.linalg.qr(null.T)
+            for row in _reduced_row_echelon(orthonormal.T):
+                if np.minimum(np.abs(row), np.abs(row - 1)).max() < INTEGER:
+                    groups.append(tuple(rest[row > 0.5].tolist()))
+                elif np.abs(row - np.round(2 * row) / 2).max() > INTEGER:  # too few points
+                    unknown += [self.names[k] for k in rest[np.abs(row) > INTEGER]]
+        named = [tuple(self.names[k] for k in group) for group in sorted(groups)]
+        return named, inert, unknown
+
+    def _has_effect_now(self, other: dict[str, torch.Tensor]) -> bool:
+        """Whether other values of a tensor change the outputs at the present weights."""
+        try:
+            return self.probe.change(Point(self.probe.present, 0), other) > self.unchanged
+        except NotFinite:
+            return True
+
+    def _holds(self, point: Point, groups: list[tuple[str, ...]], inert: list[str]) -> bool:
+        """Whether the outputs stay when every group is scaled by a factor of its own.
+
+        (Invariances compose, so all can be tried at once.) The factors are powers of two, with
+        which rounding is the same; tensors without effect change their sign.
         """
-
-        def outputs(name: str, logarithm: float) -> torch.Tensor:
-            return self._outputs(point, {name: point.weights[name] * np.exp(logarithm)})
-
-        here = self._outputs(point, {})
-        index = np.random.RandomState(0).permutation(len(here))[: ROWS + 10 * len(self.names)]
-        columns = []
-        for name in self.names:
-            up = outputs(name, self.step)
-            down, width = (outputs(name, -self.step), 2) if self.central else (here, 1)
-            columns.append(((up - down) / (width * self.step)).double().cpu().numpy()[index])
-        return np.stack(columns, axis=1) / max(here.double().norm().item(), 1e-300)
-
-    def unchanged(self, point: _Point, replaced: dict[str, torch.Tensor]) -> bool:
-        """Whether other tensors in place of some give the same outputs, but for rounding."""
-        before, after = self._outputs(point, {}), self._outputs(point, replaced)
-        return bool((after - before).norm() <= self.tolerance * before.norm())
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A copy of a network, also where modules keep results of computations beside parameters.
-
-    Such are activations that a forward pass has stored, and the weight that the older
-    `torch.nn.utils.weight_norm` computes anew in each.
-    """
-    kept = [value for module in model.modules() for value in vars(module).values()]
-    results = [v for v in kept if isinstance(v, torch.Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(result): result.detach().clone() for result in results})
-
-
-def _solve(derivatives: np.ndarray, tolerance: float) -> list[tuple[int, ...]]:
-    """The minimal groups of columns, in order, from the derivatives by the logarithms of scales.
-
-    A column that is zero, as of a tensor that is invariant alone or has no effect, is one too: next
-    to the others, or to the outputs, where all are.
-    """
-    sizes = np.linalg.norm(derivatives, axis=0)
-    zero = sizes <= tolerance * max(sizes.max(), EFFECT)
-    alone = [(k,) for k in np.flatnonzero(zero).tolist()]
-    if zero.all():
-        return alone
-    rest = np.flatnonzero(~zero)
-    columns = derivatives[:, rest] / sizes[rest]
-    _, values, directions = np.linalg.svd(
-        np.pad(columns, ((0, len(rest)), (0, 0))), full_matrices=False
-    )
-    rank = int((values > tolerance * values[0]).sum())
-    null, _ = np.linalg.qr((directions[rank:] / sizes[rest]).T)
-    basis = _reduced_row_echelon(null.T)
-    is_group = np.minimum(np.abs(basis), np.abs(basis - 1)).max(1, initial=0) < INTEGER
-    together = [tuple(rest[row > 0.5].tolist()) for row in basis[is_group]]
-    return sorted(alone + together)
+        for low, high in ((-2, -1), (1, LARGEST)):
+            scaled = {name: -point.weights[name] for name in inert}
+            for group in groups:
+                exponent = int(torch.randint(low, high + 1, (), generator=self.generator))
+                for name in group:
+                    scaled[name] = scaled.get(name, point.weights[name]) * 2.0**exponent
+            try:
+                if self.probe.change(point, scaled) > self.unchanged:
+                    return False
+            except NotFinite:
+                return False
+        return True
 
 
 def _reduced_row_echelon(rows: np.ndarray) -> np.ndarray:
@@ -289,27 +397,3 @@ def _reduced_row_echelon(rows: np.ndarray) -> np.ndarray:
         rows[others] -= rows[others, column, None] * rows[done]
         done += 1
     return rows
-
-
-def _cast(inputs: Any, dtype: torch.dtype) -> Any:
-    """The same inputs with floating-point tensors in another precision."""
-    if isinstance(inputs, torch.Tensor):
-        return inputs.detach().to(dtype) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, Mapping):
-        return {key: _cast(value, dtype) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_cast(value, dtype) for value in inputs)
-    return inputs
-
-
-def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
-    """All floating-point tensors in tuples, lists and dictionaries of outputs."""
-    if isinstance(outputs, torch.Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, tuple | list):
-        for value in outputs:
-            yield from _tensors(value)

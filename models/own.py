@@ -132,7 +132,8 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     UserError : there are none.
     """
     generator = torch.Generator().manual_seed(0)
-    found = scale_invariant_groups(model, torch.randn(BATCH, 3, *size, generator=generator))
+    images = torch.randn(BATCH, 3, *size, generator=generator)
+    found = scale_invariant_groups(model.train(), images)
     in_groups = set().union(*found)
     weights = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
     if not weights:

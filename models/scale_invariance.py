@@ -46,7 +46,8 @@ def norms(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     The squares are summed in float64: with millions of weights a float32 sum would be
     off by more than the 1e-6 to which a fixed norm is held.
     """
-    return torch.stack(torch._foreach_norm(list(tensors), 2, torch.float64))
+    real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    return torch.stack(torch._foreach_norm(real, 2, torch.float64))
 
 
 def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

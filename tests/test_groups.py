@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import swin_transformer, vgg
 
 import models
@@ -210,24 +211,269 @@ def test_a_filter_of_which_only_the_sign_matters_has_an_effect():
     assert found == models.ScaleInvariance((("0.weight",),), ())
 
 
-def test_what_a_network_is_in_does_not_matter():
-    """Its mode, the epsilon of its normalisation, buffers that change its outputs."""
+def normalised(norm):
+    return nn.Sequential(nn.Linear(6, 8, bias=False), norm, nn.ReLU(), nn.Linear(8, 9))
 
+
+def test_stored_statistics_do_not_make_weights_invariant():
+    """The mode is that of each module; batch statistics and other norms do not depend on it."""
+    x = torch.randn(16, 6)
+    model = normalised(nn.BatchNorm1d(8, affine=False))
+    model[1].eval()
+    found = models.scale_invariant_groups(model, x)
+    assert found.groups == () and found.in_eval == ("1",)
+    assert "evaluation mode: 1" in models.group_table(model, found)
+    assert models.scale_invariant_groups(model.eval(), x).groups == ()
+    assert models.scale_invariant_groups(model.train(), x).groups == (("0.weight",),)
+    for norm in (
+        nn.BatchNorm1d(8, affine=False, track_running_stats=False),
+        nn.LayerNorm(8, elementwise_affine=False),
+    ):
+        found = models.scale_invariant_groups(normalised(norm).eval(), x)
+        assert found.groups == (("0.weight",),)
+
+
+def test_buffers_that_change_the_outputs_and_large_epsilons_do_not_matter():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x):
-            self.calls += 1
+            self.calls = self.calls + 1
             return x * self.calls
 
+    model = nn.Sequential(normalised(nn.BatchNorm1d(8, eps=0.1, affine=False)), Counting())
+    found = models.scale_invariant_groups(model, torch.randn(16, 6))
+    assert found == models.ScaleInvariance((("0.0.weight",),), ())
+    assert model[1].calls == 0 and model[0][1].eps == 0.1
+
+
+class RMSNorm(nn.Module):
+    """As large language models have it: computed in another precision."""
+
+    def __init__(self, width, dtype):
+        super().__init__()
+        self.weight, self.dtype = nn.Parameter(torch.ones(width)), dtype
+
+    def forward(self, x):
+        h = x.to(self.dtype)
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * h.to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, width, norm):
+        super().__init__()
+        self.norm, self.query_norm, self.key_norm = (norm(width) for _ in range(3))
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def forward(self, x):
+        h = self.norm(x)
+        q, k = self.query_norm(self.q(h)), self.key_norm(self.k(h))
+        return x + self.out(nn.functional.scaled_dot_product_attention(q, k, self.v(h)))
+
+
+class Transformer(nn.Module):
+    """Two blocks, pre-norm, with q and k norms; under autocast and checkpoints on request."""
+
+    def __init__(self, norm, autocast=False, checkpoint=None):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.blocks = nn.ModuleList(Attention(8, norm) for _ in range(2))
+        self.norm, self.head = norm(8), nn.Linear(8, 11, bias=False)
+        self.autocast, self.checkpoint = autocast, checkpoint
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            x = self.embedding(x)
+            for block in self.blocks:
+                if self.checkpoint is None:
+                    x = block(x)
+                else:
+                    x = checkpoint(block, x, use_reentrant=self.checkpoint)
+            return self.head(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Transformer(nn.RMSNorm),
+        lambda: Transformer(lambda width: RMSNorm(width, torch.float32)),
+        lambda: Transformer(lambda width: RMSNorm(width, torch.bfloat16)),
+        lambda: Transformer(lambda width: RMSNorm(width, torch.float16)),
+        lambda: Transformer(nn.RMSNorm).bfloat16(),
+        lambda: Transformer(nn.RMSNorm, autocast=True),
+        lambda: Transformer(nn.RMSNorm, checkpoint=False),
+        lambda: Transformer(nn.RMSNorm, checkpoint=True),
+    ],
+)
+def test_the_precision_of_parts_does_not_hide_invariance(make):
+    """q and k of both blocks alone, and all that writes to the residual stream together."""
+    found = models.scale_invariant_groups(make(), torch.arange(24).view(4, 6) % 11)
+    assert set(found) == {
+        *((f"blocks.{k}.{name}.weight",) for k in (0, 1) for name in "qk"),
+        ("embedding.weight", "blocks.0.out.weight", "blocks.1.out.weight"),
+    }
+
+
+@pytest.mark.parametrize("epsilon", ["literal", "attribute", "tensor", "clamp"])
+def test_epsilons_in_the_code_of_a_network_do_not_hide_invariance(epsilon):
+    """Weight standardisation, whose epsilon matters more, the larger the fan-in."""
+
+    class Convolution(nn.Conv2d):
+        eps = 1e-5
+
+        def forward(self, x):
+            w = self.weight - self.weight.mean()
+            w = {
+                "literal": lambda: w / (w.std() + 1e-5),
+                "attribute": lambda: w / (w.std() + self.eps),
+                "tensor": lambda: w / (w.std() + torch.tensor(1e-5)),
+                "clamp": lambda: w * w.var().clamp(min=1e-4).rsqrt(),
+            }[epsilon]()
+            return nn.functional.conv2d(x, w)
+
     model = nn.Sequential(
-        nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8, eps=0.1, affine=False), nn.Linear(8, 9),
-        Counting(),
-    ).eval()  # fmt: skip
+        Convolution(3, 8, 3), nn.ReLU(), Convolution(8, 48, 3), nn.ReLU(), Convolution(48, 8, 3),
+        nn.Flatten(), nn.Linear(32, 9),
+    )  # fmt: skip
+    inputs = torch.randn(4, 3, 8, 8)
+    found = models.scale_invariant_groups(model, inputs)
+    assert found.groups == (("0.weight",), ("2.weight",), ("4.weight",))
+
+
+def test_doubling_shows_the_epsilons_of_the_network_as_it_is():
+    x = torch.randn(64, 6)
+    model = normalised(nn.BatchNorm1d(8, eps=1e-3, affine=False))
+    with torch.no_grad():
+        for size, least, most in ((1.0, 0, 5e-3), (0.01, 0.1, 2)):
+            model[0].weight.normal_().mul_(size)
+            (effect,) = models.doubling_effects(model, x, [("0.weight",)])
+            before = model(x)
+            model[0].weight.mul_(2)
+            assert effect == pytest.approx(((model(x) - before).norm() / before.norm()).item())
+            assert least <= effect < most
+    found = models.scale_invariant_groups(model, x)
+    assert "doubled" in models.group_table(model, found, [effect])
+
+
+def test_complex_weights():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 6, dtype=torch.complex64))
+
+        def forward(self, x):
+            h = x.to(torch.complex64) @ self.weight.T
+            return (h / torch.linalg.vector_norm(h, dim=1, keepdim=True)).abs()
+
+    model = nn.Sequential(Complex(), nn.Linear(8, 5))
     found = models.scale_invariant_groups(model, torch.randn(16, 6))
     assert found == models.ScaleInvariance((("0.weight",),), ())
+    assert models.norms(model.parameters())[0] == pytest.approx(model[0].weight.norm().item())
+
+
+class Constant(nn.Linear):
+    def forward(self, x):
+        return 2 * x
+
+
+class Unconnected(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).sign() ** 2
+
+
+@pytest.mark.parametrize("layer", [Constant, Unconnected])
+def test_a_probe_that_sees_nothing_fails(layer):
+    with pytest.raises(ValueError, match="the probe failed: no weight has any effect"):
+        models.scale_invariant_groups(layer(6, 6), torch.randn(4, 6))
+
+
+def test_what_cannot_be_probed_is_refused_in_a_line():
+    with pytest.raises(ValueError, match="lazy modules: call it once"):
+        models.scale_invariant_groups(nn.LazyLinear(6), torch.randn(4, 6))
+    with pytest.raises(ValueError, match="fails when it is probed: RuntimeError: ") as error:
+        models.scale_invariant_groups(nn.Linear(6, 6), torch.randn(4, 7))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*_norm")
+@pytest.mark.parametrize("make", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_hooks_do_not_fire_but_those_that_make_the_weights(make):
+    def fail(*_):
+        raise AssertionError("a hook fired")
+
+    model = nn.Sequential(make(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 9))
+    model[1].register_forward_hook(fail)
+    model.register_forward_pre_hook(fail)
+    model[2].register_full_backward_hook(fail)
+    model[2].weight.register_hook(fail)
+    handle = nn.modules.module.register_module_forward_hook(fail)
+    try:
+        found = models.scale_invariant_groups(model, torch.randn(16, 6))
+        assert len(nn.modules.module._global_forward_hooks) == 1
+    finally:
+        handle.remove()
+    assert found.groups == (("0.weight_v" if make is nn.utils.weight_norm else "0.weight_orig",),)
+
+
+def test_straight_through_gradients_are_not_orthogonal_to_what_only_looks_invariant():
+    class Binary(nn.Linear):
+        def forward(self, x):
+            w = self.weight + (self.weight.sign() - self.weight).detach()
+            return nn.functional.linear(x, w, self.bias)
+
+    model = nn.Sequential(Binary(6, 8), nn.ReLU(), nn.Linear(8, 9))
+    assert models.scale_invariant_groups(model, torch.randn(16, 6)).groups == ()
+
+
+def test_other_nonlinearities_and_softmax_are_no_invariance():
+    """They saturate, so that far out their scale does not matter."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.a = (nn.Linear(6, 6, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            x = (self.q(x) @ self.k(x).T).softmax(-1) @ x
+            return nn.functional.layer_norm(nn.functional.gelu(self.a(x)), (6,))
+
+    assert models.scale_invariant_groups(Mixed(), torch.randn(16, 6)).groups == ()
+
+
+def test_experts_without_an_input_are_named_and_the_others_found():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inputs = nn.Linear(6, 6, bias=False)
+            self.router = nn.Linear(6, 12)
+            self.experts = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in range(12))
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x):
+            x = self.inputs(x)
+            h = nn.functional.layer_norm(x, (6,))
+            weights, chosen = self.router(h).softmax(-1).max(-1)
+            added = torch.zeros_like(x)
+            for k, expert in enumerate(self.experts):
+                rows = (chosen == k).nonzero()[:, 0]
+                if len(rows):
+                    added = added.index_put((rows,), expert(h[rows]) * weights[rows, None])
+            return self.head(nn.functional.layer_norm(x + added, (6,)))
+
+    torch.manual_seed(1)
+    found = models.scale_invariant_groups(Experts(), torch.randn(16, 6))
+    named = {*found.groups[0], *found.without_effect, *found.unknown}
+    assert named >= {"inputs.weight", *(f"experts.{k}.weight" for k in range(12))}
+    assert len(found.groups) == 1 and len(found.groups[0]) > 6
+
+
+def test_a_line_of_progress(monkeypatch, capsys):
+    monkeypatch.setattr(models.groups, "PATIENCE", 0.0)
+    models.scale_invariant_groups(normalised(nn.BatchNorm1d(8)), torch.randn(16, 6))
+    assert "backward passes in" in capsys.readouterr().err
 
 
 class Keeps(nn.Module):
