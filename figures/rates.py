@@ -110,11 +110,11 @@ def conventional(runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] 
     on the sphere ends; they are shaded.
     """
     kinds: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (not run.config["no_schedule"], _momentum(run))):
+    for run in sorted(runs, key=lambda run: (_cosine(run), _momentum(run))):
         kinds.setdefault(_kind(run), []).append(run)
     rates = sorted({run.base_lr for run in runs})
     columns = len(kinds)
-    figure = plt.figure(figsize=(4.2 * max(columns, 2), 8), layout="constrained")
+    figure = plt.figure(figsize=(3.5 * max(columns, 2), 7), layout="constrained")
     grid = figure.add_gridspec(2, 2 * columns)
     loss_axis = figure.add_subplot(grid[0, :columns])
     error_axis = figure.add_subplot(grid[0, columns:])
@@ -164,15 +164,18 @@ def applicable(runs: Sequence[Run]) -> dict[str, Callable[[Sequence[Run]], Figur
     chosen = {
         "sharpness": (sharpness_by_rate, on_sphere and have("sharpness")),
         "label_noise": (label_noise, have("loss_corrupt")),
-        "conventional": (conventional, by_rate and varies("momentum") and varies("no_schedule")),
+        "conventional": (conventional, by_rate and varies("momentum") and varies("cosan_schedule")),
         "loss_and_error": (loss_and_error, varies("model") or varies("fix_si_pnorm_value")),
     }
     return {name: draw for name, (draw, says_something) in chosen.items() if says_something}
 
 
 def _kind(run: Run) -> str:
-    schedule = "constant" if run.config["no_schedule"] else "cosine"
-    return f"{schedule}, momentum {_momentum(run):g}"
+    return f"{'cosine' if _cosine(run) else 'constant'}, momentum {_momentum(run):g}"
+
+
+def _cosine(run: Run) -> bool:
+    return bool(run.config.get("cosan_schedule"))
 
 
 def _momentum(run: Run) -> float:

@@ -70,7 +70,7 @@ def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
 
 
 def with_metrics(make, lr, momentum, rho, **config):
-    config = {"lr_init": lr, "momentum": momentum, "no_schedule": True, **config}
+    config = {"lr_init": lr, "momentum": momentum, **config}
     run = make(np.full(20, 2.0), np.full(20, rho), config)
     epochs = np.array([0, 10, 20])
     np.savez(run.folder / "train-tm.npz", report_epochs=epochs, loss=lr * np.ones(3))
@@ -92,7 +92,9 @@ def test_conventional_training_by_initial_rate(make):
     assert [line[0, 1] for line in lines(momentum)] == pytest.approx([1 / 4, 3 / 4])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert not rates.applicable(found) and not rates.applicable(found[:1])
-    cosine = [with_metrics(make, lr, mu, 2.0, no_schedule=False) for lr in (1, 2) for mu in (0, 1)]
+    cosine = [
+        with_metrics(make, lr, mu, 2.0, cosan_schedule=True) for lr in (1, 2) for mu in (0, 1)
+    ]
     assert set(rates.applicable([*found, *cosine])) == {"conventional"}
     assert names[2:] == ["η = 0.1", "η = 0.3", "a regime of the sphere ends"]
 
