@@ -129,6 +129,8 @@ def test_si_weights_alone_and_from_the_same_pass(folder):
     assert alone.keys() == together.keys()
     for name, array in alone.items():
         np.testing.assert_allclose(array, together[name], rtol=1e-5)
+    last = measure(folder, f"{flags} --epochs 2", "last.npz")  # on its own
+    assert all(np.array_equal(array[0], everything[name][2]) for name, array in last.items())
     names = set(reference.invariant(state_of(folder, 0)))
     assert {n.removesuffix("_norm") for n in alone if n.endswith("weight_norm")} == names
     for name in ("gnorm_m", "gm_norm", "gs_norm", "hess_trace", "params_norm"):
