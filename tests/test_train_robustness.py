@@ -162,7 +162,7 @@ def full_disk(monkeypatch, after):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize("after", [3, 5, 6, 10])
+@pytest.mark.parametrize("after", [3, 6, 10])
 def test_full_disk_costs_an_epoch_and_one_line(run, tmp_path, monkeypatch, capsys, after):
     extra = "--save_freq 1 --metrics"
     folder = run(f"{extra} --epochs 3")
@@ -179,15 +179,6 @@ def test_full_disk_costs_an_epoch_and_one_line(run, tmp_path, monkeypatch, capsy
         checkpoints.load(path)
     run(f"{extra} --epochs 3 --resume")
     assert_same(expected, contents(folder))
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    utils.write_atomically(path, b"old")
-    full_disk(monkeypatch, 0)
-    with pytest.raises(OSError, match="No space left"):
-        utils.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_read_only_place_is_one_line(capsys, tmp_path):
@@ -304,31 +295,27 @@ def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkey
     assert runs.Metrics.read(folder / "train-tm.npz").rows.keys() == {0, 1, 2}
 
 
-def test_epochs_that_the_log_has_lost_are_said(run, capsys):
+def test_epochs_that_the_log_has_lost_are_counted(run, capsys):
     run("--epochs 2")
     (run.folder / "log.csv").write_bytes(b"")
     run("--epochs 3 --resume")
     assert "lacks 2 of the epochs up to 2" in capsys.readouterr().out
 
 
-def test_damaged_checkpoint_is_not_measured(run, capsys):
+def test_damaged_checkpoints_are_passed_over_while_one_can_be_measured(run, capsys):
     folder = run("--save_freq 1 --epochs 2")
-    path = folder / "checkpoint-1.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    test_script.main(f"--models_dir {folder} --save_path {folder}/x.npz --gpu -1".split())
+    found = runs.checkpoints_in(folder)
+    found[1, 0].write_bytes(found[1, 0].read_bytes()[:1000])
+    words = f"--models_dir {folder} --gpu -1".split()
+    test_script.main(words)
     assert "checkpoint-1.pt" in capsys.readouterr().out
-    with np.load(folder / "x.npz") as file:
-        assert file["report_epochs"].tolist() == [0, 2]
-
-
-def test_a_run_of_which_nothing_can_be_read_is_named(run, capsys):
-    folder = run("--epochs 1 --save_freq 1")
-    for path in runs.checkpoints_in(folder).values():
+    assert list(runs.Metrics.read(folder / "train-em.npz").rows) == [0, 2]
+    for path in found.values():
         path.write_bytes(b"damaged")
     with pytest.raises(SystemExit) as stop:
-        test_script.main(f"--models_dir {folder} --eval_model --gpu -1".split())
+        test_script.main([*words, "--eval_model", "--update"])
     assert stop.value.code == 2
-    assert f"none of the 2 checkpoints in {folder} can be read" in capsys.readouterr().err
+    assert f"none of the 3 checkpoints in {folder} can be read" in capsys.readouterr().err
 
 
 def test_measuring_stopped_in_the_middle_keeps_what_it_had(run, monkeypatch):
