@@ -100,8 +100,11 @@ def shapes(name, c, classes, depth=3, norm="batch"):
     found, affine = {}, name.endswith("Af")
 
     def conv(key, inputs, outputs, kernel=3):
-        ending = "parametrizations.weight.original" if norm == "weight" else "weight"
-        found[f"{key}.{ending}"] = (outputs, inputs, kernel, kernel)
+        weight = f"{key}.weight"
+        if norm == "weight":
+            weight = f"{key}.parametrizations.weight.original"
+            found[f"{key}.parametrizations.weight.0.g"] = (outputs, 1, 1, 1)
+        found[weight] = (outputs, inputs, kernel, kernel)
 
     def norm_of(key, channels):
         if affine:
@@ -116,11 +119,9 @@ def shapes(name, c, classes, depth=3, norm="batch"):
             conv(f"conv_layers.{i}", inputs, c * width)
             norm_of(f"conv_layers.{i + 1}", c * width)
             inputs = c * width
-        found["linear_layers.2.weight"], found["linear_layers.2.bias"] = (
-            (classes, inputs),
-            (classes,),
-        )
-        return found
+        return found | {
+            "linear_layers.2.weight": (classes, inputs), "linear_layers.2.bias": (classes,)
+        }  # fmt: skip
     conv("conv1", 3, c)
     inputs = c
     for layer in range(1, 5):
