@@ -104,8 +104,8 @@ def submit(
     except submitit.core.utils.FailedJobError as error:
         for line in todo:
             (line.folder / runs.STATE).unlink(missing_ok=True)
-        reason = [line for line in str(error).splitlines() if line.startswith("sbatch: error:")]
-        message = reason[0].removeprefix("sbatch: error:").strip() if reason else "see above"
+        said = [line for line in str(error).splitlines() if line.startswith("sbatch: ")]
+        message = said[0].removeprefix("sbatch: ").removeprefix("error: ") if said else "see above"
         raise UserError(f"SLURM refused the jobs: {message}") from None
     for line, job in zip(todo, jobs, strict=True):
         if runs.read_state(line.folder)["state"] == "queued":
