@@ -4,18 +4,12 @@ Every function that draws takes runs (`runs.find_runs`) or arrays and returns a 
 """
 
 from figures.estimates import estimates
-from figures.papers import comparison, figure2, layers, three_regimes
+from figures.labels import label, labels, on_sphere
+from figures.panels import layers, loss_panels, one_period, panels
+from figures.papers import comparison, figure2, three_regimes
 from figures.paths import path_barriers
-from figures.periods import loss_panels, one_period
 from figures.rates import conventional, label_noise, loss_and_error, sharpness_by_rate
 from figures.regimes import diagram_of_runs, diagram_of_toy
-from figures.report import panels, report
+from figures.report import NO_RUNS, report
 from figures.style import plt, save
-from figures.summaries import (
-    NO_RUNS,
-    label,
-    on_sphere,
-    summary_row,
-    varies,
-)
-from figures.tables import claims, period_table, table
+from figures.tables import claims, period_table, summary_row, table

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import colours, describe, name_below, shades
-from figures.summaries import label, on_sphere
+from figures.labels import lines_of
+from figures.style import EFFECTIVE_LR, describe, draw_phases, marker, name_lines
 from runs import Run, at_common_epochs
 
 SHARE = "trace / number of weights"
@@ -35,11 +35,6 @@ SUBSETS = {"": "all images", "normal": "true labels", "corrupt": "corrupted labe
 MAIN = ("loss", "acc")
 
 
-def _colours(runs: Sequence[Run]) -> list[str]:
-    """As in the papers' figures of these runs."""
-    return shades(runs) if on_sphere(runs) else colours(runs)
-
-
 def find_array(run: Run, name: str) -> tuple[str, np.ndarray, np.ndarray] | None:
     """The file in which a run has this array, the epochs and the values: (n,) each, or None."""
     for file in run.files():
@@ -57,11 +52,12 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     images with true and with corrupted labels (dashed, dotted), and what has changed since the
     start. A title names the metrics file.
     """
+    lines, note = lines_of(runs)
     panels = {}
     for title, (names, *_) in PANELS.items():
-        found = {(run.folder, name): find_array(run, name) for run in runs for name in names}
-        if any(value and key[1] not in MAIN for key, value in found.items()):
-            panels[title] = found
+        arrays = {(run.folder, name): find_array(run, name) for run in runs for name in names}
+        if any(array and key[1] not in MAIN for key, array in arrays.items()):
+            panels[title] = arrays
     if not panels:
         return None
     columns = min(len(panels), 4)
@@ -70,23 +66,22 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
-        names, words, scale = PANELS[title]
-        for colour, run in zip(_colours(runs), runs, strict=True):
-            for name in names:
-                if found[run.folder, name] is None:
-                    continue
-                _, epochs, values = found[run.folder, name]
-                subset = name.rsplit("_", 1)[-1] if name.endswith(("normal", "corrupt")) else ""
-                values = 100 * (1 - values) if name.startswith("acc") else values
-                axis.plot(epochs, values, STYLES[subset], color=colour, linewidth=1.2)
-        if len(names) > 1 and any(found[run.folder, names[1]] for run in runs):
-            for subset, style in STYLES.items():
-                axis.plot([], [], style, color="grey", label=SUBSETS[subset])
-            axis.legend()
-        files = ", ".join(dict.fromkeys(value[0] for value in found.values() if value))
-        describe(axis, f"{title}\n({files})", "epoch", words, yscale=scale)
-    _name_lines(figure, runs)
+    subsets = set()
+    for axis, (title, arrays) in zip(axes.flat, panels.items(), strict=False):
+        names, y, scale = PANELS[title]
+        for line, run, name in ((ln, r, n) for ln in lines for r in ln.runs for n in names):
+            if arrays[run.folder, name] is None:
+                continue
+            _, epochs, values = arrays[run.folder, name]
+            values = 100 * (1 - values) if name.startswith("acc") else values
+            subset = name.rsplit("_", 1)[-1] if name.endswith(("normal", "corrupt")) else ""
+            subsets.add(subset)
+            axis.plot(epochs, values, STYLES[subset], color=line.colour, linewidth=1.2)
+        files = ", ".join(dict.fromkeys(array[0] for array in arrays.values() if array))
+        describe(axis, f"{title}\n({files})", "epoch", y, yscale=scale)
+    marks = [(plt.Line2D([], [], linestyle=STYLES[subset], color="grey"), SUBSETS[subset])
+             for subset in STYLES if len(subsets) > 1]  # fmt: skip
+    name_lines(figure, lines, note, *marks)
     return figure
 
 
@@ -98,24 +93,15 @@ def effective_steps(runs: Sequence[Run]) -> Figure | None:
     needed = ("effective_lr", "effective_gradient_norm")
     if not any(run.curves.keys() >= {*needed} for run in runs):
         return None
+    lines, note = lines_of(runs)
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    for colour, run in zip(_colours(runs), runs, strict=True):
-        if not run.curves.keys() >= {*needed}:
-            continue
-        epochs, rate, gradient = at_common_epochs(run.curves, *needed)
-        step = rate * gradient
-        phase_axis.plot(rate, step, color=colour, linewidth=0.8, alpha=0.8)
-        phase_axis.plot(rate[:1], step[:1], "o", color=colour, markeredgecolor="black")
-        step_axis.plot(epochs, step, color=colour, linewidth=1.2)
-    phase_axis.plot([], [], "o", color="white", markeredgecolor="black", label="start")
-    phase_axis.legend()
-    rate, step = "effective learning rate η̃ = η / ρ²", "mean effective step η̃‖g̃‖ = η‖g‖ / ρ"
-    describe(phase_axis, "Effective step by effective rate", rate, step, "log", "log")
+    for line in lines:
+        for run in (run for run in line.runs if run.curves.keys() >= {*needed}):
+            epochs, rate, gradient = at_common_epochs(run.curves, *needed)
+            draw_phases(phase_axis, rate, rate * gradient, line.colour)
+            step_axis.plot(epochs, rate * gradient, color=line.colour, linewidth=1.2)
+    step = "mean effective step η̃‖g̃‖ = η‖g‖ / ρ"
+    describe(phase_axis, "Effective step by effective rate", EFFECTIVE_LR, step, "log", "log")
     describe(step_axis, "Effective step by epoch", "epoch", step, yscale="log")
-    _name_lines(figure, runs)
+    name_lines(figure, lines, note, (marker("o"), "start"))
     return figure
-
-
-def _name_lines(figure: Figure, runs: Sequence[Run]) -> None:
-    handles = [plt.Line2D([], [], color=colour) for colour in _colours(runs)]
-    name_below(figure, handles, [label(run, runs) for run in runs])

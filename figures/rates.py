@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.labels import label
 from figures.metrics import find_array
 from figures.style import COLOURS, describe, name_below, shades
-from figures.summaries import label
 from runs import Run
 from theory.dynamics import effective_lr
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, describe
+from figures.style import COLOURS, describe, name_below
 from runs import Run
 from theory import toy
 from theory.regimes import REGIMES, Regime, find_regime
@@ -18,42 +18,46 @@ def regime_diagram(
     random_level: float | None = None,
     bound: float | None = None,
 ) -> Figure:
-    """Final loss level and its spread (10th to 90th percentile) by ELR, the regimes marked.
+    """Final loss level by ELR, with bars from its 10th to its 90th percentile, the regimes marked.
 
-    `random_level` is the loss of random guessing, `bound` the ELR above which no minimum is
-    stable; both are drawn if they are known.
+    A level that is not finite is drawn at ten times the highest that is. `random_level` is the loss
+    of random guessing, `bound` the ELR above which no minimum is stable; both are drawn if known.
     """
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    floor = 1e-6 * max(r.level for r in regimes)  # a logarithmic axis has no 0
-    for name, marker, colour in zip(REGIMES, "os^", COLOURS, strict=False):
-        group = [(e, r) for e, r in zip(elrs, regimes, strict=True) if r.name == name]
-        if not group:
-            continue
-        level = np.array([max(r.level, floor) for _, r in group])
-        low = level - np.array([max(r.low, floor) for _, r in group])
-        high = np.array([max(r.high, floor) for _, r in group]) - level
-        spread = np.maximum([low, high], 0)
-        axis.errorbar([e for e, _ in group], level, spread, fmt=marker, color=colour, label=name)
+    levels = [r.level for r in regimes if np.isfinite(r.level)]
+    floor, top = 1e-6 * max(levels, default=1), 10 * max(levels, default=1)
+    handles, names = [], []
+    for name, shape, colour in zip((*REGIMES, None), "os^x", (*COLOURS[:3], "grey"), strict=True):
+        group = [(elr, r) for elr, r in zip(elrs, regimes, strict=True) if r.name == name]
+        group = [(elr, np.clip([r.low, r.level, r.high], floor, top)) for elr, r in group
+                 if not np.isnan(r.level)]  # fmt: skip
+        if group:
+            x, (low, level, high) = [elr for elr, _ in group], np.array([v for _, v in group]).T
+            bars = np.array([level - low, high - level])
+            handles.append(axis.errorbar(x, level, bars, fmt=shape, color=colour))
+            names.append(name or "none yet")
     if random_level is not None:
-        axis.axhline(random_level, color="grey", linestyle="--", label="random guessing")
+        handles.append(axis.axhline(random_level, color="grey", linestyle="--"))
+        names.append("random guessing")
     if bound is not None:
-        axis.axvline(bound, color="black", linestyle=":", label="linear stability bound")
+        handles.append(axis.axvline(bound, color="black", linestyle=":"))
+        names.append("linear stability bound")
     if any(r.level < floor for r in regimes):
         note = "lowest points: at or below this level"
         axis.text(0.02, 0.12, note, transform=axis.transAxes, fontsize=8)
     title = "Final loss by effective learning rate"
     describe(axis, title, "effective learning rate", "loss, second half", "log", "log")
-    axis.legend(fontsize=9)
+    name_below(figure, handles, names)
     return figure
 
 
 def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
     """The regime diagram of runs on the sphere, those of the same rate side by side.
 
-    Of those whose training loss was measured; None without any.
+    Of those whose training loss is known; None without any.
     """
     seen: dict[float, list[Run]] = {}
-    for run in (run for run in runs if "train_loss" in run.curves):
+    for run in (run for run in runs if "train_loss" in run.history):
         seen.setdefault(run.config["elr"], []).append(run)
     named = [
         (elr * 1.04 ** (i - (len(same) - 1) / 2), run.regime)

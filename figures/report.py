@@ -7,29 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from figures.labels import lines_of, on_sphere
 from figures.metrics import effective_steps, metrics
+from figures.panels import one_period, panels
 from figures.papers import figure2, three_regimes
-from figures.periods import loss_panels, one_period
 from figures.rates import applicable
 from figures.regimes import diagram_of_runs
 from figures.style import save
-from figures.summaries import NO_RUNS, label, on_sphere
 from figures.tables import period_table, table
-from runs import Run, all_runs, find_experiments, find_runs
+from runs import Run, diverged_at, find_experiments, find_runs
 from utils import UserError, plural
 
+NO_RUNS = (
+    "There are no measured runs in {root} yet. `make demo` makes some in a few minutes on a CPU; "
+    "`python run_train_and_test.py` trains the setting at the top of that file."
+)
 WHOLE = (0, np.inf)
 LONGEST_NAME = 100  # characters of a file's name
-
-
-def panels(runs: Sequence[Run]) -> Figure:
-    """Loss and ρ of every run in panels, each under what tells it from the others."""
-    named = {label(run, runs): run for run in runs}
-    if len(named) < len(runs):  # the same options in several folders
-        named = {str(run.folder): run for run in runs}
-    return loss_panels(named)
 
 
 def report(
@@ -55,9 +50,9 @@ def report(
     if window != WHOLE:
         which += "_epochs_{:g}_{:g}".format(*window)
         runs = [replace(run, window=window) for run in runs]
-        runs = [run for run in runs if len(run.metrics("train-tm").get("report_epochs", ()))]
+        runs = [run for run in runs if any(len(curve.epochs) for curve in run.history.values())]
         if not runs:
-            raise UserError("nothing was measured in the epochs {:g}:{:g}".format(*window))
+            raise UserError("nothing was recorded in the epochs {:g}:{:g}".format(*window))
     written = []
     more = {"effective_step": effective_steps, "metrics": metrics, "one_period": one_period}
     for name, draw in {**figures, **more, **applicable(runs)}.items():
@@ -65,13 +60,16 @@ def report(
         if figure is not None:
             written.append(place / f"{name}{which}.png")
             save(figure, written[-1])
-    if len(runs) == 1 and not on_sphere(runs):
-        print(f"\n{period_table(runs[0])}")
-    print(f"\n{table(runs)}\n\nfigure: " + ", ".join(map(str, written)))
+    texts = [table(runs), "figure: " + ", ".join(map(str, written))]
+    if len(runs) == 1 and not on_sphere(runs) and period_table(runs[0]):
+        texts.insert(0, period_table(runs[0]))
+    if lines_of(runs)[1]:
+        texts.append(f"note: {lines_of(runs)[1]}, evenly chosen; name fewer folders to see others")
+    print("", "\n\n".join(texts), sep="\n")
 
 
 def runs_in(folder: Path, branches: bool) -> list[Run]:
-    """The measured runs of one experiment, line or run.
+    """The runs of one experiment, line or run, of which there is a log or metrics.
 
     Raises
     ------
@@ -79,21 +77,26 @@ def runs_in(folder: Path, branches: bool) -> list[Run]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    found = find_runs(folder, branches)
-    if found:
-        if len({run.experiment for run in found if not run.is_branch}) > 1:
-            names = ", ".join(str(folder / name) for name in find_experiments(folder))
-            raise UserError(f"{folder} holds several experiments, name one of {names}")
-        return found
-    unmeasured = all_runs(folder)
-    if unmeasured and not any(run.is_measured() for run in unmeasured):
-        raise UserError(
-            f"{unmeasured[0].folder} is not measured: train.py's command with --resume --metrics "
-            "measures the checkpoints of a run"
-        )
-    if unmeasured:
-        raise UserError(f"{folder} holds measured branches alone: --branches draws them")
-    raise UserError(NO_RUNS.format(root=folder))
+    runs = find_runs(folder, branches, logged=True)
+    if not runs and find_runs(folder, branches=True, logged=True):
+        raise UserError(f"{folder} holds branches alone: --branches draws them")
+    if not runs:
+        raise UserError(NO_RUNS.format(root=folder))
+    if len({run.experiment for run in runs if not run.is_branch}) > 1:
+        names = ", ".join(str(folder / name) for name in find_experiments(folder))
+        raise UserError(f"{folder} holds several experiments, name one of {names}")
+    for run in runs:
+        if not run.is_measured():
+            print(f"note: {run.folder} is not measured, its log alone is drawn{_hint(run)}")
+    return runs
+
+
+def _hint(run: Run) -> str:
+    """How the checkpoints of a run are measured."""
+    diverged = diverged_at(run.folder)
+    if diverged is not None:
+        return f"; it diverged in epoch {diverged:g}"
+    return "; train.py's command with --resume --metrics measures its checkpoints"
 
 
 def listing(root: Path) -> str:

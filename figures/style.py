@@ -1,21 +1,30 @@
-"""What all figures share: colours, axes, and how they are saved."""
+"""What all figures share: colours, axes, legends, and how they are saved."""
 
+import functools
 import io
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
 from utils import write_atomically
 
 DPI = 150
 # Okabe and Ito's colours, distinguishable with every kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+NARROWEST = {"log": 2.0, "linear": 1.1}  # ratio of an axis's ends: rounding is not magnified
+TICKS = {"x": 5, "y": 7}  # labels at most
+STEPS = (1, 2, 2.5, 5, 10)  # between labels
+EFFECTIVE_LR = "effective learning rate η̃ = η / ρ²"
+LONGEST = 60  # letters in a line of a legend
 
 
 def colours(items: Sequence) -> list[str]:
@@ -27,35 +36,147 @@ def colours(items: Sequence) -> list[str]:
 
 def shades(items: Sequence) -> list[str]:
     """A colour for each of some ordered items, on a perceptually even scale."""
-    return list(plt.colormaps["viridis"](np.linspace(0, 0.92, max(len(items), 1))))
+    places = np.linspace(0, 0.92, max(len(items), 1))
+    return [to_hex(colour) for colour in plt.colormaps["viridis"](places)]
 
 
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
-    axis.set(title=title, xlabel=x, ylabel=y, xscale=xscale, yscale=yscale)
+    """Title, labels, scales and ticks of an axis on which all is drawn.
+
+    A constant is shown as one: a narrow range is not magnified. An axis without data has no ticks.
+    """
+    axis.set(title=title, xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
-    for side, scale in ((axis.xaxis, xscale), (axis.yaxis, yscale)):
+    for name, scale in (("x", xscale), ("y", yscale)):
+        side, set_limits = getattr(axis, f"{name}axis"), getattr(axis, f"set_{name}lim")
+        low, high = _data_range(axis, name, positive=scale == "log")
+        if not low <= high:
+            side.set_ticks([])
+            if not axis.texts:
+                axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+            continue
+        getattr(axis, f"set_{name}scale")(scale)
+        if scale == "log" and high < NARROWEST[scale] * low:
+            middle, factor = np.sqrt(low) * np.sqrt(high), np.sqrt(NARROWEST[scale])
+            set_limits(middle / factor, middle * factor)
+        elif scale == "linear" and name == "y":
+            least = (NARROWEST[scale] - 1) * max(abs(low), abs(high)) or 1
+            if high - low < least:
+                set_limits((low + high - least) / 2, (low + high + least) / 2)
         if scale == "log":
-            side.set_major_formatter(_Plain())
-            side.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+            side.set_major_locator(_LogTicks(TICKS[name]))
+            side.set_major_formatter(FuncFormatter(lambda value, _, side=side: _text(value, side)))
+            side.set_minor_locator(LogLocator(subs=range(2, 10)))
+            side.set_minor_formatter(NullFormatter())
+        else:
+            side.set_major_locator(MaxNLocator(TICKS[name] - 1, steps=STEPS))
 
 
-class _Plain(LogFormatterSciNotation):
-    """On a logarithmic axis of up to two decades, unless they are small: 3 and 20, not 2 × 10¹."""
+def _data_range(axis: Axes, name: str, positive: bool) -> tuple[float, float]:
+    """The smallest and the largest number drawn on an axis and on those that share it."""
+    shared = getattr(axis, f"get_shared_{name}_axes")().get_siblings(axis)
+    limits = [getattr(one.dataLim, f"interval{name}") for one in shared]
+    lows, highs = zip(*limits, strict=True)
+    if positive:
+        lows = [getattr(one.dataLim, f"minpos{name}") for one in shared]
+    return min(lows), max(highs)
 
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        label = super().__call__(x, pos)
-        low, high = sorted(self.axis.get_view_interval())
-        return f"{x:g}" if label and 0.1 <= 100 * low >= high else label
+
+class _LogTicks(Locator):
+    """At most so many ticks on a logarithmic axis, at round numbers, in a range of any width."""
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def __call__(self) -> list[float]:
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        low, high = sorted((vmin, vmax))
+        if low <= 0:
+            return []
+        decades = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        dense = ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3))
+        powers = ((every, (1,)) for every in (1, 2, 3, 5, 10, 20, 50))
+        steps = (*((1, digits) for digits in dense), *powers)
+        for every, digits in steps:
+            ticks = [d * 10.0**e for e in decades if e % every == 0 for d in digits]
+            ticks = [tick for tick in ticks if low <= tick <= high]
+            gaps = np.diff(np.log(ticks)) * self.most
+            if 2 <= len(ticks) <= self.most and gaps.min() > math.log(high / low):
+                return ticks
+        ticks = MaxNLocator(self.most - 1, steps=STEPS).tick_values(low, high)
+        return [tick for tick in ticks if low <= tick <= high]
 
 
-def name_below(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
-    """A legend of the lines below all panels, in as many columns as its names leave room for."""
-    points = 72 * figure.get_size_inches()[0]
-    columns = int(points / (55 + 6 * max(map(len, names), default=1)))  # a handle, gaps, a letter
-    columns = min(len(names), max(columns, 1))
-    legend = figure.legend(lines, names, loc="outside lower center", ncols=columns)
+def _text(value: float, side) -> str:
+    """A number on a logarithmic axis: plain in up to three decades around 1, else as a power."""
+    low, high = sorted(side.get_view_interval())
+    if high < 1000 * low and low >= 4e-4 and high < 2e4:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digits = f"{value / 10.0**exponent:.3g}"
+    return f"$10^{{{exponent}}}$" if digits == "1" else rf"${digits}\times10^{{{exponent}}}$"
+
+
+def name_below(
+    figure: Figure, lines: Sequence[Line2D], names: Sequence[str], title: str | None = None
+) -> None:
+    """A legend below all panels, which the figure grows for; long names are wrapped."""
+    if not lines:
+        return
+    names = [textwrap.fill(name, LONGEST, break_on_hyphens=False) for name in names]
+    width, height = figure.get_size_inches()
+    longest = max(len(part) for name in names for part in name.split("\n"))
+    columns = min(len(names), max(int(72 * width / (60 + 6.2 * longest)), 1))
+    rows = [names[i : i + columns] for i in range(0, len(names), columns)]
+    texts = sum(max(name.count("\n") + 1 for name in row) for row in rows) + bool(title)
+    figure.set_figheight(height + 0.2 * texts + 0.1)
+    legend = figure.legend(
+        lines, names, loc="outside lower center", ncols=columns, title=title, fontsize=10
+    )
     for line in legend.get_lines():
-        line.set_linewidth(3)
+        if line.get_linestyle() != "None":
+            line.set_linewidth(max(line.get_linewidth(), 2.5))
+
+
+def name_lines(figure: Figure, lines: Sequence, note: str, *marks: tuple[Line2D, str]) -> None:
+    """The legend of a comparison (`labels.lines_of`): a name for each line, and for the marks."""
+    named = [(Line2D([], [], color=line.colour), line.label) for line in lines]
+    if any(len(line.runs) > 1 for line in lines) and any(axis.collections for axis in figure.axes):
+        note = "; ".join(
+            filter(None, (note, "of several seeds the mean, and from lowest to highest"))
+        )
+    name_below(figure, *zip(*named, *marks, strict=True), note or None)
+
+
+def draw_seeds(axis: Axes, curves: Sequence, colour: str, width: float, log: bool) -> None:
+    """A curve (`runs.Curve`) by epoch; of several seeds their mean and range.
+
+    The range is a band from the lowest to the highest. On a logarithmic axis the mean is geometric.
+    """
+    if len(curves) < 2:
+        for curve in curves:
+            axis.plot(*curve, color=colour, linewidth=width)
+        return
+    epochs = functools.reduce(np.intersect1d, (curve.epochs for curve in curves))
+    values = np.array([curve.values[np.searchsorted(curve.epochs, epochs)] for curve in curves])
+    with np.errstate(divide="ignore"):
+        mean = np.exp(np.log(values).mean(0)) if log else values.mean(0)
+    axis.plot(epochs, mean, color=colour, linewidth=width)
+    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """A line of a phase diagram, its first point marked."""
+    axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
+    axis.plot(x[:1], y[:1], "o", color=colour, markeredgecolor="black", markersize=7)
+
+
+def marker(shape: str, **style) -> Line2D:
+    """What stands for a mark in a legend."""
+    style = {"color": "white", "markeredgecolor": "black", "linestyle": "", **style}
+    return Line2D([], [], marker=shape, **style)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -7,30 +7,81 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from figures.summaries import label, on_sphere, summary_row
+from figures.labels import labels, on_sphere
 from runs import Run
 
 
-def regime_table(runs: Sequence[Run]) -> str:
-    """Regime, final loss level and spread, and test errors of runs on the sphere, as text."""
-    rows = []
-    for run in runs:
-        row = [f"{run.config['elr']:g}"]
-        if "train_loss" in run.curves:
-            regime = run.regime
-            row += [str(regime), f"{regime.level:.3g}", f"{regime.low:.3g} to {regime.high:.3g}"]
-        else:
-            row += ["not measured", "", ""]
-        errors = run.curves["test_error"].values if "test_error" in run.curves else ()
-        row += [f"{errors[-1]:.2f}", f"{min(errors):.2f}"] if len(errors) else ["", ""]
-        rows.append(row)
-    headers = ("ELR", "regime", "loss level", "10 % to 90 %", "last test error, %", "best, %")
-    return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
+def summary_row(run: Run) -> dict[str, float]:
+    """One run in a few numbers: rates, periods, their mean length in epochs, its CV, and the best
+    test error in %."""
+    periods = run.periods
+    errors = run.curves["test_error"].values if "test_error" in run.curves else np.array([np.nan])
+    return {
+        "lr": run.config["lr_init"],
+        "wd": run.config["wd"],
+        "periods": len(periods),
+        "mean period": periods.mean,
+        "cv": periods.cv,
+        "best test error": float(np.nanmin(errors)) if np.isfinite(errors).any() else np.nan,
+    }
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The runs as text: periods and best test error, or on the sphere the regime and its level.
+
+    The first columns say what tells the runs apart: the rates or, where these do not, names.
+    """
+    sphere = on_sphere(runs)
+    keys = ("elr",) if sphere else ("lr_init", "wd")
+    rates = {tuple(run.config[key] for key in keys) for run in runs}
+    alike = sphere or not any(run.on_sphere for run in runs)
+    if alike and len(rates) == len(runs) and not any("name" in run.config for run in runs):
+        first = [[f"{run.config[key]:g}" for key in keys] for run in runs]
+        headers = ["ELR"] if sphere else ["learning rate", "weight decay"]
+    else:
+        first, headers = [[name] for name in labels(runs)], ["run"]
+    cells, more = (
+        _regime_cells,
+        ("regime", "loss level", "10 % to 90 %", "last error, %", "best, %"),
+    )
+    if not sphere:
+        cells = _period_cells
+        more = ("periods", "mean length, epochs", "CV", "best test error, %")
+    rows = [[*names, *cells(run)] for names, run in zip(first, runs, strict=True)]
+    widths = None
+    if headers == ["run"]:
+        # of the names: a table fits in 100 columns
+        widths = [20, 22, *[None] * 4] if sphere else [32, *[None] * 4]
+    headers = (*headers, *more)
+    return tabulate(rows, headers, disable_numparse=True, stralign="right", maxcolwidths=widths)
+
+
+def _period_cells(run: Run) -> list[str]:
+    row = summary_row(run)
+    n = row["periods"]
+    lengths = [f"{row['mean period']:.1f}" if n > 1 else "needs 2" if n else "none"]
+    cv = f"{row['cv']:.2f}" if n > 2 else "needs 3" if n else "none"
+    error = row["best test error"]
+    return [str(n), *lengths, cv, f"{error:.2f}" if np.isfinite(error) else "not measured"]
+
+
+def _regime_cells(run: Run) -> list[str]:
+    regime, errors = run.regime, []
+    level = f"{regime.level:.3g}", f"{regime.low:.3g} to {regime.high:.3g}"
+    if "train_loss" not in run.history:
+        regime, level = "not measured", ("", "")
+    if "test_error" in run.curves:
+        values = run.curves["test_error"].values
+        errors = [f"{values[-1]:.2f}", f"{np.nanmin(values):.2f}"]
+    return [str(regime), *level, *(errors or ["", ""])]
 
 
 def period_table(run: Run) -> str:
-    """Every period of a run as text: when ρ turns, and the lowest training loss among the measured
-    checkpoints before, with the test error and the norm there."""
+    """Every period of a run as text, empty if it has none.
+
+    When ρ turns, and the lowest training loss among the measured checkpoints before, with the test
+    error and the norm there.
+    """
     loss, error, norm = (
         dict(zip(*run.curves[name], strict=True)) if name in run.curves else {}
         for name in ("train_loss", "test_error", "si_norm")
@@ -40,50 +91,20 @@ def period_table(run: Run) -> str:
         inside = [epoch for epoch in loss if begin < epoch <= period.turn]
         if inside:
             low = min(inside, key=loss.get)
-            at = (low, loss[low], error.get(low, np.nan), norm.get(low, np.nan))
-            rows.append([f"{period.turn:g}", "jump" if period.is_jump else "smooth", *at])
+            numbers = f"{loss[low]:.2g}", _short(error.get(low)), _short(norm.get(low))
+            rows.append([f"{period.turn:g}", f"{low:g}", *numbers])
         begin = period.high
-    headers = ("turns at", "rise", "lowest at epoch", "train loss", "test error, %", "ρ")
-    forms = ("", "", "g", ".2g", ".2f", ".2f")
-    return tabulate(rows, headers, floatfmt=forms, stralign="right")
+    if not rows:
+        return ""
+    headers = ("ρ turns at epoch", "lowest loss at epoch", "train loss", "test error, %", "ρ")
+    return tabulate(rows, headers, disable_numparse=True, stralign="right")
 
 
-def unknown(key: str, periods: int) -> str:
-    """Why a run with so many periods has no such number."""
-    if key == "best test error":
-        return "not measured"
-    if not periods:
-        return "none"
-    return {"mean period": "needs 2 periods", "cv": "needs 3 periods"}[key]
-
-
-def table(runs: Sequence[Run]) -> str:
-    """The summaries of several runs as text."""
-    if on_sphere(runs):
-        return regime_table(runs)
-    formats = {"lr": "g", "wd": "g", "periods": "d", "mean period": ".1f", "cv": ".2f",
-               "best test error": ".2f"}  # fmt: skip
-    rows = [
-        [
-            format(value, formats[key]) if np.isfinite(value) else unknown(key, row["periods"])
-            for key, value in row.items()
-        ]
-        for row in map(summary_row, runs)
-    ]
-    headers = (
-        "learning rate",
-        "weight decay",
-        "periods",
-        "mean length, epochs",
-        "CV",
-        "best test error, %",
-    )
-    rates = {(run.config["lr_init"], run.config["wd"]) for run in runs}
-    named = any("name" in run.config for run in runs)
-    if named or len(rates) < len(runs):  # then the rates do not tell the runs apart
-        headers = ("line", *headers)
-        rows = [[label(run, runs), *row] for run, row in zip(runs, rows, strict=True)]
-    return tabulate(rows, headers, disable_numparse=True, colalign=("right",) * len(headers))
+def _short(value: float | None) -> str:
+    """A number in two decimals or, where it is far from 1, in two digits."""
+    if value is None or not np.isfinite(value):
+        return "not measured" if value is None else f"{value}"
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.2g}"
 
 
 def claims(folder: str | Path = "results/claims") -> str:

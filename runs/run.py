@@ -283,17 +283,17 @@ def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray,
     return epochs, *values
 
 
-def find_runs(root: str | Path, branches: bool = False) -> list[Run]:
+def find_runs(root: str | Path, branches: bool = False, logged: bool = False) -> list[Run]:
     """Every measured run in and below a folder, by learning rate, weight decay and folder.
 
     Branches are left out unless they are asked for, or `root` is the folder of one. Results of
-    the official code, which have no configuration, are found too.
+    the official code, which have no configuration, are found too. With `logged` a log suffices.
     """
-    found = [run for run in all_runs(root) if run.is_measured()]
+    runs = [run for run in all_runs(root) if run.is_measured() or (logged and run.log())]
     if not branches:
-        found = [run for run in found if not run.is_branch or run.folder == Path(root)]
-    found += [Run(*places) for places in find_unconfigured(Path(root))]
-    return sorted(found, key=_order)
+        runs = [run for run in runs if not run.is_branch or run.folder == Path(root)]
+    runs += [Run(*places) for places in find_unconfigured(Path(root))]
+    return sorted(runs, key=_order)
 
 
 def _order(run: Run) -> tuple[float, float, str]:

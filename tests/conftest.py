@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from made_runs import closed, make  # noqa: E402, F401
+from made_runs import closed, distinct, make  # noqa: E402, F401
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402

@@ -49,7 +49,7 @@ def trace_of(run, columns, steps=4):
     for epoch in range(len(columns["loss"]) // steps):
         part = slice(steps * epoch, steps * (epoch + 1))
         row = {name: values[part] for name, values in columns.items()}
-        runs.write_trace(run.folder, epoch, {**row, "lr": run.config["lr_init"]})
+        runs.write_trace(run.folder, epoch, {"lr": run.config["lr_init"], **row})
 
 
 def chaotic(make, rho_factor=1.0, loss=2.0, line=None, **config):
@@ -128,5 +128,58 @@ def make(tmp_path):
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
         runs.write_log(folder, rows)
         return runs.Run(folder, runs.read_config(folder))
+
+    return run
+
+
+# Of `distinct`: what each file reports, in epochs, states within an epoch among them.
+LOGGED = np.arange(1.0, 61)
+TRAIN_AT = np.array([0, 4, 7, 7.25, 7.5, 8, 19, 20, 33, 39, 40, 51, 59, 60])
+SI_AT = np.array([0, 3, 4, 7.5, 8, 19, 20, 39, 40, 51, 58, 59, 60])
+TEST_AT = np.array([0, 4, 8, 19, 30, 39, 40, 55, 59])
+EVALS = np.random.default_rng(5).permuted(np.arange(1, 1 + 10 * len(TRAIN_AT)))
+
+
+@pytest.fixture
+def distinct(make):
+    """A run whose every column, epoch and array differs from every other; three turns.
+
+    A schedule is in it, states within an epoch, a norm of all weights other than ρ, eigenvalues in
+    either order, files over other epochs.
+    """
+
+    def run(config=None, seed=3, line="distinct"):
+        rng = np.random.default_rng(seed)
+        config = {"lr_init": 0.5, "wd": 0.02, "epochs": 60, **(config or {})}
+        since = LOGGED % 20
+        loss = 10 ** (-2 * since / 20) * np.exp(rng.normal(0, 0.01, 60))
+        rho = 3 * np.exp(-0.9 * since / 20) * np.exp(rng.normal(0, 0.01, 60))
+        rates = 0.5 * np.exp(-LOGGED / 100)
+        made = make(loss, rho, config, line, lr=rates, train_acc=rng.uniform(0.1, 0.4, 60),
+                    test_loss=np.arange(60), test_acc=rng.uniform(0.5, 0.6, 60))  # fmt: skip
+
+        def drawn(low, high, at):
+            return rng.uniform(low, high, len(at))
+
+        names = ("conv.0.weight_norm", "conv.1.weight_norm", "linear.weight_norm")
+        evals = np.sort(EVALS.reshape(-1, 10))
+        for name, at, arrays in (
+            ("train-tm", TRAIN_AT, {
+                "loss": drawn(1, 2, TRAIN_AT), "acc": drawn(0.6, 0.7, TRAIN_AT),
+                "gnorm_m": drawn(10, 20, TRAIN_AT), "params_norm": drawn(30, 40, TRAIN_AT),
+                "hess_evals": evals, "fisher_evals": evals[::-1, ::-1] + 1000,
+            }),
+            ("train-tm-prebn", SI_AT, {
+                "loss": drawn(60, 70, SI_AT), "gnorm_m": drawn(50, 60, SI_AT),
+                "params_norm": drawn(2, 3, SI_AT),
+                **{key: drawn(i + 4, i + 5, SI_AT) for i, key in enumerate(names)},
+            }),
+            ("test-em", TEST_AT, {
+                "loss": drawn(80, 90, TEST_AT), "acc": drawn(0.7, 0.8, TEST_AT),
+                "params_norm": drawn(90, 95, TEST_AT),
+            }),
+        ):  # fmt: skip
+            np.savez(made.folder / f"{name}.npz", report_epochs=at, **arrays)
+        return made
 
     return run

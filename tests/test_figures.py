@@ -1,6 +1,7 @@
-"""The command that draws: which runs, under which names, in which files."""
+"""The command that draws: which runs, under which names, and whether one can read them."""
 
-import matplotlib.pyplot as plt
+import itertools
+
 import numpy as np
 import pytest
 from conftest import TINY
@@ -8,54 +9,39 @@ from conftest import TINY
 import figures
 import runs
 from figures.__main__ import main
+from figures.labels import by_setting, labels, lines_of
+from figures.style import describe
 from utils import UserError
-
-FIXED = "--fix_si_pnorm --resume_epoch 2 --metrics"
 
 
 @pytest.fixture
 def branched(run):
     """A measured run and a branch off it, with a norm held fixed: their folders."""
     folder = run("--metrics --save_freq 1")
-    run(f"{FIXED} --save_freq 1")
+    run("--fix_si_pnorm --resume_epoch 2 --metrics --save_freq 1")
     return folder, folder / "branch-2_fix_si_pnorm=True"
 
 
-def labels(axis):
-    return [line.get_label() for line in axis.get_lines() if line.get_label()[0] != "_"]
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_branch_that_is_named_is_drawn(branched, capsys):
-    _, branch = branched
-    main([str(branch)])
-    assert (branch / "periods.png").read_bytes().startswith(b"\x89PNG")
-    assert "best test error" in capsys.readouterr().out
-
-
-def test_branches_are_drawn_when_asked_for(branched, capsys):
+def test_branches_are_drawn_when_named_or_asked_for(branched, capsys):
     folder, branch = branched
+    main([str(branch)])
     main([str(folder)])
-    assert "line" not in capsys.readouterr().out
+    assert (branch / "periods.png").exists() and not list(folder.glob("*_branches.png"))
+    capsys.readouterr()
     main([str(folder), "--branches"])
     out = capsys.readouterr().out
-    assert "η = 0.1, fixed norm, from epoch 2" in out
+    assert "norm held, from epoch 2" in out and "norm free" in out and "η" not in out
     assert (folder / "periods_branches.png").exists()
-    assert [run.folder for run in runs.find_runs(folder)] == [folder]
-    assert [run.folder for run in runs.find_runs(folder)[0].branches] == [branch]
-    assert runs.find_runs(branch)[0].parent().folder == folder
-
-
-def test_the_parent_is_drawn_up_to_the_branch(branched):
-    parent, branch = (runs.find_runs(folder)[0] for folder in branched)
-    figure = figures.figure2([branch])
-    axis = figure.axes[0]
-    assert labels(axis) == ["η = 0.1, up to the branch", "η = 0.1"]
-    grey, own = axis.get_lines()
+    (parent,), (child,) = runs.find_runs(folder), runs.find_runs(branch)
+    assert [run.folder for run in parent.branches] == [branch]
+    assert child.parent().folder == folder
+    grey, own = figures.figure2([child]).axes[0].get_lines()
     assert grey.get_xdata().tolist() == [0, 1, 2] and own.get_xdata().tolist() == [2, 3, 4, 5]
     assert grey.get_ydata()[-1] == own.get_ydata()[0]  # the same weights
-    both = figures.figure2([parent, branch])
-    assert labels(both.axes[0]) == ["η = 0.1", "η = 0.1, fixed norm, from epoch 2"]
-    plt.close("all")
 
 
 def test_several_folders_are_drawn_together(run, capsys):
@@ -63,19 +49,18 @@ def test_several_folders_are_drawn_together(run, capsys):
         run(f"--lr_init {lr} --trial {int(10 * lr)} --metrics --save_freq 3")
     place = run.folder.parent
     main([str(place / "trial_1"), str(place / "trial_2")])
-    out = capsys.readouterr().out
-    assert f"figure: {place / 'periods_trial_1_and_trial_2.png'}" in out
+    assert f"figure: {place / 'periods_trial_1_and_trial_2.png'}" in capsys.readouterr().out
     assert (place / "periods_trial_1_and_trial_2.png").exists()
-    assert out.count("0.001") == 2
 
 
-def fake(folder, **options):
+def fake(folder, acc=(0.1, 0.5, 0.4), **options):
     """A run with a configuration and a metrics file, not trained."""
     config = {"lr_init": 0.1, "wd": 0.01, "resume_epoch": None, "trial": 0, "fix_elr": False,
-              "epochs": 5, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0}  # fmt: skip
+              "epochs": 5, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0, "elr": None,
+              "momentum": 0.0, "optimizer": "sgd", "noaug": True, "num_classes": 10}  # fmt: skip
     config |= options
     runs.write_config(folder, config)
-    np.savez(folder / "test-em.npz", report_epochs=np.arange(3), acc=np.ones(3))
+    np.savez(folder / "test-em.npz", report_epochs=np.arange(len(acc)), acc=acc)
     return runs.Run(folder, config)
 
 
@@ -86,62 +71,105 @@ def test_experiments_are_listed_and_not_mixed(tmp_path, monkeypatch, capsys):
     fake(root / "sweep" / "lr_0.1" / "trial_0")
     fake(root / "sweep" / "lr_0.1" / "trial_0" / "branch-2", resume_epoch=2)
     fake(root / "sweep" / "lr_0.2" / "trial_0", lr_init=0.2)
-    assert list(runs.find_experiments(root)) == ["first", "sweep"]
     main([])
     out = capsys.readouterr().out
     assert "Experiments/first: 1 run\n" in out
     assert "Experiments/sweep: 2 runs, 1 branch (--branches)\n" in out
     with pytest.raises(UserError, match=r"several experiments, name one of .*first, .*sweep"):
         main(["Experiments"])
+    with pytest.raises(UserError, match="no folder"):
+        main([str(tmp_path / "nowhere")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="make demo"):
+        main([str(tmp_path / "empty")])
     assert not list(root.rglob("*.png"))
 
 
-def test_what_cannot_be_drawn_says_why(run, tmp_path, capsys):
-    with pytest.raises(UserError, match="no folder"):
-        main([str(tmp_path / "nowhere")])
+def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run, capsys):
     folder = run("--epochs 1")
-    with pytest.raises(UserError, match=r"trial_0 is not measured: .*--resume --metrics"):
-        main([str(folder)])
-    assert f"{folder}: trained; the same command with --resume --metrics" in capsys.readouterr().out
-    run("--epochs 1 --resume --metrics", base=TINY)
     main([str(folder)])
+    assert "trial_0 is not measured, its log alone is drawn; train.py's" in capsys.readouterr().out
+    rows = [{"epoch": e, "lr": 0.1, "train_loss": loss, "train_acc": 0.1, "si_norm": 3.0}
+            for e, loss in ((1, 2.0), (2, np.nan))]  # fmt: skip
+    runs.write_log(folder, rows)
+    main([str(folder)])
+    out = capsys.readouterr().out
+    assert "it diverged in epoch 2" in out and "--resume" not in out
+    assert (folder / "overview.png").exists()
+    run("--epochs 1 --overwrite --metrics", base=TINY)
+    main([str(folder)])
+    assert "note" not in capsys.readouterr().out
 
 
-def test_the_best_test_error_need_not_be_the_last(tmp_path):
-    run = fake(tmp_path)
-    np.savez(tmp_path / "test-em.npz", report_epochs=np.arange(3), acc=[0.5, 0.9, np.nan])
-    assert figures.summary_row(run)["best test error"] == pytest.approx(10)
+def test_a_window_of_epochs(distinct, capsys):
+    run = distinct()
+    main([str(run.folder), "--epochs", "4:20"])
+    assert (run.folder / "periods_epochs_4_20.png").exists()
+    with pytest.raises(UserError, match="nothing was recorded in the epochs 70:inf"):
+        main([str(run.folder), "--epochs", "70:"])
+    part = runs.Run(run.folder, run.config, window=(4, 20))
+    assert part.log()["epoch"].tolist() == list(range(4, 21))
+    for name, epochs in (("train_loss", [4, 7, 7.25, 7.5, 8, 19, 20]), ("test_error", [4, 8, 19])):
+        assert part.curves[name].epochs.tolist() == epochs
+    for wrong in (["--epochs", "4:2"], ["--branchs"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2 and capsys.readouterr().err
 
 
-def test_unknown_options_are_named(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--branchs"])
-    assert stop.value.code == 2 and "did you mean --branches?" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0 and "FOLDER" in capsys.readouterr().out
+# --- names ---
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"wd": 0.02}, "η = 0.1, λ = 0.02"),
-    ({"fix_si_pnorm": True}, "η = 0.1, fixed norm"),
-    ({"fix_si_pnorm": True, "fix_si_pnorm_value": 5.0}, "η = 0.1, fixed norm, ρ = 5"),
-    ({"trial": 3}, "η = 0.1, trial = 3"),
-    ({"norm": "layer"}, "η = 0.1, layer"),
-    ({"fix_elr": True, "elr": 0.001}, "ELR = 0.001"),
-    ({"epochs": 9, "commit": "other", "keep_epochs": [0]}, "η = 0.1"),
-    ({"model": "ResNet18SI", "si_weights": ["conv1.weight"]}, "η = 0.1, ResNet18SI"),
+@pytest.mark.parametrize("options, names", [
+    ({"wd": 0.02}, ["λ = 0.01", "λ = 0.02"]),
+    ({"lr_init": 0.2, "wd": 0.02}, ["η = 0.1, λ = 0.01", "η = 0.2, λ = 0.02"]),
+    ({"fix_si_pnorm": True}, ["norm free", "norm held"]),
+    ({"fix_si_pnorm": True, "fix_si_pnorm_value": 5.0}, ["norm free", "norm held, ρ = 5"]),
+    ({"trial": 3}, ["trial 0", "trial 3"]),
+    ({"norm": "layer"}, ["batch normalisation", "layer normalisation"]),
+    ({"fix_elr": True, "elr": 0.001}, ["η = 0.1", "ELR = 0.001"]),
+    ({"model": "path/to/net.py:make"}, ["ConvNetSI", "net.py:make"]),
+    ({"noaug": False, "momentum": 0.9}, ["momentum = 0, no augmentation",
+                                         "momentum = 0.9, augmentation"]),
+    ({"epochs": 9}, ["5 epochs", "9 epochs"]),
+    ({"commit": "other"}, ["a", "b"]),
+    ({"resume_epoch": 2}, ["", "from epoch 2"]),
 ])  # fmt: skip
-def test_labels_say_what_differs(tmp_path, options, words):
-    plain, other = fake(tmp_path / "a"), fake(tmp_path / "b", **options)
-    assert figures.label(other, [plain, other]) == words
-    assert figures.label(plain, [plain]) == "η = 0.1"
-    assert "ρ" not in figures.label(plain, [plain, other])
+def test_names_are_what_differs_and_nothing_else(tmp_path, options, names):
+    pair = [fake(tmp_path / "a", model="ConvNetSI", norm="batch"),
+            fake(tmp_path / "b", **{"model": "ConvNetSI", "norm": "batch", **options})]  # fmt: skip
+    assert [{*name.split(", ")} for name in labels(pair)] == [{*n.split(", ")} for n in names]
+    assert labels(pair[:1]) == ["η = 0.1"]
+    assert len({*labels([*pair, fake(tmp_path / "c" / "trial_0", norm="group")])}) == 3
+
+
+def test_seeds_of_a_setting_are_one_line_and_copies_are_not(tmp_path):
+    runs = [fake(tmp_path / f"{lr}_{t}", lr_init=lr, trial=t) for lr in (1, 2) for t in (0, 1)]
+    assert by_setting(runs) == [runs[:2], runs[2:]]
+    assert [line.label for line in lines_of(runs)[0]] == ["η = 1, 2 seeds", "η = 2, 2 seeds"]
+    copy = fake(tmp_path / "copy", lr_init=1, trial=0)
+    assert by_setting([*runs, copy]) == [runs[:2], runs[2:], [copy]]
+
+
+def test_sixteen_lines_are_drawn_and_what_is_left_out_is_said(tmp_path, capsys):
+    for i in range(20):
+        fake(tmp_path / f"lr_{i}" / "trial_0", lr_init=1.0 + i)
+    found = runs.find_runs(tmp_path)
+    lines, note = lines_of(found)
+    assert len(lines) == 16 and note == "16 of 20 settings are drawn"
+    assert (lines[0].label, lines[-1].label) == ("η = 1", "η = 20")
+    assert figures.figure2(found).legends[0].get_title().get_text() == note
+    assert lines_of(found[:16])[1] == ""
+    main([str(tmp_path)])
+    assert f"note: {note}" in capsys.readouterr().out
+
+
+# --- tables ---
 
 
 @pytest.mark.parametrize("turns, words", [
-    (0, ["0", "none", "none"]), (1, ["1", "needs 2 periods", "needs 3 periods"]),
-    (2, ["2", "100.0", "needs 3 periods"]), (3, ["3", "100.0", "0.00"]),
+    (0, ["0", "none", "none"]), (1, ["1", "needs 2", "needs 3"]),
+    (2, ["2", "100.0", "needs 3"]), (3, ["3", "100.0", "0.00"]),
 ])  # fmt: skip
 def test_an_unknown_period_says_why(tmp_path, turns, words):
     run = fake(tmp_path)
@@ -151,6 +179,88 @@ def test_an_unknown_period_says_why(tmp_path, turns, words):
             for e, s in zip(epochs, since, strict=True)]  # fmt: skip
     runs.write_log(tmp_path, rows[: 60 + 100 * (turns - 1) + 20 if turns else 50])
     row = [cell.strip() for cell in figures.table([run]).splitlines()[-1].split("  ") if cell]
-    assert row[2:5] == words and row[5] == "0.00"
+    assert row[2:5] == words and row[5] == "50.00"
     (tmp_path / "test-em.npz").unlink()
     assert figures.table([runs.Run(tmp_path, run.config)]).endswith("not measured")
+
+
+def test_tables_of_many_folders_fit_a_screen(tmp_path):
+    runs = [fake(tmp_path / f"experiment_{i}" / "line_of_a_long_name" / "trial_0", wd=0.01 * i,
+                 momentum=0.1 * i, norm=("batch", "layer")[i % 2], trial=i,
+                 model=f"a/long/path/net{i}.py:net") for i in range(9)]  # fmt: skip
+    sphere = [fake(tmp_path / f"s{i}{t}" / "trial_0", fix_elr=True, elr=10.0**-i, trial=t)
+              for i in range(4) for t in range(2)]  # fmt: skip
+    for some in (runs, sphere, sphere[::2], [*runs, *sphere]):
+        lines = figures.table(some).splitlines()
+        assert max(map(len, lines)) <= 100 and len(lines) >= 2 + len(some)
+
+
+def test_the_period_table_has_no_header_without_rows_and_no_number_bursts_it(make):
+    assert figures.period_table(make(np.ones(50), np.ones(50))) == ""
+    since = np.arange(60) % 20
+    run = make(10.0 ** (-2 * since / 20), 1e35 * np.exp(-since / 20))
+    shared = {"report_epochs": np.arange(0.0, 61, 2)}
+    np.savez(run.folder / "train-tm.npz", **shared, loss=np.geomspace(2, 0.1, 31))
+    np.savez(run.folder / "train-tm-prebn.npz", **shared, params_norm=np.full(31, 1e35))
+    row = figures.period_table(run).splitlines()[2].split("  ")
+    assert [cell.strip() for cell in row if cell] == ["20", "20", "0.74", "not measured", "1e+35"]
+
+
+# --- whether one can read them ---
+
+
+def boxes(texts):
+    return [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
+
+
+def apart(boxes_of_labels, side):
+    ends = sorted((getattr(b, f"{side}0"), getattr(b, f"{side}1")) for b in boxes_of_labels)
+    return all(left[1] < right[0] for left, right in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("low, high", [
+    (4.4551, 4.45512), (3.0, 3.3), (2.0, 5.0), (0.5, 30), (1e-5, 1e-1), (2e-5, 2.6e-5), (1, 1e35),
+    (1e-9, 3e4), (900, 20_000), (0.0012, 0.0045), (7.0, 7.0),
+])  # fmt: skip
+def test_ticks_of_any_range_can_be_read(low, high):
+    figure, axis = figures.plt.subplots(figsize=(3, 2.4), layout="constrained")
+    axis.plot([low, high], [low, high])
+    describe(axis, "", "x", "y", "log", "log")
+    figure.draw_without_rendering()
+    for side, name in ((axis.xaxis, "x"), (axis.yaxis, "y")):
+        first, last = sorted(side.get_view_interval())
+        ticks = zip(side.get_ticklocs(), side.get_ticklabels(), strict=True)
+        shown = [label for tick, label in ticks if first <= tick <= last]
+        assert 2 <= len(shown) <= 7 and apart(boxes(shown), name)
+        assert len({label.get_text() for label in shown}) == len(shown)
+        assert last / first >= 2 * (1 - 1e-9)  # what is constant looks so
+
+
+@pytest.mark.parametrize("number", [1, 4, 9, 16])
+def test_titles_and_legends_of_any_number_of_lines_can_be_read(distinct, number):
+    runs = [distinct({"lr_init": 0.01 * 2**i, "norm": ("batch", "layer")[i % 2]}, line=f"line_{i}")
+            for i in range(number)]  # fmt: skip
+    for figure in (figures.figure2(runs), figures.panels(runs), figures.metrics.metrics(runs),
+                   figures.comparison(runs, "lr_init")):  # fmt: skip
+        figure.draw_without_rendering()
+        shown = [axis for axis in figure.axes if axis.get_visible()]
+        bottom = min(axis.get_tightbbox().y0 for axis in shown)
+        assert all(axis.get_legend() is None for axis in shown)
+        for box in (legend.get_window_extent() for legend in figure.legends):
+            assert box.y1 <= bottom and box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        rows = {}
+        for axis in shown:
+            rows.setdefault(round(axis.get_window_extent().y0), []).append(axis.title)
+            assert axis.get_window_extent().width > 100 < axis.get_window_extent().height
+        assert all(apart(boxes(titles), "x") for titles in rows.values())
+
+
+def test_what_is_not_there_has_no_axis(distinct, make):
+    none = [make(np.ones(30), np.ones(30), {"lr_init": lr}) for lr in (0.1, 0.2)]
+    periods, errors = figures.comparison(none, "lr_init").axes
+    assert (
+        len(periods.get_yticks()) == 0 and periods.texts[0].get_text() == "no run has two periods"
+    )
+    assert errors.texts[0].get_text() == "not measured"
+    phases = figures.figure2(none).axes[3]
+    assert len(phases.get_xticks()) == len(phases.get_yticks()) == 0

@@ -1,4 +1,4 @@
-"""Results of the official code are found and drawn; figures of what only some runs measure."""
+"""Results of the official code are found and drawn; so is what is measured in part."""
 
 import json
 import re
@@ -11,9 +11,7 @@ from conftest import TINY
 import figures
 import models
 import runs
-from figures import metrics as drawn
 from theory.dynamics import effective_lr
-from utils import UserError
 
 EPOCHS = np.arange(6)
 
@@ -124,46 +122,6 @@ def test_effective_rate_follows_the_schedule(run):
     assert measured[0] == pytest.approx(float(first))
 
 
-def test_a_window_of_epochs(run):
-    folder = run("--metrics --trace")
-    (whole,) = runs.find_runs(folder)
-    part = runs.Run(whole.folder, whole.config, window=(1, 2))
-    assert part.metrics("train-tm")["report_epochs"].tolist() == [1, 2]
-    assert part.log()["epoch"].tolist() == [1, 2]
-    trace = part.trace()["epoch"]
-    assert trace[0] == 1 and trace[-1] == 2 and len(trace) == 5
-    assert part.curves["train_loss"].epochs.tolist() == [1, 2]
-
-
-def test_panels_of_what_was_measured(tmp_path):
-    info = write_tree(tmp_path)
-    found = runs.find_runs(tmp_path)
-    assert drawn.metrics(found) is None
-    evals = np.arange(60.0).reshape(6, 10)  # ascending, as the official ones
-    corrupt = {"acc_corrupt": np.zeros(6), "acc_normal": np.ones(6)}
-    np.savez(info / "curvature.npz", report_epochs=EPOCHS, hess_evals=evals, **corrupt)
-    figure = drawn.metrics(found)
-    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
-    assert titles == [
-        "Leading Hessian eigenvalue\n(curvature)",
-        "Error of the subsets\n(train-tm, curvature)",
-    ]
-    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), evals[:, -1])
-    solid, normal, corrupt = (line.get_ydata() for line in figure.axes[1].lines[:3])
-    assert normal.tolist() == [0] * 6 and corrupt.tolist() == [100] * 6
-    np.testing.assert_allclose(solid, 100 - 100 * np.linspace(0.1, 0.9, 6))
-
-
-def test_effective_steps(tmp_path):
-    write_tree(tmp_path)
-    found = runs.find_runs(tmp_path)
-    by_rate, by_epoch = drawn.effective_steps(found).axes
-    norms = np.linspace(3, 1, 6)
-    np.testing.assert_allclose(by_rate.lines[0].get_xdata(), 0.01 / norms**2)
-    np.testing.assert_allclose(by_rate.lines[0].get_ydata(), 0.01 / norms)  # the gradients are 1
-    np.testing.assert_allclose(by_epoch.lines[0].get_ydata(), 0.01 / norms)
-
-
 def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
     run = tmp_path / "x" / "lr_0.1" / "trial_0"
     run.mkdir(parents=True)
@@ -193,42 +151,6 @@ def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path
     shown = capsys.readouterr().out
     assert "regime_diagram.png" in shown and "three_regimes" not in shown
     assert re.search(r"2 +not measured +50\.00 +50\.00", shown)
-
-
-def test_phase_diagrams(tmp_path):
-    write_tree(tmp_path)
-    (run,) = runs.find_runs(tmp_path)
-    axis = figures.figure2([run]).axes[3]
-    norms = np.linspace(3, 1, 6)
-    np.testing.assert_allclose(axis.lines[0].get_ydata(), 2 * norms)  # of all weights: 2
-    assert "full gradient" in axis.get_ylabel()
-    (tmp_path / "info" / run.config["name"] / "train-tm.npz").unlink()
-    (run,) = runs.find_runs(tmp_path)
-    axis = figures.figure2([run]).axes[3]
-    np.testing.assert_allclose(axis.lines[0].get_ydata(), norms)
-    assert "effective gradient" in axis.get_ylabel()
-
-
-def test_error_by_loss_on_the_sphere(tmp_path):
-    write_tree(tmp_path, norms=np.full(6, 2.0))
-    found = runs.find_runs(tmp_path)
-    line = figures.three_regimes(found).axes[4].lines[0]
-    np.testing.assert_allclose(line.get_xdata(), np.geomspace(2, 0.01, 6))
-    np.testing.assert_allclose(line.get_ydata(), 100 - 100 * np.linspace(0.1, 0.9, 6))
-
-
-def test_the_command_draws_a_window(tmp_path, capsys):
-    from figures.__main__ import main
-
-    write_tree(tmp_path / "exp")
-    main([str(tmp_path / "exp"), "--epochs", "2:4"])
-    assert (tmp_path / "exp" / "periods_epochs_2_4.png").exists()
-    assert (tmp_path / "exp" / "effective_step_epochs_2_4.png").exists()
-    with pytest.raises(UserError, match="nothing was measured in the epochs 7:inf"):
-        main([str(tmp_path / "exp"), "--epochs", "7:"])
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "exp"), "--epochs", "4:2"])
-    assert "is not A:B" in capsys.readouterr().err
 
 
 def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsys):

@@ -1,0 +1,179 @@
+"""Single runs: loss above ρ in panels, the layers of one run, and one period step by step."""
+
+import operator
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.labels import label, lines_of
+from figures.style import COLOURS, colours, describe, name_below, shades
+from runs import Run
+from theory.dynamics import effective_lr
+from theory.periods import find_periods
+
+TITLE = 34  # letters that fit above a panel
+PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
+
+
+def panels(runs: Sequence[Run]) -> Figure:
+    """Loss and ρ of every setting in panels, its seeds together, under its label."""
+    lines, note = lines_of(runs)
+    figure = loss_panels({line.label: line.runs for line in lines})
+    if note:
+        figure.suptitle(note)
+    return figure
+
+
+def loss_panels(
+    named: Mapping[str, Run | Sequence[Run]],
+    behaviour: Callable[[Run], str] = operator.attrgetter("behaviour"),
+) -> Figure:
+    """Training loss above the norm ρ by epoch, a column of panels for each name.
+
+    Above it stand the name and the `behaviour` of its run, or of its several seeds, the first of
+    which is drawn darkest. Triangles mark on the loss its minimum before each turn of ρ, and the
+    turn on ρ.
+    """
+    rows = -(-len(named) // 4)
+    columns = -(-len(named) // rows)
+    figure, axes = plt.subplots(
+        2 * rows, columns, figsize=(3 * columns + 0.6, 4.2 * rows), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    loss_axes, norm_axes = axes[0::2].ravel(), axes[1::2].ravel()
+    for axis in (*loss_axes[len(named) :], *norm_axes[len(named) :]):
+        axis.set_visible(False)
+    drawn = list(zip(named.items(), colours(named), loss_axes, norm_axes, strict=False))
+    for (_, runs), colour, loss_axis, norm_axis in drawn:
+        loss_axis.sharey(loss_axes[0])
+        norm_axis.sharex(loss_axis)
+        runs = [runs] if isinstance(runs, Run) else runs
+        for i, run in reversed([*enumerate(runs)]):
+            style = {"color": colour, "alpha": 0.35 if i else 1, "linewidth": 0.8 if i else 1.3}
+            for axis, name in ((loss_axis, "train_loss"), (norm_axis, "si_norm")):
+                if name in run.history:
+                    axis.plot(*run.history[name], **style)
+            mark_periods(loss_axis, norm_axis, run, colour)
+    for (title, runs), _, loss_axis, norm_axis in drawn:
+        runs = [runs] if isinstance(runs, Run) else runs
+        left = loss_axis in axes[:, 0]
+        above = _above(title, _of_seeds([behaviour(run) for run in runs]))
+        describe(loss_axis, above, "", "train loss" if left else "", yscale="log")
+        loss_axis.title.set_fontsize(10)
+        describe(norm_axis, "", "epoch", "norm ρ" if left else "", yscale="log")
+        loss_axis.tick_params(labelbottom=False, labelleft=left)
+    return figure
+
+
+def _of_seeds(behaviours: Sequence[str]) -> str:
+    """The behaviours of several runs, "3 to 5 periods" where all have periods."""
+    if len(behaviours) == 1 or not all(re.match(r"\d+ period", text) for text in behaviours):
+        return "; ".join(dict.fromkeys(behaviours))
+    counts = [int(text.split()[0]) for text in behaviours]
+    return (
+        f"{min(counts)} to {max(counts)} periods" if len({*counts}) > 1 else f"{counts[0]} periods"
+    )
+
+
+def _above(title: str, what: str) -> str:
+    """A panel's title in lines that fit above it."""
+    if len(f"{title}: {what}") <= TITLE:
+        return f"{title}: {what}"
+    parts = (textwrap.fill(part, TITLE, break_on_hyphens=False) for part in (f"{title}:", what))
+    return "\n".join(parts)
+
+
+def mark_periods(loss_axis: Axes, norm_axis: Axes, run: Run, colour: str, size=5) -> None:
+    """Triangles where ρ turns, and at the lowest loss before."""
+    mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black",
+            "markersize": size, "markeredgewidth": size / 6}  # fmt: skip
+    if len(run.periods):
+        each = run.periods.each
+        norm_axis.plot(each("turn"), each("rho_turn"), **mark)
+        loss_axis.plot(each("low"), each("loss_low"), **mark)
+
+
+def layers(run: Run, title: str | None = None) -> Figure:
+    """Norm and effective learning rate of every SI weight tensor of one run, by epoch."""
+    arrays = run.metrics("train-tm-prebn")
+    names = [name.removesuffix("_norm") for name in arrays if name.endswith(".weight_norm")]
+    figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    epochs = arrays["report_epochs"]
+    for shade, name in zip(shades(names), names, strict=True):
+        norm = arrays[f"{name}_norm"]
+        norms.plot(epochs, norm, color=shade, linewidth=1.2)
+        rates.plot(epochs, effective_lr(run.lr_at(epochs), norm), color=shade, linewidth=1.2)
+    title = title or label(run, [run])
+    describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")
+    above = f"Effective learning rate of each layer, {title}"
+    describe(rates, above, "epoch", "η / (norm of the layer)²", yscale="log")
+    name_below(figure, norms.lines, names)
+    return figure
+
+
+def one_period(runs: Sequence[Run]) -> Figure | None:
+    """A period of the first run of plain SGD that was traced: loss, ρ, the two forces on ρ, and the
+    phases A, B, C.
+
+    Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
+    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. The period
+    is the one in which ρ rises most; its phases C and A are enlarged in the right column. None
+    where no such run was traced, or it has no period.
+    """
+    for run in runs:
+        trace = run.trace()
+        if trace and run.config["optimizer"] == "sgd" and not run.config["momentum"]:
+            break
+    else:
+        return None
+    time, rho = trace["epoch"], trace["si_norm"]
+    cycles = find_periods(time, trace["loss"], rho).cycles
+    if not cycles:
+        return None
+    period = max(cycles, key=lambda cycle: cycle.rho_end / cycle.rho_turn)
+    lr = trace.get("lr", run.base_lr)
+    forces = lr * run.config["wd"] * rho, (lr * trace["gradient_norm"]) ** 2 / (2 * rho)
+    decay, growth = (np.convolve(force, np.full(4, 1 / 4), mode="same") for force in forces)
+    margin, few_steps = 0.1 * (period.end - period.start), 3 / run.steps_per_epoch
+    windows = (
+        (period.start - margin, period.end + 2 * margin),
+        (period.turn - few_steps, period.end + few_steps),
+    )
+    bounds = (period.start, period.turn, period.high, period.end)
+    figure, axes = plt.subplots(
+        3, 2, figsize=(11, 8), layout="constrained", sharex="col", sharey="row",
+        width_ratios=(3, 1),
+    )  # fmt: skip
+    for column, letters, (first, last) in zip(axes.T, ("B", "CA"), windows, strict=True):
+        at = (time >= first) & (time <= last)
+        column[0].plot(time[at], trace["loss"][at], color=COLOURS[0])
+        column[1].plot(time[at], rho[at], color=COLOURS[3])
+        column[2].plot(time[at], decay[at], color=COLOURS[5])
+        column[2].plot(time[at], growth[at], color=COLOURS[3])
+        for name, begin, end in zip("BCA", bounds, bounds[1:], strict=False):
+            for axis in column:
+                axis.axvspan(
+                    max(begin, first), min(end, last), color=PHASES[name], alpha=0.15, lw=0
+                )
+            if name in letters:
+                place = {"xycoords": ("data", "axes fraction"), "ha": "center", "size": 12}
+                column[0].annotate(name, ((begin + end) / 2, 1.02), **place)
+    left = axes[0, 0], axes[1, 0], axes[2, 0]
+    for axes_of_row, axis, y, scale in zip(
+        axes, left, ("loss of the batch", "norm ρ", "change of ρ in a step"),
+        ("log", "linear", "log"), strict=True,
+    ):  # fmt: skip
+        describe(axis, "", "", y, yscale=scale)
+        axes_of_row[1].grid(alpha=0.3)
+    axes[2, 0].set_xlabel("epoch")
+    axes[2, 1].set_xlabel("epoch: C and A")
+    words = ("ηλρ: weight decay shrinks ρ", "η²‖g̃‖²/(2ρ³): the gradient enlarges ρ")
+    name_below(figure, axes[2, 0].lines, words)
+    words = "B weight decay dominates, C destabilisation, A gradients dominate"
+    figure.suptitle(f"One period of {'/'.join(run.folder.parts[-2:])}: {words}")
+    return figure
