@@ -4,15 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
-import reference
 import torch
 from conftest import TINY
 
-import data
 import figures
 import models
 import runs
-from claims import second_regime
 from runs import checkpoints
 from theory import toy
 
@@ -116,27 +113,3 @@ def test_figures_and_table_of_small_runs(run, tmp_path, capsys):
     for name in ("three_regimes.png", "regime_diagram.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     figures.plt.close(figures.diagram_of_toy([0.1, 1, 100]))
-
-
-def test_drop_and_average(run, tmp_path):
-    folder = run("--metrics --save_freq 1 --epochs 4", base=SPHERE)
-    (found,) = runs.find_runs(tmp_path)
-    dropped = second_regime.drop(found, 3, 0.001)
-    assert dropped.metrics("test-em")["report_epochs"].tolist() == [3, 4]
-    assert dropped.config["elr"] == 0.001 and dropped.folder.parent == folder
-    errors = 100 * (1 - found.metrics("test-em")["acc"])
-    assert second_regime.end_error(found) == pytest.approx(errors.mean())
-    for epoch in (2, 4):
-        expected = error_of_averages(folder, range(epoch, 5))
-        assert second_regime.average(found, epoch) == pytest.approx(expected, abs=0.4)  # an image
-
-
-def error_of_averages(folder, epochs):
-    """Test error in % of the mean weights, with the mean statistics of the training batches."""
-    saved = [states(folder)[epoch, 0] for epoch in epochs]
-    state = {k: sum(s[k] for s in saved) / len(saved) for k in saved[0]}
-    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
-    state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
-    ((x, y),) = test_images.batches(297)
-    wrong = reference.Network(state, False)(x).argmax(1) != y
-    return 100 * wrong.double().mean().item()
