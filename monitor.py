@@ -22,9 +22,12 @@ if __name__ == "__main__":
     end_quietly("monitor.py")
 
 import argparse
+import contextlib
 import csv
 import io
 import math
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ from utils import UserError, plural, user_errors
 
 DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
 ALL = "all"
+WRAPPED = ("optimizer", "base_optimizer", "_optimizer", "optim")  # where wrappers keep theirs
+NOTICEABLE = 0.01  # a change of the outputs by doubling that is worth a word
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,17 @@ class Record:
     group : name of its first tensor, and how many more; "all" for all weights together.
     loss : mean of what was recorded since the record before.
     lr, decay : learning rate η; the fraction of the weights that decay takes off in a step, ηλ.
-    si_norm, effective_lr, effective_gradient_norm : ρ before the step, η̃ = η / ρ², ρ ‖g‖.
+    si_norm : ρ before the step.
+    effective_lr : η̃, `theory.dynamics.effective_lr` for the optimiser: η / ρ² for SGD, η / ρ for
+        Adam and its kin; NaN for optimisers whose it is not known.
+    effective_gradient_norm : ρ ‖g‖.
     angle : between the weights before and after the step, in radians.
     equilibrium_angle : what weight decay and gradients balance at, `equilibrium_angle`; None: none.
-    effective_step, jump_threshold : η̃ ‖g̃‖, and above what it is a δ-jump of SGD (δ = 0.01).
+    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖, and above what it is a δ-jump (δ = 0.01).
     phase, periods, steps_to_turn : of all weights together, else None: "A", "B" or "C"; how many
         periods there are so far; the forecast.
+
+    What is not known is NaN or None, and empty in the file.
     """
 
     step: int
@@ -72,7 +82,7 @@ class Record:
     effective_gradient_norm: float
     angle: float
     equilibrium_angle: float | None
-    effective_step: float
+    effective_step: float | None
     jump_threshold: float | None
     phase: str | None = None
     periods: int | None = None
@@ -85,11 +95,11 @@ COLUMNS = tuple(field.name for field in fields(Record))
 def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
     """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
 
-    None where there is no such balance: without weight decay, for Adam with coupled decay (which
-    the second moment divides by the gradients' size), and for optimisers of other kinds.
+    None where there is no such balance: without a rate or weight decay, for Adam with coupled decay
+    (which the second moment divides by the gradients' size), and for optimisers of other kinds.
     """
-    decay = float(group["lr"]) * group.get("weight_decay", 0.0)
-    if not decay:
+    decay = _number(group.get("lr")) * _number(group.get("weight_decay", 0.0))
+    if not 0 < decay < math.inf:
         return None
     if isinstance(optimizer, torch.optim.SGD):
         momentum = group["momentum"]
@@ -102,59 +112,65 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
 
 
 class Monitor:
-    """Measures what every `every`th step of an optimiser does to the scale-invariant weights.
+    """Measures what every `every`th step of training does to the scale-invariant weights.
 
     Between those steps it adds up the loss on its device and waits for nothing. The network, the
-    optimiser and PyTorch's random state stay as they would be without it.
+    optimiser and all random states stay as they would be without it. Should a measurement fail, a
+    warning says so and training goes on without the monitor.
 
     Parameters
     ----------
     model : the network, also under torch.compile or DataParallel.
-    optimizer : SGD, Adam, AdamW or any other that changes the weights in `step`. Several groups
-        with rates and decays of their own, schedules, accumulated and clipped gradients are as good
-        (the gradient is the one that the step uses).
+    optimizer : any torch.optim.Optimizer, also wrapped (Accelerate, Lookahead, SAM), or several
+        that share the weights, each of which steps once in a step of training. Their groups, rates
+        and what they train are looked at in every step that is measured.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
     every : steps from one record to the next.
+    start : number of steps made before, where training is resumed without a `state_dict`.
 
     Attributes
     ----------
     found : what is scale invariant in the network.
-    groups : the groups that the optimiser trains as a whole, those followed here.
+    groups : the groups that are trained as a whole, those followed here.
+    left_out : the other groups, and why.
     records : list of Record that `save` has not written yet, and in any case the latest.
+
+    Raises
+    ------
+    ValueError : in one line, what cannot be measured: the network (`scale_invariant_groups`), an
+        optimiser without step hooks, `every` < 1, `start` < 0.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, *, every: int = 10
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        inputs: Any,
+        *,
+        every: int = 10,
+        start: int = 0,
     ):
-        self.optimizer, self.every = optimizer, every
-        model = unwrapped(model)
-        self.found = scale_invariant_groups(model, inputs)
-        parameters = dict(model.named_parameters())
-        owner = {id(p): k for k, g in enumerate(optimizer.param_groups) for p in g["params"]}
-        self.groups = [
-            names
-            for names in self.found
-            if all(id(parameters[n]) in owner and parameters[n].requires_grad for n in names)
-        ]
-        scopes = [_together(self.groups, parameters), *map(set, self.groups)]
-        names = [name for name in parameters if any(name in scope for scope in scopes)]
-        self.weights = [parameters[name] for name in names]
-        self.members = np.array([[name in scope for name in names] for scope in scopes], float)
-        self.labels = [ALL, *(_label(group) for group in self.groups)]
-        self.owner = [owner[id(weight)] for weight in self.weights]
+        if not (isinstance(every, int) and every >= 1 and isinstance(start, int) and start >= 0):
+            raise ValueError(f"every ({every}) and start ({start}) are steps, from 1 and 0 on")
+        several = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+        self.optimizers = [_innermost(one) for one in several]
+        self.every, self.steps = every, start
+        self.model, self.inputs = unwrapped(model), inputs
+        self.found = scale_invariant_groups(self.model, inputs)
         self.records: list[Record] = []
-        self.steps = 0
         self.course = Course()
+        self._latest: list[Record] = []
         self._unsaved = 0
         self._old: list[torch.Tensor] = []
+        self._stepped: set[int] = set()  # the optimisers that have made this step
         self._measured: tuple[int, torch.Tensor, list[tuple]] | None = None
         self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
+        self._look()
         self._handles = []
-        if self.groups:
-            self._handles = [
-                optimizer.register_step_pre_hook(self._before),
-                optimizer.register_step_post_hook(self._after),
-            ]
+        if self.found:
+            for one in self.optimizers:
+                self._handles.append(one.register_step_pre_hook(self._before))
+                self._handles.append(one.register_step_post_hook(self._after))
 
     def __enter__(self) -> "Monitor":
         return self
@@ -163,100 +179,194 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks off the optimiser and free the copy of the weights."""
+        """Take the hooks off the optimisers and free the copy of the weights."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._old = [], []
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs for a new Monitor to go on: steps, periods and forecast."""
+        return {"steps": self.steps, "course": self.course.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.steps = state["steps"]
+        self.course.load_state_dict(state["course"])
+
     @property
     def periods(self) -> Periods:
         """The periods so far, in steps."""
-        return Periods(tuple(self.course.periods))
+        end = self._latest[0].step if self._latest else self.steps
+        return Periods(tuple(self.course.periods), end)
 
-    @torch.no_grad()
-    def _before(self, *_: object) -> None:
-        self.steps += 1
-        if (self.steps - 1) % self.every == 0:
-            if not self._old:
-                self._old = [torch.empty_like(weight) for weight in self.weights]
-            torch._foreach_copy_(self._old, self.weights)
+    def _look(self) -> None:
+        """Which groups are trained now, and by which group of which optimiser."""
+        parameters = dict(self.model.named_parameters())
+        owner = {
+            id(p): (k, j)
+            for k, optimizer in enumerate(self.optimizers)
+            for j, group in enumerate(optimizer.param_groups)
+            for p in group["params"]
+        }
+        self.groups, self.left_out = [], {}
+        for group in self.found:
+            gone = [n for n in group if n not in parameters]
+            frozen = [n for n in group if n in parameters and not parameters[n].requires_grad]
+            alien = [n for n in group if n in parameters and id(parameters[n]) not in owner]
+            if gone:
+                self.left_out[group] = f"{gone[0]} is no longer in the network"
+            elif frozen:
+                self.left_out[group] = f"{frozen[0]} is frozen"
+            elif alien:
+                self.left_out[group] = f"{alien[0]} is in no optimiser that is watched"
+            else:
+                self.groups.append(group)
+        scopes = [_together(self.groups, parameters), *map(set, self.groups)]
+        names = [name for name in parameters if any(name in scope for scope in scopes)]
+        self.weights = [parameters[name] for name in names]
+        self.members = np.array([[name in scope for name in names] for scope in scopes], float)
+        self.labels = [ALL, *(_label(group) for group in self.groups)]
+        self.owner = [owner[id(weight)] for weight in self.weights]
 
-    @torch.no_grad()
-    def _after(self, *_: object) -> None:
-        """Norms of every tensor before and after, of its change and its gradient; no waiting."""
-        if (self.steps - 1) % self.every:
-            return
-        before, after = norms(self._old), norms(self.weights)
-        torch._foreach_sub_(self._old, self.weights)
-        gradients = [w.grad if w.grad is not None else w.new_zeros(()) for w in self.weights]
-        measured = torch.stack([before, after, norms(self._old), norms(gradients)])
-        rates = [
-            (float(g["lr"]), g.get("weight_decay", 0.0), equilibrium_angle(self.optimizer, g))
-            for g in self.optimizer.param_groups
-        ]
-        self._measured = self.steps, measured, rates
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        with self._never_failing():
+            if self._stepped and id(optimizer) not in self._stepped:
+                return  # another optimiser has begun this step
+            self._stepped.clear()
+            self.steps += 1
+            if self._is_measured():
+                self._look()
+                self._old = [weight.detach().clone() for weight in self.weights]
+                self._measured = None
+                if self._old:
+                    before = norms(self._old)
+                    measured = torch.stack([before, before, 0 * before, 0 * before])
+                    self._measured = self.steps, measured, []
 
-    def record(self, loss: torch.Tensor | float) -> None:
+    def _is_measured(self) -> bool:
+        return (self.steps - 1) % self.every == 0
+
+    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Norms after the step, of the change and of the gradient; waits for nothing."""
+        with self._never_failing():
+            self._stepped.add(id(optimizer))
+            if not self._is_measured() or self._measured is None:
+                return
+            step, measured, rates = self._measured
+            own = [j for j, o in enumerate(self.owner) if self.optimizers[o[0]] is optimizer]
+            weights = [self.weights[j].detach() for j in own]
+            gradients = [_gradient(weight) for weight in (self.weights[j] for j in own)]
+            if own:
+                moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
+                measured[1:, own] = torch.stack([norms(weights), norms(moved), norms(gradients)])
+            rates = [
+                (
+                    _number(group.get("lr")),
+                    _number(group.get("weight_decay", 0.0)),
+                    equilibrium_angle(one, group),
+                    dynamics.norm_power(*(kind.__name__ for kind in type(one).__mro__)),
+                )
+                for one, group in (
+                    (self.optimizers[k], self.optimizers[k].param_groups[j]) for k, j in self.owner
+                )
+            ]
+            self._measured = step, measured, rates
+
+    @contextlib.contextmanager
+    def _never_failing(self) -> Iterator[None]:
+        try:
+            with torch.no_grad():
+                yield
+        except Exception as error:  # whatever it is, training is worth more
+            self.close()
+            self._measured = None
+            warnings.warn(f"the monitor stops: {type(error).__name__}: {error}", stacklevel=3)
+
+    def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it.
 
         A tensor need not be on the CPU. May be called more rarely than once a step: a record then
         holds what the latest step that was looked at did.
         """
-        value = loss.detach().float() if isinstance(loss, torch.Tensor) else loss
-        self._losses = [self._losses[0] + value, self._losses[1] + 1]
-        if self._measured is None:
-            return
-        step, measured, rates = self._measured
-        mean = float(self._losses[0]) / self._losses[1]
-        self._measured, self._losses = None, [0.0, 0]
-        numbers = self._numbers(measured.cpu().numpy(), [rates[k] for k in self.owner])
+        with self._never_failing():
+            if loss is not None:
+                value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
+                self._losses = [self._losses[0] + value, self._losses[1] + 1]
+            if self._measured is not None and self._measured[2]:
+                self._make_records(*self._measured)
+                self._measured = None
+
+    def _make_records(self, step: int, measured: torch.Tensor, rates: list[tuple]) -> None:
+        mean = float(self._losses[0]) / self._losses[1] if self._losses[1] else math.nan
+        self._losses = [0.0, 0]
         if self._unsaved == 0:
             self.records.clear()
+        self._latest = []
+        with np.errstate(all="ignore"):  # of rates that are no numbers
+            numbers = self._numbers(measured.cpu().numpy(), rates)
         for label, values in zip(self.labels, numbers, strict=True):
             record = Record(step, label, mean, **values)
             if label == ALL:
-                left = self.course.add(step, mean, record.si_norm, record.lr)
+                powers = {rate[3] for rate, member in zip(rates, self.members[0], strict=True)
+                          if member}  # fmt: skip
+                power = powers.pop() if len(powers) == 1 else None
+                left = self.course.add(step, mean, record.si_norm, record.lr, power)
                 phase, periods = self.course.phase, len(self.course.periods)
                 record = replace(record, phase=phase, periods=periods, steps_to_turn=left)
-            self.records.append(record)
-        self._unsaved += len(self.labels)
+            self._latest.append(record)
+        self.records += self._latest
+        self._unsaved += len(self._latest)
 
     def _numbers(self, measured: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
         """The numbers of each scope from those of its tensors: `measured` is (4, tensors)."""
-        squares = measured**2
-        lrs, decays = np.array([[lr, lr * wd] for lr, wd, _ in rates]).T
-        angles = [rate[2] for rate in rates]
-        is_sgd = isinstance(self.optimizer, torch.optim.SGD)
         found = []
         for members in self.members:
-            before, after, moved, gradient = np.sqrt(squares @ members).tolist()
-            if not before * after:  # zeros have no direction
+            inside = np.flatnonzero(members)
+            squares = measured[:, inside] ** 2
+            before, after, moved, gradient = np.sqrt(squares.sum(1)).tolist()
+            if not 0 < before * after < math.inf:  # zeros have no direction
                 before = after = moved = math.nan
-            share = members * squares[0] / before**2
-            lr, decay = float(share @ lrs), float(share @ decays)
+            share = squares[0] / before**2
+            lrs, wds, angles, powers = zip(*(rates[j] for j in inside), strict=True)
+            lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
             # The chord between the directions: exact where 1 - cos would be all rounding.
             chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
-            inside = [angle for angle, member in zip(angles, members, strict=True) if member]
-            balance = None
-            if None not in inside:
-                squared = [angle**2 if angle else 0.0 for angle in angles]
-                balance = math.sqrt(share @ squared)
+            power = powers[0] if len(set(powers)) == 1 else None
+            is_sgd = power == 2 and 0 < lr < math.inf
             found.append(
                 {
                     "lr": lr,
                     "decay": decay,
                     "si_norm": before,
-                    "effective_lr": float(effective_lr(lr, before)),
+                    "effective_lr": float(effective_lr(lr, before, power)),
                     "effective_gradient_norm": before * gradient,
                     "angle": 2 * math.asin(min(chord / 2, 1)),
-                    "equilibrium_angle": balance,
-                    "effective_step": float(effective_step(lr, before, gradient)),
+                    "equilibrium_angle": None
+                    if None in angles
+                    else math.sqrt(share @ np.square(angles)),
+                    "effective_step": float(effective_step(lr, before, gradient))
+                    if is_sgd
+                    else None,
                     "jump_threshold": float(jump_threshold(DELTA, lr, decay / lr))
-                    if is_sgd and lr
+                    if is_sgd
                     else None,
                 }
             )
         return found
+
+    def metrics(self) -> dict[str, float]:
+        """The latest numbers by "quantity/group", for Weights & Biases, TensorBoard and the like.
+
+        What is not known, or not a finite number, is left out.
+        """
+        numbers: dict[str, float] = {}
+        for record in self._latest:
+            for name in COLUMNS:
+                value = getattr(record, name)
+                is_shared = name in ("step", "loss", "periods", "steps_to_turn")
+                if isinstance(value, int | float) and math.isfinite(value):
+                    numbers[name if is_shared else f"{name}/{record.group}"] = value
+        return numbers
 
     def save(self, path: str | Path) -> None:
         """Append the records that are not yet in the file: whole rows, under a header.
@@ -278,34 +388,43 @@ class Monitor:
             text.write(header)
         rows = self.records[len(self.records) - self._unsaved :]
         csv.writer(text, lineterminator="\n").writerows(
-            [getattr(row, column) for column in COLUMNS] for row in rows
+            [_cell(getattr(row, column)) for column in COLUMNS] for row in rows
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if old else "wb") as file:
             file.truncate(len(whole))
             file.seek(len(whole))
             file.write(text.getvalue().encode())
-        del self.records[: len(self.records) - len(self.labels)]
-        self._unsaved = 0
+        self.records, self._unsaved = list(self._latest), 0
 
     def report(self) -> str:
-        """What is going on, in words, and a table of the groups as of the latest record."""
-        if not self.groups:
-            return (
-                "No tensor of this network is scale invariant (or none that the optimiser trains): "
-                "nothing here depends on the norm of its weights. Its spikes are of another kind."
+        """What is going on, in words, and a table of the groups as of the latest record.
+
+        The column "doubled" is measured now, on a copy (`models.doubling_effects`).
+        """
+        notes = [f"Left out: {' '.join(group)}: {reason}." for group, reason in
+                 self.left_out.items()]  # fmt: skip
+        if self.found.in_eval:
+            notes.append(f"Invariance was looked for in {self.found.mode}.")
+        if self.found.unknown:
+            notes.append("Not determined on that batch: " + " ".join(self.found.unknown) + ".")
+        if not self.found.groups:
+            first = (
+                "No tensor of this network is scale invariant: nothing here depends on the norm of "
+                "its weights. Its spikes are of another kind."
             )
-        if not self.records:
-            return f"{plural(len(self.groups), 'group')} of scale-invariant weights; no record yet."
-        latest = self.records[-len(self.labels) :]
-        whole, periods = latest[0], self.periods
+            return "\n".join([first, *notes])
+        if not self._latest:
+            first = f"{plural(len(self.groups), 'group')} of scale-invariant weights; no record yet"
+            return "\n".join([f"{first}.", *notes])
+        whole, periods = self._latest[0], self.periods
         words = [f"Step {whole.step}, loss {whole.loss:.4g}."]
         so_far = f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far"
         if len(periods) > 1:
             so_far += f", one every {periods.mean:.0f} steps"
             spread = f" (coefficient of variation {periods.cv:.2f})" if len(periods) > 2 else ""
-            settled = periods.after(1 / whole.decay) if whole.decay else periods
-            so_far += spread + (": periodic" if settled.is_periodic else "")
+            later = periods.after(1 / whole.decay) if 0 < whole.decay < math.inf else periods
+            so_far += spread + (": periodic" if later.is_periodic else "")
         words.append(f"{so_far}.")
         if len(periods):
             words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
@@ -314,16 +433,27 @@ class Monitor:
                 "At the present decay the effective rate comes to the level of the last "
                 f"destabilisation in about {whole.steps_to_turn:.0f} steps."
             )
-        if whole.equilibrium_angle is None:
+        if not whole.equilibrium_angle:
             words.append("No equilibrium of decay and gradients to compare with here.")
         else:
             ratio = whole.angle / whole.equilibrium_angle
             words.append(f"The latest step turned the weights by {ratio:.2g} of the equilibrium.")
-        rows = [[getattr(record, column) for column in TABLE.values()] for record in latest]
-        left_out = [group for group in self.found if group not in self.groups]
-        if left_out:
-            words.append(f"{plural(len(left_out), 'group')} with frozen tensors left out.")
-        return "\n".join([*words, "", _table([*TABLE], rows)])
+        rows = [[getattr(record, column) for column in TABLE.values()] for record in self._latest]
+        try:
+            doubled = doubling_effects(self.model, self.inputs, self.groups)
+        except Exception as error:  # the network may have changed
+            notes.append(f"Doubling the groups fails: {error}")
+        else:
+            for row, effect in zip(rows[1:], doubled, strict=False):
+                row.append(effect)
+            rows[0].append(None)
+            if any(effect > NOTICEABLE for effect in doubled):
+                notes.append(
+                    f"Doubling a group changes the outputs by up to {max(doubled):.2g} of their "
+                    "norm: an epsilon or the precision matters (docs/spikes.md)."
+                )
+        header = [*TABLE, "doubled"][: len(rows[0])]
+        return "\n".join([*words, *notes, "", _table(header, rows)])
 
 
 PHASES = {
@@ -352,6 +482,38 @@ def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]
     chosen = set().union(*(group for group in groups if large.issuperset(group)))
     mixed = [group for group in groups if large.intersection(group) - chosen]
     return chosen.union(*mixed) or set().union(*groups)
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimiser that changes the weights, inside of wrappers such as Accelerate's and SAM."""
+    inside = True
+    while inside:
+        inner = (getattr(optimizer, name, None) for name in WRAPPED)
+        inside = next((one for one in inner if hasattr(one, "param_groups")), None)
+        optimizer = inside or optimizer
+    if not hasattr(optimizer, "register_step_pre_hook"):
+        raise ValueError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer: its steps cannot be watched"
+        )
+    return optimizer
+
+
+def _number(value: Any) -> float:
+    """A number or a tensor as a float; NaN for None, as the rate of Adafactor may be."""
+    return math.nan if value is None else float(value)
+
+
+def _gradient(weight: torch.Tensor) -> torch.Tensor:
+    """The gradient, of a sparse one the values; zero where there is none."""
+    gradient = weight.grad
+    if gradient is None:
+        return torch.zeros((), dtype=weight.dtype, device=weight.device)
+    return gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
+
+
+def _cell(value: Any) -> Any:
+    """Of a value in the file: empty for NaN, too."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _label(group: tuple[str, ...]) -> str:

@@ -16,6 +16,9 @@ WANTED = ("step", "loss", "si_norm", "effective_lr", "angle", "equilibrium_angle
 def read(path: Path) -> dict[str, np.ndarray]:
     """The columns of all weights together, an array over the records each; NaN where empty.
 
+    Where the steps go back, training was resumed or begun anew: the later records replace those of
+    the same and later steps. Of several runs in one file that is the last.
+
     Raises
     ------
     UserError : the file was not written by the monitor.
@@ -25,11 +28,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     table = csv.DictReader(whole)
     if not {"group", *WANTED} <= set(table.fieldnames or ()):
         raise UserError(f"{path} is not a table that the monitor wrote")
-    rows = [row for row in table if row["group"] == "all"]
+    rows: list[list[float]] = []
     try:
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in WANTED}
-    except ValueError as error:
+        for row in table:
+            if row["group"] != "all":
+                continue
+            values = [float(row[key] or "nan") for key in WANTED]
+            while rows and rows[-1][0] >= values[0]:
+                rows.pop()
+            rows.append(values)
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if not rows:
+        raise UserError(f"{path} holds no records yet")
+    return dict(zip(WANTED, np.array(rows).T, strict=True))
 
 
 def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:
@@ -40,7 +52,7 @@ def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:
     panels = {
         "loss": "train loss",
         "si_norm": "norm ρ",
-        "effective_lr": "effective rate η̃ = η / ρ²",
+        "effective_lr": "effective rate η̃",
         "angle": "angle of a step, radians",
     }
     for axis, (key, name) in zip(axes.flat, panels.items(), strict=True):

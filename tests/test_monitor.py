@@ -17,6 +17,7 @@ import models
 import monitor as monitoring
 import runs
 from figures.__main__ import main as figures_command
+from figures.dynamics import dynamics, read
 from monitor import Monitor, equilibrium_angle
 from runs import checkpoints
 from theory.dynamics import next_norm
@@ -107,7 +108,8 @@ def test_a_record_is_what_the_step_did(name):
         rate = optimizer.param_groups[0]["lr"]
         assert latest.step == step and latest.group == "all"
         assert latest.si_norm == pytest.approx(old.norm().item())
-        assert latest.effective_lr == pytest.approx(rate / old.norm().item() ** 2)
+        power = 1 if name.startswith("adam") else 2
+        assert latest.effective_lr == pytest.approx(rate / old.norm().item() ** power)
         gradient = weight.grad.double().norm().item() * old.norm().item()
         assert latest.effective_gradient_norm == pytest.approx(gradient)
         assert latest.angle == pytest.approx(angle, rel=1e-3)
@@ -391,3 +393,273 @@ def test_the_command_prints_the_groups(capsys, tmp_path):
     ]:
         with pytest.raises(monitoring.UserError, match=message):
             monitoring.main(words)
+
+
+def test_what_is_invariant_under_adam_is_the_rate_over_the_norm():
+    """w × 10, η × 10, λ / 10: the same functions, and so the same effective rates."""
+    outputs, rates = [], []
+    for factor in (1, 10):
+        model = small(lambda width: nn.BatchNorm1d(width, eps=1e-30, affine=False)).double()
+        with torch.no_grad():
+            model[0].weight.mul_(factor)
+        groups = [
+            {"params": model[0].parameters(), "lr": 0.01 * factor, "weight_decay": 0.1 / factor},
+            {"params": model[3].parameters(), "lr": 0.01},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-30)
+        x, y = batch()
+        monitor = Monitor(model, optimizer, x.double(), every=1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x.double()), y)
+            loss.backward()
+            optimizer.step()
+            monitor.record(loss)
+        outputs.append(model(x.double()))
+        rates.append([r.effective_lr for r in monitor.records if r.group == "all"])
+    assert torch.allclose(outputs[0], outputs[1], rtol=1e-10)
+    assert rates[0] == pytest.approx(rates[1], rel=1e-10)
+
+
+class Wrapper:
+    """As Accelerate's: hands on what it is asked for, and is no optimiser itself."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    def step(self):
+        self.optimizer.step()
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation (Foret et al., 2021), with its two half steps."""
+
+    def __init__(self, params, base, **options):
+        super().__init__(params, {"rho": 0.05, **options})
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        group = self.param_groups[0]
+        self.old = [p.clone() for p in group["params"]]
+        for p in group["params"]:
+            p.add_(p.grad, alpha=group["rho"])
+
+    @torch.no_grad()
+    def second_step(self):
+        for p, old in zip(self.param_groups[0]["params"], self.old, strict=True):
+            p.copy_(old)
+        self.base_optimizer.step()
+
+
+def test_a_wrapped_optimiser_is_watched_inside():
+    model = small()
+    inner = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(model, Wrapper(Wrapper(inner)), batch()[0], every=1)
+    loop(model, Wrapper(inner), 3, monitor.record)
+    assert [r.step for r in monitor.records if r.group == "all"] == [1, 2, 3]
+    assert monitor.records[0].lr == pytest.approx(0.1)
+
+
+def test_sharpness_aware_minimisation_is_measured_from_weights_to_weights():
+    model = small()
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, weight_decay=0.01)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    x, y = batch()
+    for _ in range(2):
+        old = model[0].weight.detach().clone().flatten()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.first_step()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.second_step()
+        optimizer.zero_grad()
+        monitor.record(1.0)
+    new = model[0].weight.detach().flatten()
+    angle = torch.acos(old.double() @ new.double() / (old.double().norm() * new.double().norm()))
+    assert monitor.records[-2].si_norm == pytest.approx(old.norm().item())
+    assert monitor.records[-2].angle == pytest.approx(angle.item(), rel=1e-3)
+
+
+def test_several_optimisers_are_one_step():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 7, bias=False),
+        nn.BatchNorm1d(7, affine=False), nn.Linear(7, 5),
+    )  # fmt: skip
+    first = torch.optim.SGD(model[0].parameters(), 0.1, weight_decay=0.01)
+    second = torch.optim.AdamW([*model[1].parameters(), *model[3].parameters()], 0.02)
+    monitor = Monitor(model, [first, second], batch()[0], every=2)
+    assert monitor.left_out == {}
+    x, y = batch()
+    for _ in range(4):
+        before = {k: model[k].weight.detach().clone() for k in (0, 3)}
+        for optimizer in (first, second):
+            optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        for optimizer in (first, second):
+            optimizer.step()
+        monitor.record(loss)
+        if monitor.steps == 3:
+            kept = before, {k: model[k].weight.detach().clone() for k in (0, 3)}
+    assert sorted({r.step for r in monitor.records}) == [1, 3] and monitor.steps == 4
+    for k, rate in ((0, 0.1), (3, 0.02)):
+        old, new = (w[k].double().flatten() for w in kept)
+        record = [r for r in monitor.records if r.group == f"{k}.weight"][-1]
+        angle = torch.acos(old @ new / (old.norm() * new.norm())).item()
+        assert record.angle == pytest.approx(angle, rel=1e-3) and record.lr == pytest.approx(rate)
+        assert record.effective_lr == pytest.approx(
+            rate / old.norm().item() ** (2 if k == 0 else 1)
+        )
+
+
+def test_what_is_trained_is_looked_at_in_every_step():
+    model = small()
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model[3].parameters(), 0.1, weight_decay=0.01)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    assert monitor.left_out == {("0.weight",): "0.weight is frozen"}
+    assert "0.weight is frozen" in monitor.report()
+    model[0].weight.requires_grad_(True)
+    loop(model, optimizer, 1, monitor.record)
+    assert monitor.left_out == {("0.weight",): "0.weight is in no optimiser that is watched"}
+    optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.3})
+    loop(model, optimizer, 1, monitor.record)
+    assert monitor.left_out == {} and monitor.groups == [("0.weight",)]
+    assert monitor.records[-1].lr == pytest.approx(0.3)
+    assert "Left out" not in monitor.report()
+
+
+def test_sparse_gradients_and_rates_that_are_not_numbers():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Embedding(11, 6, sparse=True), nn.LayerNorm(6, elementwise_affine=False),
+        nn.Linear(6, 5),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x = torch.tensor([1, 3, 3, 5])
+    monitor = Monitor(model, optimizer, x, every=1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), x % 5).backward()
+        gradient, norm = model[0].weight.grad.to_dense().norm(), model[0].weight.detach().norm()
+        optimizer.step()
+        monitor.record(1.0)
+    record = monitor.records[-1]
+    assert record.effective_gradient_norm == pytest.approx((gradient * norm).item(), rel=1e-5)
+    for rate, loss in ((None, 1.0), (0.0, math.nan), (math.inf, math.inf), (math.nan, None)):
+        optimizer.param_groups[0]["lr"] = rate
+        monitor._before(optimizer)
+        monitor._after(optimizer)
+        monitor.record(loss)
+        assert "Step" in monitor.report()
+        assert all(math.isfinite(value) for value in monitor.metrics().values())
+    assert monitor.records[-1].step == 6 and monitor.records[-1].si_norm > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"every": 0}, "every"),
+        ({"every": 1.5}, "every"),
+        ({"start": -1}, "start"),
+        ({"optimizer": object()}, "object is no torch.optim.Optimizer"),
+        ({"inputs": torch.zeros(4, 7)}, "fails when it is probed"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused_at_once_in_a_line(change, message):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    arguments = {"model": model, "optimizer": optimizer, "inputs": batch()[0], **change}
+    with pytest.raises(ValueError, match=message) as error:
+        Monitor(**arguments)
+    assert "\n" not in str(error.value)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_measurement_that_fails_leaves_the_training_alone(monkeypatch):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(monitoring, "norms", fail)
+    with pytest.warns(UserWarning, match="the monitor stops: RuntimeError: out of memory"):
+        loop(model, optimizer, 3, monitor.record)
+    assert not optimizer._optimizer_step_pre_hooks and monitor.records == []
+
+
+def test_the_latest_numbers_for_other_tools():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)  # no decay: no equilibrium
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    assert monitor.metrics() == {}
+    loop(model, optimizer, 2, monitor.record)
+    numbers = monitor.metrics()
+    assert numbers["step"] == 2 and numbers["periods"] == 0
+    assert numbers["si_norm/all"] == numbers["si_norm/0.weight"] == monitor.records[-1].si_norm
+    assert "equilibrium_angle/all" not in numbers
+    assert all(type(value) in (int, float) for value in numbers.values())
+
+
+def fed(monitor, steps, period=100):
+    """Give the monitor the course of perfect periods, in place of a training."""
+    for step in steps:
+        at = (step % period) / period
+        rho, loss = (2 - at / 0.9, 0.01) if at < 0.9 else (1 + 10 * (at - 0.9), 1.0)
+        for weight in monitor.weights:
+            weight.data.mul_(rho / weight.data.norm())
+        monitor._before(monitor.optimizers[0])
+        monitor._after(monitor.optimizers[0])
+        monitor.record(loss)
+
+
+def test_going_on_after_a_restart(tmp_path):
+    """Periods of 100 steps, with a restart in the middle of one, from a checkpoint before."""
+    path, model = tmp_path / "dynamics.csv", small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    whole = Monitor(model, optimizer, batch()[0], every=1)
+    fed(whole, range(1, 700))
+    first = Monitor(model, optimizer, batch()[0], every=1)
+    fed(first, range(1, 331))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    fed(first, range(331, 361))
+    first.save(path)
+    second = Monitor(model, optimizer, batch()[0], every=1)
+    second.load_state_dict(torch.load(tmp_path / "state.pt"))
+    fed(second, range(331, 700))
+    assert second.periods.turns.tolist() == whole.periods.turns.tolist() == [*range(90, 691, 100)]
+    forecasts = [m.records[k].steps_to_turn for m, k in ((whole, 2 * 345), (second, 2 * 15))]
+    assert forecasts[0] == pytest.approx(forecasts[1], abs=1) and forecasts[0] > 20
+    second.save(path)
+    columns = read(path)
+    assert columns["step"].tolist() == list(range(1, 700))
+    assert dynamics(columns)[1].lengths.tolist() == [100.0] * 6
+    third = Monitor(model, optimizer, batch()[0], every=1, start=699)
+    fed(third, range(700, 800))
+    third.save(path)
+    assert read(path)["step"].tolist() == list(range(1, 800))
+
+
+def test_several_runs_in_one_file_are_no_periods(tmp_path):
+    path = tmp_path / "dynamics.csv"
+    for _ in range(6):
+        model = small()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+        monitor = Monitor(model, optimizer, batch()[0], every=1)
+        fed(monitor, range(1, 90))
+        monitor.save(path)
+    columns = read(path)
+    assert columns["step"].tolist() == list(range(1, 90))
+    assert len(dynamics(columns)[1]) == 0

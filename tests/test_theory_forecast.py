@@ -52,3 +52,29 @@ def test_phases_as_a_run_goes_on():
     assert left[:10] == [None] * 10  # before, and with too few records of the fall
     # From 1.6, 1.4 and 1.2 the last fall took 3, 2 and 1 to its turn.
     assert left[10:13] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(("power", "expected"), [(2, 50.0), (1, 100.0)])
+def test_a_changed_rate_moves_the_turn_by_the_power_of_the_norm(power, expected):
+    """The last fall tells nothing here; at e times the rate, the same η̃ is at ρ × e^(1/p)."""
+    found = periods(0.5)
+    level = 1.3 + 0.01 * np.arange(10)[::-1]
+    later = time_to_turn(*after(found, level), found)
+    sooner = time_to_turn(*after(found, level), found, lr_ratio=math.e, power=power)
+    assert later - sooner == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.inf, math.nan, -1.0])
+def test_rates_and_norms_that_are_no_numbers(bad):
+    found = periods(0.5)
+    times, rho = after(found, 0.3 - 0.01 * np.arange(10))
+    assert time_to_turn(times, rho, found, lr_ratio=bad) is None
+    expected = time_to_turn(np.delete(times, 5), np.delete(rho, 5), found)
+    rho[5] = bad
+    assert time_to_turn(times, rho, found) == expected
+    course = Course()
+    for time, value in enumerate([2, 1.6, 1.2, 1.0, 1.5, 2, 1.6, 1.4, 1.2]):
+        course.add(time, 1.0 if value > 1.3 else 0.1, value, lr=bad)
+    assert course.add(9, bad, 1.1, lr=bad) is None
+    assert course.add(10, bad, bad, lr=bad) is None
+    assert len(course.periods) == 1

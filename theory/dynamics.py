@@ -1,15 +1,59 @@
 """What a step of SGD does to the scale-invariant (SI) weights, as the papers derive it.
 
 Symbols: η learning rate, λ weight decay, ρ norm of the SI weights, g̃ effective gradient, η̃ = η/ρ².
+For Adam and its kin only the effective rate is defined here, η/ρ.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+RULES = {"sgd": 2, "adam": 1}  # power of ρ in the effective rate, by a word in the name
+NORMALISED = ("rmsprop", "adagrad", "lion", "muon", "signsgd")  # as with Adam
 
-def effective_lr(lr: ArrayLike, si_norm: ArrayLike) -> np.ndarray:
-    """Effective learning rate η̃ = η / ρ² (P1, section 2), elementwise."""
-    return np.asarray(lr) / np.asarray(si_norm) ** 2
+
+def norm_power(*names: str) -> int | None:
+    """The power p of ρ in the effective learning rate η / ρ^p of an optimiser.
+
+    The gradient of scale-invariant weights is proportional to 1 / ρ, so a step of SGD turns them by
+    an angle proportional to η / ρ²: p = 2 (P1, section 2). The steps of Adam and its kin do not
+    depend on the size of the gradients, so theirs is proportional to η / ρ: p = 1.
+
+    Parameters
+    ----------
+    names : of the optimiser, then of the classes that it is derived from, in any case of letters.
+
+    Returns
+    -------
+    None for an optimiser that is not known.
+    """
+    for name in map(str.lower, names):
+        if name in NORMALISED:
+            return 1
+        for word, power in RULES.items():
+            if word in name:
+                return power
+    return None
+
+
+def effective_lr(
+    lr: ArrayLike, si_norm: ArrayLike, optimizer: str | int | None = "sgd"
+) -> np.ndarray:
+    """Effective learning rate η̃ = η / ρ^p, elementwise: η / ρ² for SGD (P1, section 2), η / ρ for
+    Adam and AdamW (`norm_power`).
+
+    Parameters
+    ----------
+    lr, si_norm : η and ρ; where ρ is not a positive number, the result is NaN.
+    optimizer : its name, or p.
+
+    Returns
+    -------
+    NaN for an optimiser that is not known.
+    """
+    power = norm_power(optimizer) if isinstance(optimizer, str) else optimizer
+    lr, si_norm = np.asarray(lr, dtype=float), np.asarray(si_norm, dtype=float)
+    valid = np.where(si_norm > 0, si_norm, np.nan)
+    return lr / valid ** (np.nan if power is None else power)
 
 
 def effective_gradient_norm(gradient_norm: ArrayLike, si_norm: ArrayLike) -> np.ndarray:

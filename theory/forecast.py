@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,11 +16,15 @@ LATE = 1 / 2  # of the fall, from which its present rate is read
 
 
 def time_to_turn(
-    times: ArrayLike, rho: ArrayLike, periods: Sequence[Period], lr_ratio: float = 1.0
+    times: ArrayLike,
+    rho: ArrayLike,
+    periods: Sequence[Period],
+    lr_ratio: float = 1.0,
+    power: int = 2,
 ) -> float | None:
     """How much longer ρ will fall, in phase B: the time until the next destabilisation.
 
-    As long as the last fall took from the present effective rate η̃ = η / ρ² to that at which it
+    As long as the last fall took from the present effective rate η̃ = η / ρ^p to that at which it
     turned. Where the last fall does not tell, as it began at a smaller ρ, ln ρ falls on at the rate
     of the later half of this fall. A fall that has come close to that η̃, or passed it, has a
     quarter of the usual depth (the median over the last five periods, of ln ρ) before it yet: how
@@ -26,18 +32,23 @@ def time_to_turn(
 
     Parameters
     ----------
-    times, rho : (n,) records up to now, from the beginning of the last period's fall on.
+    times, rho : (n,) records up to now, from the beginning of the last period's fall on; those
+        whose ρ is not a positive number are passed over.
     periods : those that have turned.
     lr_ratio : the learning rate now over that of the last fall.
+    power : p, of the optimiser (`theory.dynamics.norm_power`).
 
     Returns
     -------
-    In the unit of `times`; None without a period behind, or while ρ does not fall.
+    In the unit of `times`; None without a period behind, while ρ does not fall, or for rates that
+    are not positive numbers.
     """
-    if not periods:
+    if not periods or not 0 < lr_ratio < math.inf:
         return None
     last = periods[-1]
-    times, level = np.asarray(times, dtype=float), np.log(np.asarray(rho, dtype=float))
+    times, rho = np.asarray(times, dtype=float), np.asarray(rho, dtype=float)
+    known = (rho > 0) & (rho < math.inf)
+    times, level = times[known], np.log(rho[known])
     begin = int(np.searchsorted(times, last.end))
     if len(times) - begin < 3:
         return None
@@ -46,7 +57,7 @@ def time_to_turn(
     rate = -np.polyfit(times[late:], level[late:], 1)[0]
     if late < begin or rate <= 0:
         return None
-    same = level[-1] - math.log(lr_ratio) / 2  # ln ρ of the last fall with the present η̃
+    same = level[-1] - math.log(lr_ratio) / power  # ln ρ of the last fall with the present η̃
     left = same - math.log(last.rho_turn)
     usual = float(np.median([math.log(p.rho_start / p.rho_turn) for p in periods[-RECENT:]]))
     if left < OVERDUE * usual:
@@ -74,10 +85,31 @@ class Course:
         self._history: list[tuple[float, float]] = []  # (time, ρ) since the last period began
         self._rates: list[tuple[float, float]] = []  # (time, η) where η changed
 
-    def add(self, time: float, loss: float, rho: float, lr: float) -> float | None:
+    def state_dict(self) -> dict[str, Any]:
+        """All that it knows, in plain numbers, lists and dictionaries."""
+        detector = {**vars(self._detector), "periods": [astuple(p) for p in self.periods]}
+        return {
+            "detector": detector,
+            "phase": self.phase,
+            "history": list(self._history),
+            "rates": list(self._rates),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        vars(self._detector).update(state["detector"])
+        self._detector.periods = [Period(*values) for values in state["detector"]["periods"]]
+        self.periods, self.phase = self._detector.periods, state["phase"]
+        self._history = [(time, rho) for time, rho in state["history"]]
+        self._rates = [(time, lr) for time, lr in state["rates"]]
+
+    def add(
+        self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
+    ) -> float | None:
         """Take the next record; in phase B, `time_to_turn`.
 
-        A record whose ρ is not a positive number is passed over.
+        A record whose ρ is not a positive number is passed over. There is no forecast where rates
+        are not positive numbers, or have changed under an optimiser of unknown `power`.
         """
         if not 0 < rho < math.inf:
             return None
@@ -88,7 +120,8 @@ class Course:
         elif self._history and rho >= self._history[0][1]:
             self._history.clear()
         self._history.append((time, rho))
-        if not self._rates or not math.isclose(self._rates[-1][1], lr, rel_tol=1e-9):
+        known = self._rates[-1][1] if self._rates else math.nan
+        if not math.isnan(lr) and not math.isclose(known, lr, rel_tol=1e-9):
             self._rates.append((time, lr))
         if last is None:
             self.phase = "B" if len(self._history) > 1 else "A"
@@ -96,5 +129,10 @@ class Course:
         self.phase = "B" if time > last.end else "C" if time == last.high else "A"
         if self.phase != "B":
             return None
-        at_turn = [rate for since, rate in self._rates if since <= last.turn][-1]
-        return time_to_turn(*zip(*self._history, strict=True), self.periods, lr / at_turn)
+        at_turn = ([rate for since, rate in self._rates if since <= last.turn] or [math.nan])[-1]
+        if not (0 < at_turn < math.inf and 0 < lr < math.inf):
+            return None
+        ratio = lr / at_turn
+        if power is None and not math.isclose(ratio, 1):
+            return None
+        return time_to_turn(*zip(*self._history, strict=True), self.periods, ratio, power or 2)
