@@ -14,7 +14,8 @@ from utils import UserError
 RELATIONS = (
     "one run, two epochs",
     "one rate, two seeds",
-    "two rates, both convergent",
+    "two rates, one seed",
+    "two rates, two seeds",
     "an end outside the first regime",
 )
 
@@ -38,13 +39,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
     """What two checkpoints of `measuring.paths.connect` have in common: one of `RELATIONS`."""
     folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
-    rates = [arrays["lr"][i] if np.isnan(arrays["elr"][i]) else arrays["elr"][i]
-             for i in (first, last)]  # fmt: skip
     if folders[0] == folders[1]:
         return RELATIONS[0]
     if any(arrays["regime"][i] not in ("", "convergence") for i in (first, last)):
-        return RELATIONS[3]
-    return RELATIONS[1] if rates[0] == rates[1] else RELATIONS[2]
+        return RELATIONS[4]
+    rates = np.where(np.isnan(arrays["elr"]), arrays["lr"], arrays["elr"])
+    if rates[first] == rates[last]:
+        return RELATIONS[1]
+    return RELATIONS[2 if arrays["trial"][first] == arrays["trial"][last] else 3]
 
 
 def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
@@ -54,16 +56,16 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
     ----------
     arrays : of `measuring.paths.connect`.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
     (loss_axis, error_axis), barrier_axes = axes
     names = [relation(arrays, i, j) for i, j in arrays["pair"]]
     handles = {}
     degrees = np.degrees(arrays["angle"])
-    for name, colour, marker in zip(RELATIONS, COLOURS, "osD^", strict=False):
+    for name, colour, marker in zip(RELATIONS, COLOURS, "osDv^", strict=False):
         chosen = np.array([n == name for n in names])
         if not chosen.any():
             continue
-        style = {"color": colour, "linewidth": 1, "alpha": 0.6}
+        style = {"color": colour, "linewidth": 0.8}
         loss_axis.plot(arrays["t"], arrays["train_loss"][chosen].T, **style)
         error_axis.plot(arrays["t"], 100 * arrays["test_error"][chosen].T, **style)
         barriers = arrays["train_loss_barrier"], 100 * arrays["test_error_barrier"]

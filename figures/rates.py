@@ -54,7 +54,7 @@ def sharpness_by_rate(runs: Sequence[Run]) -> Figure:
     the eigenvalue must have been measured (`test.py --train_mode --prebn_only --fisher_trace
     --sharpness`); a run without is left out of these panels.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained", sharex=True)
     converged = [run for run in runs if run.regime.name == "convergence"]
     titles = {
         "Effective gradient norm": ("mean effective gradient norm ρ‖g‖", _gradient),
@@ -71,7 +71,7 @@ def sharpness_by_rate(runs: Sequence[Run]) -> Figure:
         means = {rate: points[(points[:, 0] == rate) & (points[:, 2] == 1), 1].mean()
                  for rate in sorted(set(points[points[:, 2] == 1, 0]))}  # fmt: skip
         axis.plot(list(means), list(means.values()), color=colour, linewidth=1)
-        describe(axis, title, ELR, y, "log", "linear" if title == "Test error" else "log")
+        describe(axis, title, ELR, y, "log", "log")
     axes[2].axhline(2, color="black", linestyle="--", linewidth=0.8)
     handles = [plt.Line2D([], [], marker="o", color="grey", markerfacecolor=fill, linestyle=line)
                for fill, line in (("grey", "-"), ("white", ""))]  # fmt: skip
@@ -157,13 +157,13 @@ def applicable(runs: Sequence[Run]) -> dict[str, Callable[[Sequence[Run]], Figur
     def varies(key: str) -> bool:
         return len({run.config.get(key) for run in runs}) > 1
 
-    def have(name: str) -> bool:
-        return all(find_array(run, name) for run in runs)
+    def have(name: str) -> list[bool]:
+        return [find_array(run, name) is not None for run in runs]
 
     on_sphere = all(run.on_sphere for run in runs)
     chosen = {
-        "sharpness": (sharpness_by_rate, on_sphere and have("sharpness")),
-        "label_noise": (label_noise, have("loss_corrupt")),
+        "sharpness": (sharpness_by_rate, on_sphere and any(have("sharpness"))),
+        "label_noise": (label_noise, all(have("loss_corrupt"))),
         "conventional": (conventional, by_rate and varies("momentum") and varies("cosan_schedule")),
         "loss_and_error": (loss_and_error, varies("model") or varies("fix_si_pnorm_value")),
     }

@@ -22,7 +22,8 @@ def lines(axis):
 def test_paths_and_barriers(tmp_path):
     arrays = {
         "checkpoint": np.array(["a/checkpoint-1.pt", "a/checkpoint-2.pt", "b/c.pt", "d/c.pt"]),
-        "lr": np.ones(4), "elr": np.array([0.1, 0.1, 0.1, 0.2]), "arc": np.array(False),
+        "trial": np.array([0, 0, 1, 1]), "arc": np.array(False),
+        "lr": np.ones(4), "elr": np.array([0.1, 0.1, 0.1, 0.2]),
         "regime": np.array(["convergence"] * 3 + ["chaotic equilibrium"]),
         "pair": np.array([[0, 1], [0, 2], [0, 3]]), "t": np.array([0, 0.5, 1]),
         "angle": np.radians([5, 80, 90]),
@@ -37,7 +38,7 @@ def test_paths_and_barriers(tmp_path):
     assert [line.tolist() for line in lines(loss_barrier)] == [[[5, 0]], [[80, 2]], [[90, 0]]]
     assert [line[0, 1] for line in lines(error_barrier)] == [1, 2, 3]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [paths.RELATIONS[i] for i in (0, 1, 3)]
+    assert names == [paths.RELATIONS[i] for i in (0, 1, 4)]
     np.savez(tmp_path / "some.npz", **arrays)
     command.main([str(tmp_path / "some.npz")])
     assert (tmp_path / "some.png").exists()
@@ -46,7 +47,8 @@ def test_paths_and_barriers(tmp_path):
         with pytest.raises(UserError, match=name):
             command.main([str(tmp_path / name)])
     arrays["regime"][:] = "convergence"
-    assert paths.relation(arrays, 0, 3) == paths.RELATIONS[2]
+    assert paths.relation(arrays, 0, 3) == paths.RELATIONS[3]
+    assert paths.relation(arrays, 2, 3) == paths.RELATIONS[2]
 
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
