@@ -28,7 +28,7 @@ from measuring.wanted import Wanted
 from runs import Run, at_common_epochs, checkpoint_path, checkpoints
 from theory import toy as toy_model
 from theory.dynamics import effective_gradient_norm, equilibrium_norm
-from theory.regimes import REGIMES, find_regime
+from theory.regimes import REGIMES, Regime, find_regime
 
 # --- P1, claim 4, and P2: chaos in ordinary training against the sphere ---
 
@@ -170,10 +170,11 @@ def regimes(found: list[Run]) -> Finding:
     ends: tuple[list[float], list[float]] = ([], [])
     for trial, line in by_seed(found).items():
         at, elrs = [run.regime for run in line], np.array([rate(run) for run in line])
-        names = [regime.name for regime in at]
-        place = np.array([REGIMES.index(name) for name in names])
-        ordered.append({*place} == {0, 1, 2} and (np.diff(place) >= 0).all())
-        chaotic = place == 1
+        place = places(at)
+        named = place[place >= 0]
+        ordered.append({*named} == {0, 1, 2} and (np.diff(named) >= 0).all())
+        first = elrs[place == 1].min() if (place == 1).any() else math.inf
+        chaotic = (place == 1) | ((place < 0) & (elrs > first))
         if chaotic.sum() > 1:
             level = np.array([regime.level for regime in at])[chaotic]
             slopes.append(slope(np.log(elrs[chaotic]), np.log(level)))
@@ -182,9 +183,10 @@ def regimes(found: list[Run]) -> Finding:
             drift = [math.log(np.median(q[3]) / np.median(q[2])) for q in quarters]
             drifts.append(math.exp(np.mean(drift)))
             for end, (low, high) in zip(ends, ((0, 1), (1, 2)), strict=True):
-                if (place <= low).any() and (place >= high).any():
-                    end.append(math.sqrt(elrs[place <= low].max() * elrs[place >= high].min()))
-        rows.append({"trial": trial, "elrs": elrs, "regimes": names,
+                below, above = (place >= 0) & (place <= low), place >= high
+                if below.any() and above.any():
+                    end.append(math.sqrt(elrs[below].max() * elrs[above].min()))
+        rows.append({"trial": trial, "elrs": elrs, "regimes": [*map(str, at)],
                      "levels": [regime.level for regime in at]})  # fmt: skip
     return Finding(
         (share("share of seeds in order", ordered),
@@ -193,6 +195,20 @@ def regimes(found: list[Run]) -> Finding:
          ratio("ELR where the second regime begins", ends[0]),
          ratio("ELR where it ends", ends[1])), rows
     )  # fmt: skip
+
+
+def places(regimes: Sequence[Regime]) -> np.ndarray:
+    """Places in `REGIMES` by rising rate; -1 for a run that does not suffice to tell.
+
+    A loss that still falls, at rates below all that hover, is on its way to a minimum.
+    """
+    found: list[int] = []
+    for regime in regimes:
+        if regime.name:
+            found.append(REGIMES.index(regime.name))
+        else:
+            found.append(0 if regime.reason.endswith("falls") and 1 not in found else -1)
+    return np.array(found)
 
 
 SAME_LOSS = 0.1  # training loss at which rates are compared

@@ -33,18 +33,6 @@ def falling(length=600):
     return 10 ** (-np.arange(length) / length), np.full(length, 3.0)
 
 
-def sweep(make, key, exponent, slower=1.1):
-    """Five rates over a decade, in two trials each, with a frequency ~ rate**exponent."""
-    for factor, trial in itertools.product((1, 1.8, 3, 5.6, 10), (10, 11)):
-        period, decay = round(200 * factor**-exponent), 0.016 * factor / 4
-        config = {key: CONFIG[key] * factor / 4, "trial": trial, "epochs": 8 * period}
-        yield make(*saw(period, 8 * period, decay, slower), config, f"{key}_{factor}")
-
-
-def ends(make):
-    return [make(*falling(), {"lr_init": 1e-4}), make(*chaos(), {"lr_init": 9.0})]
-
-
 def trace_of(run, columns, steps=4):
     for epoch in range(len(columns["loss"]) // steps):
         part = slice(steps * epoch, steps * (epoch + 1))
@@ -90,17 +78,6 @@ def sphere_of(make, levels=(1.8, 2.0, 2.2), trial=10):
         on_sphere(make, elr, chaos(60, level)[0], half, traced=True, trial=trial)
         for elr, level in zip(rates, levels, strict=True)
     ]
-
-
-def regimes_of(make, order):
-    small = np.full(300, 0.001)
-    half = np.full(300, 0.5)
-    levels = {"a": (1.0, half), "b": (2.0, half), "c": (3.0, half), "d": (4.0, half),
-              "low": (None, small), "high": (9.0, np.full(300, 0.9))}  # fmt: skip
-    for number, name in enumerate(order):
-        level, error = levels[name]
-        loss = falling(300)[0] if level is None else chaos(300, level)[0]
-        yield on_sphere(make, 0.001 * 2**number, loss, error)
 
 
 @pytest.fixture(autouse=True)
