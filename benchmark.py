@@ -10,11 +10,11 @@ ImageFolder with PIL transforms, a DataLoader with 4 workers, `.item()` in every
 the data for each quantity. Whatever is compared is timed in turn, and times are medians.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ import data
 import models
 from experiments import cost
 from measuring.recorder import Recorder
-from training import Recipe, Trainer
+from options import Model, Options, Train, integer, one_of, option, parse
+from training import Trainer
 from training.device import describe, memory_format, products, select_device
 from utils import user_errors
 
@@ -36,6 +37,19 @@ BATCH = 128
 STEPS = 10  # that are timed together
 WORKERS = 4  # of the plain loop's DataLoader
 Actions = dict[str, Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Benchmark(Options):
+    """What to time."""
+
+    width: int = option(8, "channels of ConvNetSI's first stage", integer(1))
+    images: int = option(2560, "training images", integer(1))
+    rounds: int = option(3, "how often each is timed", integer(1))
+    data_path: str | None = option(None, "an ImageFolder of 32x32 images (default: random)")
+    precision: str = option("fp32", "fp32 or tf32", one_of(("fp32", "tf32")))
+    gpu: int = option(0, "number of the GPU (-1: CPU)", integer(-1))
+    rates: bool = option(False, "only steps of the papers' networks")
 
 
 def time_in_turn(actions: Actions, device: torch.device, rounds: int, clock=None) -> dict:
@@ -63,14 +77,14 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(path / f"{i}.jpg", quality=90)
 
 
-def our_loop(options: argparse.Namespace, device: torch.device) -> Actions:
+def our_loop(options: Benchmark, device: torch.device) -> Actions:
     """This project's epoch and metrics, and the bare network's passes of an epoch."""
     images = data.load(
         "ImageFolder", options.data_path, use_test=True, use_data_size=options.images
     )
     train, test = (part.to(device, memory_format(device, options.width)) for part in images)
     trainer = new_trainer("ConvNetSI", options.width, train, options.precision)
-    meters = Recorder(Path(), trainer.model, train, test, batch_size=BATCH).meters
+    meters = Recorder(Path(), trainer.model, train, test, trainer.options).meters
     generator = torch.Generator().manual_seed(0)
     x, y = next(train.batches(BATCH))
 
@@ -96,13 +110,13 @@ def new_trainer(name: str, width: int, images: data.ImageSet, precision: str) ->
     """A network in the setting of the papers' figures, on the device of the images."""
     device = images.images.device
     torch.manual_seed(0)
-    model = models.build(name, 10, width, init_scale=10)
+    model = models.build(Model(name, width, init_scale=10), 10)
     model.to(device, memory_format=images.memory_format).train()
-    recipe = Recipe(wd=0.001, other_lr=0.0, precision=precision)
-    return Trainer(model, recipe, len(images), device)
+    options = Train(wd=0.001, momentum=0.0, noninvlr=0.0, batch_size=BATCH, precision=precision)
+    return Trainer(model, options, len(images), device)
 
 
-def plain_loop(options: argparse.Namespace, device: torch.device) -> Actions:
+def plain_loop(options: Benchmark, device: torch.device) -> Actions:
     """An epoch and the metrics as people usually write them."""
     tensor = [transforms.ToTensor(), transforms.Normalize(data.CIFAR_MEAN, data.CIFAR_STD)]
     augment = [transforms.RandomCrop(data.SIZE, data.PAD), transforms.RandomHorizontalFlip()]
@@ -115,7 +129,7 @@ def plain_loop(options: argparse.Namespace, device: torch.device) -> Actions:
         batches = torch.utils.data.DataLoader(images, BATCH, shuffle, num_workers=WORKERS)
         return ((x.to(device), y.to(device)) for x, y in batches)
 
-    model = models.build("ConvNetSI", 10, options.width, init_scale=10).to(device)
+    model = models.build(Model("ConvNetSI", options.width, init_scale=10), 10).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.001)
 
     def epoch() -> None:
@@ -144,7 +158,7 @@ def plain_loop(options: argparse.Namespace, device: torch.device) -> Actions:
     return {"epoch": epoch, "metrics": metrics}
 
 
-def compare(options: argparse.Namespace, device: torch.device) -> str:
+def compare(options: Benchmark, device: torch.device) -> str:
     """A table of both loops, and the step next to the bare network."""
     actions = our_loop(options, device)
     actions |= {f"plain {name}": action for name, action in plain_loop(options, device).items()}
@@ -161,7 +175,7 @@ def compare(options: argparse.Namespace, device: torch.device) -> str:
     )
 
 
-def rates(options: argparse.Namespace, device: torch.device) -> str:
+def rates(options: Benchmark, device: torch.device) -> str:
     """Times of a training step of the papers' networks: of a GPU, or of processor time."""
     rows = []
     for name, widths in cost.REFERENCE.items():
@@ -192,17 +206,7 @@ def rates(options: argparse.Namespace, device: torch.device) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=8, help="channels of ConvNetSI's first stage")
-    parser.add_argument("--images", type=int, default=2560, help="training images")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
-    parser.add_argument("--data_path", help="an ImageFolder of 32x32 images (default: random)")
-    parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
-    parser.add_argument("--gpu", type=int, default=0, help="number of the GPU (-1: CPU)")
-    parser.add_argument("--rates", action="store_true", help="only steps of the papers' networks")
-    options = parser.parse_args(argv)
+    options, _ = parse(Benchmark, argv, "benchmark.py", __doc__)
     device = select_device(options.gpu)
     print(f"{describe(device)}, torch {torch.__version__}, batches of {BATCH}")
     if options.rates:
@@ -210,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.data_path is None:
-            options.data_path = folder
+            options = replace(options, data_path=folder)
             make_images(Path(folder), options.images)
         print(compare(options, device))
 

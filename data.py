@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from options import Measure, Train
 from utils import UserError, plural, write_atomically
 
 SIZE = 32  # height and width of CIFAR's images, and of the digits
@@ -188,6 +189,19 @@ def load(
         left = f"{plural(len(train), 'training image')} of {name}"
         raise UserError(f"{left} of fewer than two classes are left: there is nothing to learn")
     return train, test
+
+
+def load_for(options: Train | Measure, use_test: bool) -> tuple[ImageSet, ImageSet]:
+    """The training images of these options, and the images to evaluate on, as `load` gives them."""
+    return load(
+        options.dataset,
+        options.data_path,
+        use_test=use_test,
+        use_data_size=options.use_data_size,
+        use_test_size=options.use_test_size,
+        corrupt_train=options.corrupt_train,
+        split_classes=options.split_classes,
+    )
 
 
 def half_of_classes(images: ImageSet, half: int) -> ImageSet:

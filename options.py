@@ -1,23 +1,21 @@
-"""Every option of train.py and test.py, declared once, with the checks of its values.
+"""Every option of train.py and test.py: frozen dataclasses, and the command line made from them.
 
-The names and defaults are those of the papers' official code, so its command lines work here.
-`python options.py` prints the table that README.md holds (a test keeps the two in step).
+A field is an option: its name, type, default, meaning and the values that it takes. The names and
+defaults are those of the papers' official code, so its command lines work here. `Train` and
+`Measure` go unchanged to the network, the trainer, the meter and the run's config.json.
+`python options.py` prints the tables of docs/options.md (a test keeps them in step).
 """
 
-import argparse
+import math
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any, TypeVar
 
-from command_line import (
-    Option,
-    Parser,
-    chosen_epochs,
-    given,
-    integer,
-    number,
-    one_of,
-    whole_numbers,
-)
-from utils import UserError
+import tyro
+from tyro.conf import arg
+
+from utils import UserError, nearest
 
 # Names only: models/ and data.py implement them, and a test compares. Importing those modules here
 # would load torch before a mistyped option is reported.
@@ -28,347 +26,542 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("fp32", "tf32", "bf16")
 NORM_EPS = 1e-12
 
-
-def network(text: str) -> str:
-    """One of the networks of the papers, or the function that makes one of your own."""
-    return text if ":" in text else one_of(MODEL_NAMES)(text)
+Check = Callable[[Any], None]  # raises ValueError that says what would be right
+T = TypeVar("T")
 
 
-DATA = (
-    Option("--dataset", one_of(DATASET_NAMES), "CIFAR10", ", ".join(DATASET_NAMES)),
-    Option("--data_path", str, "./datasets", "folder of the data (CIFAR is downloaded into it)"),
-    Option("--batch_size", integer(1), 128, "images in a batch"),
-    Option("--use_data_size", integer(1), None, "keep the first N training images (default: all)"),
-    Option(
-        "--use_test_size", integer(1), None,
-        "measure on the first N images of the test (or held-out) set (default: all)",
-    ),
-    Option(
-        "--corrupt_train", number(0, 1), None,
-        "replace the labels of this fraction of the training images by random ones",
-    ),
-    Option(
-        "--split_classes", integer(0, 1), None,
-        "of ten classes keep half: 0: those numbered 0, 1, 2, 8, 9; 1: 3 to 7 (numbered anew)",
-    ),
-    Option("--num_workers", integer(0), 4, "accepted, and changes nothing: no workers needed"),
-)  # fmt: skip
-MODEL = (
-    Option(
-        "--model",
-        network,
-        "ConvNetSI",
-        ", ".join(MODEL_NAMES)
-        + ", or one of your own: path/to/file.py:function, package.module:name",
-    ),
-    Option("--num_channels", integer(1), 64, "width: channels of the first stage"),
-    Option("--depth", integer(1), 3, "blocks after the first (ConvNet only)"),
-    Option("--norm", one_of(NORM_NAMES), "batch", "normalisation: " + ", ".join(NORM_NAMES)),
-    Option(
-        "--norm_eps",
-        number(0, open_low=True),
+def option(default: Any, help: str, check: Check | None = None) -> Any:
+    """A field of a dataclass of options."""
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    off: float | None = None,
+    whole: bool = False,
+) -> Check:
+    """A finite (or whole) number from low to high; an `open_` end is excluded, `off` allowed."""
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'>' if open_low else '>='} {low:g}")
+    if high < math.inf:
+        bounds.append(f"{'<' if open_high else '<='} {high:g}")
+    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
+    expected += "" if off is None else f", or {off:g}"
+
+    def check(value: float) -> None:
+        right_type = isinstance(value, int if whole else (int, float))
+        if value == off or (
+            right_type
+            and math.isfinite(value)
+            and (value > low if open_low else value >= low)
+            and (value < high if open_high else value <= high)
+        ):
+            return
+        raise ValueError(f"{value} is not {expected}")
+
+    return check
+
+
+def integer(low: int, high: float = math.inf) -> Check:
+    """A whole number from low to high."""
+    return number(low, high, whole=True)
+
+
+def one_of(known: Sequence[str]) -> Check:
+    """One of the known names; the error suggests the nearest one."""
+
+    def check(value: str) -> None:
+        if value not in known:
+            hint = nearest(str(value), known)
+            raise ValueError(f"unknown name {value!r}{hint}; known: {', '.join(known)}")
+
+    return check
+
+
+def network(value: str) -> None:
+    """A network of the papers, or the function that makes one of your own."""
+    if ":" not in value:
+        one_of(MODEL_NAMES)(value)
+
+
+def chosen_epochs(text: str) -> Sequence[int]:
+    """Epochs separated by commas, "0,100,200", or every n-th one from 0 on, "every10"."""
+    parts = text.removeprefix("every").lstrip(" _").split(",")
+    try:
+        numbers = [int(part) for part in parts]
+        if text.startswith("every"):
+            (n,) = numbers
+            return range(0, sys.maxsize, n)
+    except ValueError:
+        numbers = [-1]
+    if min(numbers) < 0:
+        raise ValueError(f"{text!r} is not epochs: 0,100,200 or every10")
+    return numbers
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all options: every value is checked as its field declares.
+
+    Raises
+    ------
+    UserError : a value is wrong; one line says what would be right.
+    """
+
+    def __post_init__(self):
+        for each in fields(self):
+            value, check = getattr(self, each.name), each.metadata["check"]
+            if check is None or (value is None and each.default is None):
+                continue
+            try:
+                check(value)
+            except ValueError as error:
+                raise UserError(f"--{each.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Data(Options):
+    """Images, labels and the loss."""
+
+    dataset: str = option("CIFAR10", ", ".join(DATASET_NAMES), one_of(DATASET_NAMES))
+    batch_size: int = option(128, "images in a batch", integer(1))
+    use_data_size: int | None = option(
+        None, "keep the first N training images (default: all)", integer(1)
+    )
+    use_test_size: int | None = option(
         None,
-        "summand to the normalised variance (default: 1e-12; 1e-5 for checkpoints of the official "
-        "code; a branch: as its run)",
-    ),
-)
-LOSS = Option(
-    "--use_squared_loss",
-    None,
-    False,
-    "(Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the cross-entropy (P2)",
-)
-INIT_SCALE = Option(
-    "--init_scale --initscale", number(0, open_low=True, off=-1), -1.0,
-    "Frobenius norm given to the last layer's weights at the start (-1: leave them)",
-)  # fmt: skip
-NONINVLR = Option(
-    "--noninvlr --fix_noninvlr", number(0, off=-1), -1.0,
-    "learning rate of all weights that are not scale invariant (0: frozen; -1: as the others)",
-)  # fmt: skip
-METRICS_PRECISION = Option(
-    "--metrics_precision", one_of(PRECISIONS), "fp32",
-    "of loss, accuracy and gradient norms that are measured; sharpness and curvature: always fp32",
-)  # fmt: skip
-NOAUG = Option("--noaug --no_aug", None, False, "train without random crops and flips")
-MACHINE = (
-    Option("--seed", integer(0), 1, "seed; the random numbers of a run depend on seed + trial"),
-    Option(
-        "--gpu", integer(-1), 0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)"
-    ),
-)
+        "measure on the first N images of the test (or held-out) set (default: all)",
+        integer(1),
+    )
+    corrupt_train: float | None = option(
+        None,
+        "replace the labels of this fraction of the training images by random ones",
+        number(0, 1),
+    )
+    split_classes: int | None = option(
+        None,
+        "keep five of ten classes: 0 keeps 0, 1, 2, 8, 9 and 1 keeps 3 to 7 (renumbered)",
+        integer(0, 1),
+    )
+    use_squared_loss: bool = option(
+        False, "loss (Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the "
+        "cross-entropy (P2)",
+    )  # fmt: skip
 
-TRAIN = (
-    Option("--dir", str, "./Experiments/run", "folder of the run; its files go to DIR/trial_<t>"),
-    Option("--trial", integer(0), 0, "number of the run among equal ones (changes the seed)"),
-    *DATA,
-    Option("--use_test", None, False, "train on all training images and evaluate on the test set"),
-    NOAUG,
-    *MODEL,
-    INIT_SCALE,
-    NONINVLR,
-    LOSS,
-    Option("--lr_init", number(0), 0.01, "learning rate η"),
-    Option("--wd", number(0), 1e-4, "weight decay λ (added to the gradient; adamw: decoupled)"),
-    Option("--optimizer", one_of(OPTIMIZERS), "sgd", ", ".join(OPTIMIZERS)),
-    Option("--momentum", number(0, 1, open_high=True), 0.9, "momentum of SGD"),
-    Option("--epochs", integer(1), 1001, "epochs to train"),
-    Option("--fbgd", None, False, "full-batch gradient descent: one step an epoch"),
-    Option("--fix_si_pnorm", None, False, "keep the norm of the SI weights fixed by projection"),
-    Option(
-        "--fix_si_pnorm_value", number(), -1.0, "the norm to keep (<= 0: the one at the start)"
-    ),
-    Option(
-        "--fix_elr", None, False,
-        "train on the sphere (P2): SI weights keep their norm ρ₀ and have the rate ELR·ρ₀²",
-    ),
-    Option(
-        "--fix_all_elr", None, False,
-        "as --fix_elr, and every filter of the SI weights keeps one common norm (P2)",
-    ),
-    Option(
-        "--elr", number(0, open_low=True), None,
-        "effective learning rate ELR of --fix_elr and --fix_all_elr",
-    ),
-    Option(
-        "--same_init", None, False,
-        "initialise the network from the official code's fixed seed, the same in every run",
-    ),
-    Option(
-        "--same_last_layer", None, False,
+
+@dataclass(frozen=True)
+class Model(Options):
+    """The network and its initialisation."""
+
+    model: str = option(
+        "ConvNetSI",
+        ", ".join(MODEL_NAMES) + ", or your own: path/to/file.py:function, package.module:name",
+        network,
+    )
+    num_channels: int = option(64, "width: channels of the first stage", integer(1))
+    depth: int = option(3, "blocks after the first (ConvNet only)", integer(1))
+    norm: str = option("batch", "normalisation: " + ", ".join(NORM_NAMES), one_of(NORM_NAMES))
+    norm_eps: float | None = option(
+        None, "added to the variance in the normalisation (default: 1e-12; for checkpoints of the "
+        "official code 1e-5; a branch: that of its run)", number(0, open_low=True),
+    )  # fmt: skip
+    init_scale: Annotated[float, arg(aliases=("--initscale",))] = option(
+        -1.0,
+        "initial Frobenius norm of the last layer's weights (-1: leave them)",
+        number(0, open_low=True, off=-1),
+    )
+    same_init: bool = option(
+        False, "initialise the network from the official code's fixed seed, the same in every run"
+    )
+    same_last_layer: bool = option(
+        False,
         "initialise the last layer from the official code's fixed seed, the same in every run",
-    ),
-    Option("--no_schedule --noschedule", None, False, "constant learning rate"),
-    Option(
-        "--c_schedule", number(0), None,
+    )
+
+
+@dataclass(frozen=True)
+class Optimisation(Options):
+    """What is trained, and how."""
+
+    lr_init: float = option(0.01, "learning rate η", number(0))
+    wd: float = option(1e-4, "weight decay λ (added to the gradient; adamw: decoupled)", number(0))
+    optimizer: str = option("sgd", ", ".join(OPTIMIZERS), one_of(OPTIMIZERS))
+    momentum: float = option(0.9, "momentum of SGD", number(0, 1, open_high=True))
+    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
+        -1.0, "learning rate of the weights that are not scale invariant (SI) (0: frozen; -1: as "
+        "the others)", number(0, off=-1),
+    )  # fmt: skip
+    epochs: int = option(1001, "epochs to train", integer(1))
+    no_schedule: Annotated[bool, arg(aliases=("--noschedule",))] = option(
+        False, "constant learning rate"
+    )
+    c_schedule: float | None = option(
+        None,
         "after the first quarter the rate falls linearly to 1/P of lr_init (0: off)",
-    ),
-    Option(
-        "--d_schedule", number(0), None,
-        "the rate is divided by P after each quarter of training (0: off)",
-    ),
-    Option("--cosan_schedule", None, False, "cosine annealing of the rate to 0"),
-    Option("--save_freq", integer(1), None, "save every N epochs (default: ever more rarely)"),
-    Option(
-        "--save_freq_int", integer(0), 0,
-        "save N times an epoch: N - 1 times within it, evenly (0: after it alone)",
-    ),
-    Option("--trace", None, False, "record every step: loss, ρ, ‖g‖ and angle, in trace/"),
-    Option("--metrics", None, False, "measure saved epochs while training: writes test.py's files"),
-    Option("--keep", integer(1), None, "keep only the newest N checkpoints (default: all)"),
-    Option("--keep_epochs", whole_numbers, [], "with --keep: keep these too, as in 0,100,200"),
-    Option("--eval_freq", integer(1), 10, "evaluate on the test (or held-out) set every N epochs"),
-    Option(
-        "--resume_epoch", integer(-1), None,
-        "branch off checkpoint E of this trial for --epochs more epochs, into a folder below it "
-        "(-1: do not)",
-    ),
-    Option(
-        "--precision", one_of(PRECISIONS), "fp32",
-        "of training: fp32; tf32: factors rounded to 10 bits (GPU); bf16: autocast",
-    ),
-    METRICS_PRECISION,
-    Option("--deterministic", None, False, "the same bits in every run on a GPU, a little slower"),
-    Option("--compile", None, False, "through torch.compile, measuring too (needs a C++ compiler)"),
-    Option("--keep_going", None, False, "go on although the loss has become NaN or infinite"),
-    Option("--resume", None, False, "go on from this run's newest checkpoint, if it has one"),
-    Option("--overwrite", None, False, "start anew in a folder that already holds this run"),
-    *MACHINE,
-)  # fmt: skip
+        number(0),
+    )
+    d_schedule: float | None = option(
+        None, "the rate is divided by P after each quarter of training (0: off)", number(0)
+    )
+    cosan_schedule: bool = option(False, "cosine annealing of the rate to 0")
+    fbgd: bool = option(False, "full-batch gradient descent: one step an epoch")
+    fix_si_pnorm: bool = option(False, "keep the norm of the SI weights fixed by projection")
+    fix_si_pnorm_value: float = option(-1.0, "the norm to keep (<= 0: the initial one)", number())
+    fix_elr: bool = option(
+        False, "train on the sphere (P2): SI weights keep their norm ρ₀ and have the rate ELR·ρ₀²"
+    )
+    fix_all_elr: bool = option(
+        False, "as --fix_elr, and every filter of the SI weights keeps one common norm (P2)"
+    )
+    elr: float | None = option(
+        None,
+        "effective learning rate ELR of --fix_elr and --fix_all_elr",
+        number(0, open_low=True),
+    )
+    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
+        False, "train without random crops and flips"
+    )
+    use_test: bool = option(
+        False, "train on all training images and evaluate on the test set (default: hold out the "
+        "last 5,000, or a tenth, and evaluate on them)",
+    )  # fmt: skip
+    trial: int = option(0, "number of the run among equal ones (changes the seed)", integer(0))
 
-TEST = (
-    Option("--models_dir", str, None, "folder of the checkpoints, DIR/trial_<t>, or one of them"),
-    Option(
-        "--epochs", chosen_epochs, None,
-        "measure these checkpoints alone, adding to the file: 0,100,200 or every10 (default: all)",
-    ),
-    Option("--save_path", str, None, "the .npz file (default: a name below models_dir)"),
-    Option("--prebn_save_path", str, None, "second .npz, as with --prebn_only, from the same pass"),
-    Option("--use_test", None, False, "measure on the test set (default: the training set)"),
-    Option("--train_mode", None, False, "normalise with each batch's own statistics"),
-    Option("--eval_model", None, False, "loss, acc"),
-    Option("--all_pnorm", None, False, "<parameter>_norm and <parameter>_numel of every parameter"),
-    Option(
-        "--calc_grad_norms --calc_grad_norms_small_memory", None, False,
-        "gnorm_m: mean over batches of the gradient's norm",
-    ),
-    Option("--calc_grad_norms_all", None, False, "gnorm_all: the gradient's norm of every batch"),
-    Option(
-        "--calc_grad_norms_param_groups", None, False,
-        "gnorm_m_param_groups: as gnorm_m, of every filter of every SI weight",
-    ),
-    Option(
-        "--calc_grads", None, False,
-        "gm_norm, gs_norm: norms of mean and standard deviation of the batch gradients",
-    ),
-    Option(
-        "--calc_batch_outliers", None, False,
-        "outliers_list: wrongly classified images of every batch, by true class",
-    ),
-    Option(
-        "--calc_probs_stats", None, False,
-        "p_stats: mean, std, min, max, median of every batch's probabilities, by true class",
-    ),
-    Option("--calc_cos_init", None, False, "cos_init: cosine of the SI weights with checkpoint 0"),
-    Option("--calc_l2_init", None, False, "l2_init: distance of all weights from checkpoint 0"),
-    Option("--prebn_only", None, False, "norms, gradients and curvature of the SI weights only"),
-    Option("--fisher_trace", None, False, "fisher_trace: trace / number of parameters"),
-    Option("--fisher_evals", None, False, "fisher_evals: 10 leading eigenvalues"),
-    Option("--hess_trace", None, False, "hess_trace: trace / number of parameters"),
-    Option("--hess_evals", None, False, "hess_evals: 10 leading eigenvalues"),
-    Option(
-        "--sharpness", None, False,
-        "sharpness: leading eigenvalue of the Hessian on the unit sphere of the SI weights",
-    ),
-    Option("--update", None, False, "add to the .npz: compute only what it lacks"),
-    Option(
-        "--eval_on_train_subsets", None, False,
-        "loss, acc and traces also of the images with true and with corrupted labels: ..._normal, "
-        "..._corrupt",
-    ),
-    Option(
-        "--eval_on_random_subset", integer(1), None,
-        "measure on N random images of the set, fixed by --seed (N left out: 5000, or all of a "
-        "smaller set)", 0,
-    ),
-    Option(
-        "--save_freq_int", integer(0), 0,
+
+@dataclass(frozen=True)
+class Numbers(Options):
+    """Random numbers and arithmetic."""
+
+    seed: int = option(1, "seed; the random numbers of a run depend on seed + trial", integer(0))
+    precision: str = option(
+        "fp32", "of training and of its metrics: fp32; tf32: factors rounded to 10 bits (GPU); "
+        "bf16: autocast. Curvature: always fp32", one_of(PRECISIONS),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Saving(Options):
+    """Where the run is, and what it saves."""
+
+    dir: str = option("./Experiments/run", "folder of the run; its files go to DIR/trial_<t>")
+    save_freq: int | None = option(
+        None, "save every N epochs (default: ever more rarely)", integer(1)
+    )
+    save_freq_int: int = option(
+        0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone)", integer(0)
+    )
+    keep: int | None = option(None, "keep only the newest N checkpoints (default: all)", integer(1))
+    eval_freq: int = option(10, "evaluate on the test (or held-out) set every N epochs", integer(1))
+    metrics: bool = option(False, "measure saved epochs while training: writes test.py's files")
+    trace: bool = option(False, "record every step: loss, ρ, ‖g‖ and angle, in trace/")
+    resume: bool = option(False, "go on from this run's newest checkpoint, if it has one")
+    overwrite: bool = option(False, "start anew in a folder that already holds this run")
+    resume_epoch: int | None = option(
+        None, "branch off checkpoint E of this trial for --epochs more epochs, into a folder below "
+        "it (-1: do not)", integer(-1),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine(Options):
+    """Where it is computed."""
+
+    data_path: str = option("./datasets", "folder of the data (CIFAR is downloaded into it)")
+    gpu: int = option(
+        0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)", integer(-1)
+    )
+    deterministic: bool = option(False, "the same bits in every run on a GPU, a little slower")
+    compile: bool = option(False, "through torch.compile (needs a C++ compiler)")
+    num_workers: int = option(4, "accepted, and changes nothing: no workers needed", integer(0))
+    su_init: bool = option(False, "accepted, and changes nothing: the official code never reads it")
+
+
+@dataclass(frozen=True)
+class Train(
+    Machine, Saving, Numbers, Optimisation, Model, Data
+):  # fields: from the last to the first
+    """The options of train.py.
+
+    Raises
+    ------
+    UserError : a value is wrong, or options contradict each other.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lr_init == 0 and not self.on_sphere:
+            raise UserError("--lr_init: 0 is not a finite number > 0 (--fix_elr does without one)")
+        schedules = {
+            "no_schedule": self.no_schedule and not self.cosan_schedule,
+            "c_schedule": self.c_schedule,
+            "d_schedule": self.d_schedule and not self.c_schedule,
+            "cosan_schedule": self.cosan_schedule,
+        }
+        named = [name for name, value in schedules.items() if value]
+        if len(named) > 1:
+            raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
+        if self.fix_elr and self.fix_all_elr:
+            raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
+        if self.on_sphere and self.elr is None:
+            raise UserError("--fix_elr and --elr go together: --fix_elr needs a value of --elr")
+        if self.on_sphere and self.fix_si_pnorm and self.fix_si_pnorm_value > 0:
+            raise UserError("--fix_elr keeps the initial norm: leave out --fix_si_pnorm_value")
+        if self.on_sphere and self.optimizer != "sgd":
+            raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one")
+        if self.fbgd and self.save_freq_int > 1:
+            raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether the norm of the SI weights and their effective learning rate are fixed (P2)."""
+        return self.fix_elr or self.fix_all_elr
+
+
+@dataclass(frozen=True)
+class Metrics(Options):
+    """What to measure of each checkpoint: names of the arrays in the .npz file."""
+
+    eval_model: bool = option(False, "loss, acc")
+    eval_on_train_subsets: bool = option(
+        False, "loss, acc and traces also of the images with true and with corrupted labels: "
+        "..._normal, ..._corrupt",
+    )  # fmt: skip
+    all_pnorm: bool = option(False, "<parameter>_norm and <parameter>_numel of every parameter")
+    calc_grad_norms: Annotated[bool, arg(aliases=("--calc_grad_norms_small_memory",))] = option(
+        False, "gnorm_m: mean over batches of the gradient's norm"
+    )
+    calc_grad_norms_all: bool = option(False, "gnorm_all: the gradient's norm of every batch")
+    calc_grad_norms_param_groups: bool = option(
+        False, "gnorm_m_param_groups: as gnorm_m, of every filter of every SI weight"
+    )
+    calc_grads: bool = option(
+        False, "gm_norm, gs_norm: norms of mean and standard deviation of the batch gradients"
+    )
+    calc_batch_outliers: bool = option(
+        False, "outliers_list: wrongly classified images of every batch, by true class"
+    )
+    calc_probs_stats: bool = option(
+        False, "p_stats: mean, std, min, max, median of every batch's probabilities, by true class"
+    )
+    calc_cos_init: bool = option(False, "cos_init: cosine of the SI weights with checkpoint 0")
+    calc_l2_init: bool = option(False, "l2_init: distance of all weights from checkpoint 0")
+    fisher_trace: bool = option(False, "fisher_trace: trace / number of parameters")
+    fisher_evals: bool = option(False, "fisher_evals: 10 leading eigenvalues")
+    hess_trace: bool = option(False, "hess_trace: trace / number of parameters")
+    hess_evals: bool = option(False, "hess_evals: 10 leading eigenvalues")
+    sharpness: bool = option(
+        False, "sharpness: leading eigenvalue of the Hessian on the unit sphere of the SI weights"
+    )
+
+
+@dataclass(frozen=True)
+class Measuring(Options):
+    """Which checkpoints and images, and where the results go."""
+
+    models_dir: str | None = option(
+        None, "folder of the checkpoints, DIR/trial_<t>, or one of them"
+    )
+    epochs: str | None = option(
+        None, "measure only these checkpoints, adding to the file: 0,100,200 or every10 (default: "
+        "all)", chosen_epochs,
+    )  # fmt: skip
+    save_path: str | None = option(None, "the .npz file (default: a name below models_dir)")
+    prebn_save_path: str | None = option(
+        None, "second .npz, as with --prebn_only, from the same pass"
+    )
+    update: bool = option(False, "add to the .npz: compute only what it lacks")
+    use_test: bool = option(False, "measure on the test set (default: the training set)")
+    train_mode: bool = option(False, "normalise with each batch's own statistics")
+    prebn_only: bool = option(False, "norms, gradients and curvature of the SI weights only")
+    use_aug: bool = option(False, "measure on randomly cropped and flipped images")
+    eval_on_random_subset: int | None = option(
+        None, "measure on N random images of the set, fixed by --seed (N left out, or 0: 5000, or "
+        "all of a smaller set)", integer(0),
+    )  # fmt: skip
+    save_freq_int: int = option(
+        0,
         "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
-    ),
-    Option("--use_aug", None, False, "measure on randomly cropped and flipped images"),
-    METRICS_PRECISION,
-    *DATA,
-    NOAUG,
-    *MODEL,
-    LOSS,
-    INIT_SCALE,
-    NONINVLR,
-    *MACHINE,
-)  # fmt: skip
+        integer(0),
+    )
+    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
+        False, "accepted, and changes nothing: images are augmented with --use_aug alone"
+    )
+    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
+        -1.0, "accepted, and changes nothing: nothing is trained"
+    )
 
-# test.py takes these from the run's own config.json where the command line does not give them.
-FROM_RUN = tuple(o.key for o in (*DATA, *MODEL, LOSS))
-# test.py accepts these because official command lines give them; it says that they change nothing.
+
+@dataclass(frozen=True)
+class Measure(Machine, Numbers, Model, Data, Measuring, Metrics):
+    """The options of test.py.
+
+    Data, model, data_path and precision that a command line does not give are the run's own.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prebn_only and self.prebn_save_path:
+            raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
+
+
+def groups_of(kind: type[Options]) -> list[type[Options]]:
+    """The groups that a dataclass of options inherits, in the order of its fields; or none."""
+    return [base for base in reversed(kind.__bases__) if base is not Options]
+
+
+def names(*kinds: type[Options]) -> list[str]:
+    """The names of all options of these groups."""
+    return [each.name for kind in kinds for each in fields(kind)]
+
+
+# What decides which run it is; all else says where and how it is computed and saved.
+DECIDING = names(Data, Model, Optimisation, Numbers)
+# What test.py takes from the run's config.json where the command line does not give it.
+FROM_RUN = (*names(Data, Model), "data_path", "precision")
+# What test.py accepts because official command lines give it, though it changes nothing.
 NO_EFFECT_IN_TEST = {
     "num_workers": "the images stay on the device",
+    "su_init": "the official code never reads it",
     "noaug": "images are augmented with --use_aug alone",
-    "init_scale": "the checkpoints hold the weights",
     "noninvlr": "nothing is trained",
+    **dict.fromkeys(("init_scale", "same_init", "same_last_layer"), "checkpoints hold the weights"),
 }
 
 
-def train_options(
-    argv: Sequence[str] | None = None, say: Callable[[str], object] = print
-) -> argparse.Namespace:
-    """The options of train.py. Exits with status 2 and one line where they are wrong.
+def parse(
+    kind: type[T], argv: Sequence[str] | None, prog: str, description: str
+) -> tuple[T, set[str]]:
+    """The options of a command line, and the names of those that it gives itself.
 
-    What official command lines give without an effect is set aside; `say` gets a line about it.
+    `kind` is a dataclass of options, or of groups of them, which --help then shows one by one.
+    `description` is a docstring, of which the first line is shown. argv None: `sys.argv`.
+
+    Raises
+    ------
+    UserError : an option is unknown, or its value is out of range.
+    SystemExit : with status 2 and a message for a value that is not of its type; 0 after --help.
     """
-    parser = Parser(TRAIN, prog="train.py", description="Train one network.")
-    args = parser.parse_args(argv)
-    words = given(argv, TRAIN)
-    if args.lr_init == 0 and not (args.fix_elr or args.fix_all_elr):
-        parser.error("--lr_init: 0 is not a finite number > 0, and --fix_elr alone does without")
-    idle = idle_options(args, words)
-    defaults = {option.key: option.default for option in TRAIN}
-    check_train_options(args, words)
-    if idle:
-        what = "; ".join(f"--{key} ({reason})" for key, reason in idle.items())
-        say(f"note: changes nothing: {what}")
-    for key in idle:
-        if key != "wd":  # which acts on the weights that are not SI
-            setattr(args, key, defaults[key])
-    if args.norm_eps is None and args.resume_epoch is None:
-        args.norm_eps = NORM_EPS
-    return args
+    argv = list(sys.argv[1:] if argv is None else argv)
+    groups = groups_of(kind)
+    by_group = [(group.__name__.lower(), group, field(default_factory=group)) for group in groups]
+    parts, unknown = tyro.cli(
+        make_dataclass(kind.__name__, by_group) if groups else kind,
+        args=argv,
+        prog=prog,
+        description=description.split("\n")[0],
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        return_unknown_args=True,
+    )
+    if unknown:
+        known = [f"--{name}" for each in fields(kind) for name in spellings(each)]
+        hint = nearest(unknown[0].split("=")[0], known)
+        raise UserError(f"unknown option {unknown[0]}{hint}; --help lists the options")
+    if groups:
+        parts = kind(**{k: v for part in vars(parts).values() for k, v in vars(part).items()})
+    words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word[:2] == "--"}
+    return parts, {each.name for each in fields(kind) if words & {*spellings(each)}}
 
 
-def idle_options(args: argparse.Namespace, words: set[str]) -> dict[str, str]:
-    """What official command lines give though it has no effect: key -> why it has none."""
-    on_sphere = args.fix_elr or args.fix_all_elr
-    both = bool(args.c_schedule and args.d_schedule)
+def spellings(each: Field) -> list[str]:
+    """The name of an option and its aliases, without the dashes."""
+    extras = getattr(each.type, "__metadata__", ())
+    return [each.name, *(alias[2:] for extra in extras for alias in getattr(extra, "aliases", ()))]
+
+
+def words(options: Options) -> list[str]:
+    """The command line that gives these options: those that differ from the defaults."""
+    line = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != each.default:
+            line += [f"--{each.name}"] if value is True else [f"--{each.name}", str(value)]
+    return line
+
+
+def train_options(argv: Sequence[str] | None = None) -> tuple[Train, list[str]]:
+    """The options of train.py, and a note if some of those given change nothing.
+
+    Raises
+    ------
+    UserError, SystemExit : as `parse`.
+    """
+    options, given = parse(Train, argv, "train.py", "Train one network.")
+    if options.optimizer != "sgd" and "momentum" in given:
+        raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
+    idle = {name: reason for name, reason in idle_options(options).items() if name in given}
+    what = "; ".join(f"--{name} ({reason})" for name, reason in idle.items())
+    return tidy(options), [f"note: changes nothing: {what}"] if idle else []
+
+
+def idle_options(options: Train) -> dict[str, str]:
+    """The options that have no effect beside the others: name -> why."""
+    o, both = options, bool(options.c_schedule and options.d_schedule)
     rules = (
-        ("num_workers", "num_workers" in words, "the images stay on the device"),
-        ("elr", args.elr is not None and not on_sphere, "it belongs to --fix_elr"),
-        ("lr_init", "lr_init" in words and on_sphere, "the rate is that of --elr"),
-        ("wd", args.wd and "wd" in words and on_sphere, "on the SI weights, whose norm is kept"),
-        ("no_schedule", args.no_schedule and args.cosan_schedule, "--cosan_schedule is the one"),
-        ("c_schedule", args.c_schedule == 0, "0 is off"),
-        ("d_schedule", args.d_schedule == 0, "0 is off"),
+        ("num_workers", True, "the images stay on the device"),
+        ("su_init", True, "the official code never reads it"),
+        ("elr", not o.on_sphere, "it belongs to --fix_elr"),
+        ("lr_init", o.on_sphere, "the rate is that of --elr"),
+        ("wd", o.on_sphere and o.wd, "on the SI weights, whose norm is kept"),
+        ("momentum", o.optimizer != "sgd", "it belongs to --optimizer sgd"),
+        ("no_schedule", o.cosan_schedule, "--cosan_schedule is the one"),
+        ("c_schedule", o.c_schedule == 0, "0 is off"),
+        ("d_schedule", o.d_schedule == 0, "0 is off"),
         ("d_schedule", both, "--c_schedule is the one"),
-        (
-            "fix_si_pnorm_value", args.fix_si_pnorm_value > 0 and not args.fix_si_pnorm,
-            "it belongs to --fix_si_pnorm",
-        ),
-        (
-            "fix_si_pnorm", args.fix_si_pnorm and args.fix_si_pnorm_value <= 0 and on_sphere,
-            "the norm is kept already",
-        ),
-        ("resume_epoch", args.resume_epoch == -1, "no branch"),
-    )  # fmt: skip
-    return {key: reason for key, applies, reason in rules if applies}
+        ("fix_si_pnorm_value", not o.fix_si_pnorm, "it belongs to --fix_si_pnorm"),
+        ("fix_si_pnorm", o.on_sphere, "the norm is kept already"),
+        ("resume_epoch", o.resume_epoch == -1, "no branch"),
+    )
+    return {name: reason for name, applies, reason in rules if applies}
 
 
-def check_train_options(args: argparse.Namespace, words: set[str]) -> None:
-    """Raises UserError where options contradict each other or lack one another."""
-    on_sphere = args.fix_elr or args.fix_all_elr
-    constant = args.no_schedule and not args.cosan_schedule
-    schedules = {"no_schedule": constant, "c_schedule": args.c_schedule}
-    schedules |= {"d_schedule": args.d_schedule and not args.c_schedule}
-    schedules |= {"cosan_schedule": args.cosan_schedule}
-    named = [name for name, value in schedules.items() if value]
-    if len(named) > 1:
-        raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
-    if args.fix_elr and args.fix_all_elr:
-        raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
-    if on_sphere and args.elr is None:
-        raise UserError("--fix_elr and --elr go together: --fix_elr needs a value of --elr")
-    if on_sphere and args.fix_si_pnorm and args.fix_si_pnorm_value > 0:
-        raise UserError("--fix_elr keeps the initial norm: leave out --fix_si_pnorm_value")
-    if args.optimizer != "sgd":
-        if "momentum" in words:
-            raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
-        if on_sphere:
-            raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
-    if args.keep_epochs and args.keep is None:
-        raise UserError("--keep_epochs needs --keep: without it every checkpoint is kept")
-    if args.resume and args.overwrite:
-        raise UserError("--resume and --overwrite contradict each other: give one")
-    if args.fbgd and args.save_freq_int > 1:
-        raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
+def tidy(options: Train) -> Train:
+    """The same with the options that have no effect at their defaults."""
+    defaults = {each.name: each.default for each in fields(options)}
+    idle = idle_options(options).keys() - {"wd"}  # which acts on the weights that are not SI
+    return replace(options, **{name: defaults[name] for name in idle})
 
 
-def without_effect(words: set[str]) -> list[str]:
-    """A note for each option that a command line of test.py gives and that changes nothing."""
-    found = [(key, reason) for key, reason in NO_EFFECT_IN_TEST.items() if key in words]
-    return [f"note: --{key} changes nothing here: {reason}" for key, reason in found]
+def measure_options(argv: Sequence[str] | None = None) -> tuple[Measure, set[str]]:
+    """The options of test.py, and the names of those that the command line itself gives.
 
-
-def test_options(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
-    """The options of test.py, and the keys of those that the command line itself gives."""
-    parser = Parser(TEST, prog="test.py", description="Measure the checkpoints of one run.")
-    args = parser.parse_args(argv)
-    if args.models_dir is None:
+    Raises
+    ------
+    UserError, SystemExit : as `parse`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    subset = "--eval_on_random_subset"  # official lines give it without a number
+    for i, (word, following) in enumerate(zip(argv, [*argv, "--"][1:], strict=True)):
+        if word == subset and following.startswith("--"):
+            argv[i] = f"{subset}=0"
+    options, given = parse(Measure, argv, "test.py", "Measure the checkpoints of one run.")
+    if options.models_dir is None:
         raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
-    if args.eval_on_train_subsets and args.use_test:
-        print("note: --eval_on_train_subsets changes nothing with --use_test: true labels alone")
-        args.eval_on_train_subsets = False
-    if args.prebn_only and args.prebn_save_path:
-        raise UserError("--prebn_only and --prebn_save_path contradict each other: give one")
-    return args, given(argv, TEST)
+    return options, given
 
 
-def markdown_table(options: Sequence[Option]) -> str:
-    """The options as the table that README.md holds."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for option in options:
-        names = option.names.split()
-        shown = f"`{names[0]}`" + "".join(f" (`{name}`)" for name in names[1:])
-        default = "off" if option.default is False else option.default
-        shown_default = "" if default in (None, []) else f"`{default}`"
-        lines.append(f"| {shown} | {shown_default} | {option.help} |")
+def markdown_tables(kind: type[Options]) -> str:
+    """The options as the tables of docs/options.md, one for each group."""
+    lines = []
+    for group in groups_of(kind):
+        lines += [f"**{group.__doc__.splitlines()[0]}**", "", "| option | default | meaning |"]
+        lines.append("|---|---|---|")
+        for each in fields(group):
+            name, *aliases = spellings(each)
+            others = "".join(f" (`--{alias}`)" for alias in aliases)
+            default = "off" if each.default is False else each.default
+            shown = "" if default is None else f"`{default}`"
+            lines.append(f"| `--{name}`{others} | {shown} | {each.metadata['help']} |")
+        lines.append("")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(f"### train.py\n\n{markdown_table(TRAIN)}\n\n### test.py\n\n{markdown_table(TEST)}")
+    print(f"### train.py\n\n{markdown_tables(Train)}\n### test.py\n\n{markdown_tables(Measure)}")

@@ -11,16 +11,17 @@ if __name__ == "__main__":
 
 import shlex
 import sys
+from dataclasses import dataclass
 from textwrap import fill
 
 from tabulate import tabulate
 
 import runs
-from command_line import Option, Parser, integer, key_values, one_of
-from experiments import EXPERIMENTS, IMAGE_FOLDER, Experiment, block, cost, status
+from experiments import EXPERIMENTS, Experiment, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
-from experiments.slurm import submit
+from experiments.slurm import key_values, submit
+from options import Options, integer, one_of, option, parse
 from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
@@ -30,12 +31,13 @@ sys.excepthook = block.explain  # a mistake in the parameters is one line
 exp_name = "my_experiment"  # results go to Experiments/<exp_name>
 dataset = "CIFAR10"  # CIFAR10, CIFAR100, SVHN, Digits, ImageFolder
 data_path = "./datasets"
-network = "ConvNetSI"  # ConvNetSI, ResNet18SI; all weights trainable: ConvNetSIAf, ResNet18SIAf
+network = "ConvNetSI"  # ConvNetSI, ResNet18SI; ConvNetSIAf, ResNet18SIAf: with scale and shift
 fix_noninvlr = 0.0  # learning rate of the weights that are not scale invariant; -1: as the others
+# To train all weights: one of the networks ...Af, fix_noninvlr = -1 and "init_scale": -1
 params = {
     "num_channels": 32,
     "depth": 3,
-    "init_scale": 10.0,  # -1 with fix_noninvlr = -1
+    "init_scale": 10.0,
     "momentum": 0.0,
     "batch_size": 128,
     "epochs": 1000,
@@ -45,51 +47,38 @@ params = {
 lrs = [0.01]  # learning rates
 wds = [0.001]  # weight decays
 combine = "zip"  # the first lr with the first wd, and so on; "cross": every lr with every wd
-fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at the effective learning rates below;
-# "fix_all_elr": there with every filter held at one norm
-elrs = [0.001]  # instead of lrs and wds
+fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at elrs instead of lrs and wds;
+# "fix_all_elr": the same, with every filter held at one norm
+elrs = []  # effective learning rates, as in [1e-4, 1e-3]
 same_last_layer = False  # True: draw the last layer from one fixed seed in all runs
 add_params = "--use_test --noaug --no_schedule"  # flags, and anything else train.py takes
 
 # -----------------------------------------------------------------------------------------------
 
-DRIVER = (
-    Option("--experiment", one_of(list(EXPERIMENTS)), None, "a named setting"),
-    IMAGE_FOLDER,
-    Option("--test", None, False, "print the commands and run nothing"),
-    Option("--list", None, False, "print the named settings"),
-    Option("--status", None, False, "print how far every line is, whoever runs it"),
-    Option("--overwrite", None, False, "start every line anew, whatever its folder holds"),
-    Option("--trials", integer(1), 1, "independent repetitions of every line"),
-    Option("--jobs", integer(1), None, "lines that run at once (default: 1 here, all in SLURM)"),
-    Option("--launcher", one_of(("local", "slurm")), "local", "local, slurm (a job array)"),
-    Option("--sbatch", key_values, {}, "SLURM: options of sbatch, as in gpus-per-node=1,time=240"),
-)
+
+@dataclass(frozen=True)
+class Driver(Options):
+    """What to run, and where."""
+
+    experiment: str | None = option(None, "a named setting", one_of(list(EXPERIMENTS)))
+    image_folder: str | None = option(
+        None, "take this ImageFolder's images instead of the setting's data set"
+    )
+    test: bool = option(False, "print the commands and run nothing")
+    list: bool = option(False, "print the named settings")
+    status: bool = option(False, "print how far every line is, whoever runs it")
+    overwrite: bool = option(False, "start every line anew, whatever its folder holds")
+    trials: int = option(1, "independent repetitions of every line", integer(1))
+    jobs: int | None = option(
+        None, "lines that run at once (default: 1 here, all in SLURM)", integer(1)
+    )
+    launcher: str = option("local", "local, slurm (a job array)", one_of(("local", "slurm")))
+    sbatch: str = option("", "SLURM: options of sbatch, as in gpus-per-node=1,time=240", key_values)
 
 
 def edited_experiment() -> Experiment:
-    """The setting of the parameters at the top of this file.
-
-    Raises
-    ------
-    UserError : one of them is not of the right kind.
-    """
-    block.check({name: globals()[name] for name in block.NAMES})
-    return Experiment(
-        exp_name,
-        "the parameters at the top of run_train_and_test.py",
-        dataset,
-        data_path,
-        network,
-        fix_noninvlr,
-        {**params, "same_last_layer": params.get("same_last_layer", same_last_layer)},
-        tuple(lrs),
-        tuple(wds),
-        combine,
-        add_params,
-        fix_elr,
-        tuple(elrs),
-    )
+    """The experiment of the parameters at the top of this file."""
+    return block.experiment(**{name: globals()[name] for name in block.NAMES})
 
 
 def print_experiments() -> None:
@@ -108,7 +97,7 @@ def print_experiments() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = Parser(DRIVER, "run_train_and_test.py", __doc__).parse_args(argv)
+    arguments, _ = parse(Driver, argv, "run_train_and_test.py", __doc__)
     if arguments.sbatch and arguments.launcher != "slurm":
         raise UserError("--sbatch belongs to --launcher slurm")
     if arguments.list:
@@ -124,8 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.test:
         for line in lines:
-            for words in line.commands.values():
-                print(shlex.join(["python", *words]))
+            for command in line.commands.values():
+                print(shlex.join(["python", *command]))
         return 0
 
     if arguments.launcher == "local":
@@ -137,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
                     runs.remove_run(line.folder)
         if arguments.launcher == "local":
             return run_here(experiment, lines, arguments.jobs or 1)
-        submit(experiment, lines, arguments.jobs or len(lines), arguments.sbatch)
+        submit(experiment, lines, arguments.jobs or len(lines), key_values(arguments.sbatch))
         return 0
 
 

@@ -12,10 +12,10 @@ from utils import end_quietly  # first: what follows takes seconds
 if __name__ == "__main__":
     end_quietly("test.py")
 
-import argparse
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,11 @@ from tqdm import tqdm
 
 import data
 import runs
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter, parameter_names, wanted
 from measuring.rebuild import network
-from options import FROM_RUN, test_options, without_effect
+from options import FROM_RUN, NO_EFFECT_IN_TEST, Measure, chosen_epochs, measure_options
 from runs import checkpoints
 from training.device import describe, memory_format, mix, select_device
-from training.loss import choose
 from utils import UserError, plural, remove_litter, user_errors
 
 # Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
@@ -38,13 +37,21 @@ RANDOM_SUBSET = 5000  # images of --eval_on_random_subset without a number
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("test.py"):
-        options, words = test_options(argv)
-        measure_run(options, words)
+        measure_run(*measure_options(argv))
 
 
-def measure_run(options: argparse.Namespace, words: set[str]) -> None:
-    """All checkpoints of one run. `words` are the options that the command line itself gave."""
-    folder, found = chosen_checkpoints(Path(options.models_dir).expanduser(), options.epochs)
+def measure_run(options: Measure, given: set[str]) -> None:
+    """Measure all checkpoints of one run, or those asked for, and write the .npz files.
+
+    `given` names the options that the command line gives; of the others, those in `FROM_RUN` are
+    taken from the run.
+
+    Raises
+    ------
+    UserError : a mistake in the options, or in what the folder holds.
+    """
+    epochs = options.epochs and chosen_epochs(options.epochs)
+    folder, found = chosen_checkpoints(Path(options.models_dir).expanduser(), epochs)
     add = options.update or len(found) < len(runs.checkpoints_in(folder))
     parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
     try:
@@ -53,9 +60,8 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
         config = runs.OFFICIAL
         print(f"note: {folder} has no {runs.CONFIG}: measured as the official code's checkpoints")
     official = config is runs.OFFICIAL
-    for key in FROM_RUN:
-        if key in config and key not in words:
-            setattr(options, key, config[key])
+    own = {key: config[key] for key in FROM_RUN if key in config and key not in given}
+    options = replace(options, **own)
 
     files = {"si" if options.prebn_only else "all": save_path(options, folder)}
     if options.prebn_save_path:
@@ -65,13 +71,15 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     for path in files.values():
         remove_litter(path.parent)
 
-    device = select_device(options.gpu)
+    device = select_device(options.gpu, options.deterministic)
     layout = memory_format(device, options.num_channels, options.norm)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
+    if options.eval_on_train_subsets and options.use_test:
+        print("note: --eval_on_train_subsets changes nothing with --use_test: true labels alone")
+        options = replace(options, eval_on_train_subsets=False)
     si_weights = config.get("si_weights") if options.model == config.get("model") else None
-    model = network({**vars(options), "si_weights": si_weights}, images)
+    model = network(options, images, si_weights)
 
-    wanted = Wanted.from_flags(key for key, value in vars(options).items() if value is True)
     scopes = {scope: parameter_names(model, scope == "si") for scope in files}
     tables = {
         scope: runs.Metrics.read_if_there(path) if add else runs.Metrics()
@@ -81,36 +89,25 @@ def measure_run(options: argparse.Namespace, words: set[str]) -> None:
     replaced = [path for path in files.values() if not add and path.exists()]
     refuse_to_lose(replaced, folder)
 
-    initial = initial_weights(model, folder) if wanted.needs_initial else None
+    compared = options.calc_cos_init or options.calc_l2_init
+    initial = initial_weights(model, folder) if compared else None
 
     @functools.cache
-    def meter_of(part: Wanted) -> Meter:
-        return Meter(
-            model,
-            images,
-            part,
-            train_mode=options.train_mode,
-            batch_size=options.batch_size,
-            scopes=scopes,
-            initial=initial,
-            loss=choose(options.use_squared_loss),
-            augment_seed=mix(options.seed) if options.use_aug else None,
-            vector_seed=mix(options.seed),
-            precision=options.metrics_precision,
-            progress=True,
-        )
+    def meter_of(part: Measure) -> Meter:
+        return Meter(model, images, part, scopes, initial, progress=True)
 
-    def missing(epoch: float) -> Wanted | None:
+    def missing(epoch: float) -> Measure | None:
         """What must be measured at this epoch; None if the files have it all."""
         flags, nothing = set(), True
         for scope, table in tables.items():
             lacks = functools.partial(table.lacks, epoch)
-            flags |= wanted.lacking(lacks, scopes[scope])
-            nothing = nothing and not lacks(Wanted().names(scopes[scope]))
-        return None if nothing and not flags else Wanted.from_flags(flags)
+            flags |= wanted.lacking(options, lacks, scopes[scope])
+            always = wanted.array_names(wanted.only(options, ()), scopes[scope])
+            nothing = nothing and not lacks(always)
+        return None if nothing and not flags else wanted.only(options, flags)
 
-    for note in without_effect(words):
-        print(note)
+    for name in given & NO_EFFECT_IN_TEST.keys():
+        print(f"note: --{name} changes nothing here: {NO_EFFECT_IN_TEST[name]}")
     print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
     written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, 0, False
     try:
@@ -197,17 +194,11 @@ def chosen_checkpoints(
     return folder, {(e, part): f for (e, part), f in found.items() if e in epochs and not part}
 
 
-def image_set(options: argparse.Namespace, run_uses_test: bool) -> data.ImageSet:
+def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
     """The images to measure on: the test set, or the images that the run was trained on."""
-    train, test = data.load(
-        options.dataset,
-        options.data_path,
-        use_test=options.use_test or run_uses_test,
-        use_data_size=None if options.use_test else options.use_data_size,
-        use_test_size=options.use_test_size if options.use_test else None,
-        corrupt_train=None if options.use_test else options.corrupt_train,
-        split_classes=options.split_classes,
-    )
+    on_test = {"use_data_size": None, "corrupt_train": None}
+    asked = replace(options, **on_test if options.use_test else {"use_test_size": None})
+    train, test = data.load_for(asked, use_test=options.use_test or run_uses_test)
     images = test if options.use_test else train
     count = options.eval_on_random_subset
     if count is None:
@@ -240,7 +231,7 @@ def npz(name: str) -> Path:
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 
-def save_path(options: argparse.Namespace, folder: Path) -> Path:
+def save_path(options: Measure, folder: Path) -> Path:
     """Where the results go: the file asked for, or train-tm.npz and the like beside the run."""
     if options.save_path:
         return npz(options.save_path)

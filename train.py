@@ -14,12 +14,12 @@ from utils import end_quietly  # first: what follows takes seconds
 if __name__ == "__main__":
     end_quietly("train.py")
 
-import argparse
 import math
 import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,20 @@ from tqdm import tqdm
 import data
 import models
 import runs
-from measuring import Meter, Wanted
-from measuring.recorder import Recorder
-from options import train_options
+from measuring import Meter
+from measuring.recorder import Recorder, measure_as
+from options import Train, tidy, train_options
 from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
 from training.device import describe, memory_format, mix, select_device
 from training.table import Table
-from training.trainer import Recipe, Schedule, Trainer
+from training.trainer import Trainer, schedule
 from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py"):
-        notes: list[str] = []  # said when nothing else is wrong
-        options = train_options(argv, notes.append)
+        options, notes = train_options(argv)
         try:
             train(options, notes)
         except Diverged as error:
@@ -51,37 +50,35 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(runs.DIVERGED_STATUS)
 
 
-def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """One run from its options to its last checkpoint.
+def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
+    """One run from its options to its last checkpoint: the run that it leaves.
 
-    Raises UserError for a user's mistake; where there is none the notes are printed.
+    With `resume` a run that is there is continued, and one that is complete is left as it is.
+    The notes are printed when the training begins.
+
+    Raises
+    ------
+    UserError : a mistake in the options or in what the folder holds.
+    Diverged : the training loss has become NaN or infinite.
     """
     # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
+    options = tidy(options)
+    options = replace(options, norm_eps=options.norm_eps or norm_eps_of(trial, options))
     branch = options.resume_epoch
-    if options.norm_eps is None:
-        options.norm_eps = norm_eps_of(trial)
-    folder = trial if branch is None else runs.branch_folder(trial, branch, vars(options))
+    folder = trial if branch is None else runs.branch_folder(trial, branch, options)
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
     branch_point = None if branch is None else runs.checkpoint_path(trial, branch)
-    if is_complete(folder, last, vars(options)):
-        return
+    if is_complete(folder, last, options):
+        return runs.read_run(folder)
     if branch_point and not branch_point.exists():
         raise UserError(f"there is no {branch_point} to branch off")
 
     # Data
     device = select_device(options.gpu, options.deterministic)
     layout = memory_format(device, options.num_channels, options.norm)
-    train_images, eval_images = data.load(
-        options.dataset,
-        options.data_path,
-        use_test=options.use_test,
-        use_data_size=options.use_data_size,
-        use_test_size=options.use_test_size,
-        corrupt_train=options.corrupt_train,
-        split_classes=options.split_classes,
-    )
+    train_images, eval_images = data.load_for(options, options.use_test)
     steps = math.ceil(len(train_images) / options.batch_size)
     if options.save_freq_int > steps:
         raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
@@ -96,52 +93,26 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
 
         # Network and optimiser
         torch.manual_seed(mix(options.seed, options.trial))
-        model = models.build(
-            options.model,
-            train_images.num_classes,
-            options.num_channels,
-            options.depth,
-            options.init_scale,
-            options.same_last_layer,
-            options.norm,
-            norm_eps=options.norm_eps,
-            same_init=options.same_init,
-            image_size=train_images.size,
-        )
+        model = models.build(options, train_images.num_classes, train_images.size)
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
         model.to(device, memory_format=layout)
         fixed_norm = content["fixed_norm"] if resumed is not None else None
-        recipe = recipe_of(options, len(train_images), fixed_norm)
-        trainer = Trainer(model, recipe, len(train_images), device)
+        trainer = Trainer(model, options, len(train_images), device, fixed_norm)
         if content:
             trainer.load_moments(content)
 
         # What is measured
-        how = {
-            "batch_size": options.batch_size,
-            "loss": trainer.loss,
-            "precision": options.metrics_precision,
-            "compile": options.compile,
-        }
-        evaluator = Meter(model, eval_images, Wanted(eval_model=True), train_mode=False, **how)
+        evaluator = Meter(model, eval_images, replace(measure_as(options), eval_model=True))
         if resumed is None:
             runs.remove_run(folder)
-        runs.write_config(folder, {**vars(options), **environment(trainer, train_images)})
+        runs.write_config(folder, {**asdict(options), **environment(trainer, train_images)})
         recorder = None
         if options.metrics:
             test_images = eval_images
             if not options.use_test:
-                _, test_images = data.load(
-                    options.dataset,
-                    options.data_path,
-                    use_test=True,
-                    use_test_size=options.use_test_size,
-                    split_classes=options.split_classes,
-                )
-                test_images = test_images.to(device, layout)
-            kept = options.keep, options.keep_epochs
-            recorder = Recorder(folder, model, train_images, test_images, *kept, **how)
+                test_images = data.load_for(options, use_test=True)[1].to(device, layout)
+            recorder = Recorder(folder, model, train_images, test_images, options)
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
 
@@ -152,40 +123,7 @@ def train(options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
         Training(folder, options, trainer, train_images, recorder, evaluator).epochs(done)
         if recorder is None:
             print(f"{folder}: trained; the same command with --resume --metrics measures it")
-
-
-def recipe_of(options: argparse.Namespace, images: int, fixed_norm: float | None) -> Recipe:
-    """What the options say of a step. A run that goes on keeps the norm that it has begun with."""
-    asked = options.fix_si_pnorm_value if options.fix_si_pnorm_value > 0 else None
-    steps = 1 if options.fbgd else math.ceil(images / options.batch_size)  # in an epoch
-    return Recipe(
-        lr=options.lr_init,
-        wd=options.wd,
-        optimizer=options.optimizer,
-        momentum=options.momentum,
-        other_lr=options.noninvlr if options.noninvlr >= 0 else None,
-        squared_loss=options.use_squared_loss,
-        elr=options.elr,
-        equal_filters=options.fix_all_elr,
-        keep_norm=options.fix_si_pnorm,
-        norm=asked if fixed_norm is None else fixed_norm,
-        full_batch=options.fbgd,
-        precision=options.precision,
-        compile=options.compile,
-        traced_steps=steps if options.trace else 0,
-    )
-
-
-def schedule_of(options: argparse.Namespace) -> Schedule:
-    if options.no_schedule:
-        return Schedule("constant")
-    if options.cosan_schedule:
-        return Schedule("cosine")
-    if options.d_schedule:
-        return Schedule("steps", options.d_schedule)
-    if options.c_schedule:
-        return Schedule("linear", options.c_schedule)
-    return Schedule()
+    return runs.read_run(folder)
 
 
 class Training:
@@ -194,7 +132,7 @@ class Training:
     def __init__(
         self,
         folder: Path,
-        options: argparse.Namespace,
+        options: Train,
         trainer: Trainer,
         images: data.ImageSet,
         recorder: Recorder | None,
@@ -205,7 +143,6 @@ class Training:
         self.first = options.resume_epoch or 0  # the number of the run's first checkpoint
         self.last = self.first + options.epochs
         self.record_seconds = 0.0  # what the metrics of a checkpoint took the last time
-        self.schedule = schedule_of(options)
         steps = math.ceil(len(images) / options.batch_size)  # in an epoch
         # step -> which part of the epoch, of save_freq_int, it ends
         self.parts = {
@@ -235,9 +172,8 @@ class Training:
             for epoch in bar:
                 row = self.epoch(epoch, (epoch - first) / self.options.epochs)
                 diverged = not math.isfinite(row["train_loss"])
-                stop = diverged and not self.options.keep_going
                 now = epoch + 1
-                saved, evaluated = self.is_saved(now) or stop, self.is_evaluated(now)
+                saved, evaluated = self.is_saved(now) or diverged, self.is_evaluated(now)
                 test = self.test(now, saved, evaluated)
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
                 runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
@@ -248,7 +184,7 @@ class Training:
                         f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
                     )
                 table.show(row, evaluated)
-                if stop:
+                if diverged:
                     raise Diverged(now)
         except (Interrupted, OSError):
             tqdm.write(
@@ -278,7 +214,7 @@ class Training:
         """Train for one epoch: its row of the log, without the results on the test set."""
         began = time.perf_counter()
         options, trainer = self.options, self.trainer
-        lr = trainer.base_lr * self.schedule(progress)
+        lr = trainer.base_lr * schedule(options, progress)
         trainer.set_lr(lr)
         generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
         batches = self.images.batches(
@@ -342,13 +278,13 @@ class Training:
                 "train_res": result("train"),
                 "test_res": result("test"),
                 "fixed_norm": self.trainer.fixed_norm,
-                "config": vars(self.options),
+                "config": asdict(self.options),
             },
         )
         if not latest and not part:
             (self.folder / runs.LATEST).unlink(missing_ok=True)
         if self.options.keep is not None and self.recorder is None:
-            runs.prune(self.folder, self.options.keep, self.options.keep_epochs)
+            runs.prune(self.folder, self.options.keep)
 
 
 def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,10 @@ import figures
 import runs
 from claims import mechanism, minima, periodic, sphere, table  # noqa: F401
 from claims.claim import CLAIMS, FIRST_TRIAL, Claim, Finding, NotMeasurable, at_quick
-from command_line import Option, Parser, integer
-from experiments import IMAGE_FOLDER
 from experiments.cost import total
 from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, run_of, unfinished
 from experiments.local import run_here
+from options import Options, integer, option, parse
 from utils import UserError, duration, nearest, plural, user_errors, write_atomically
 
 # What is done first says most for its cost.
@@ -49,25 +49,37 @@ RECORD = Path("results/claims")  # whose tables README.md and docs/claims.md sho
 
 
 def names(text: str) -> list[str]:
-    """Keys of claims, separated by commas."""
+    """Keys of claims, separated by commas.
+
+    Raises
+    ------
+    ValueError : there is no such claim.
+    """
     for name in text.split(","):
         if name not in ORDER:
-            raise UserError(
-                f"no claim {name!r}{nearest(name, ORDER)}; known: {', '.join(sorted(ORDER))}"
-            )
+            known = ", ".join(sorted(ORDER))
+            raise ValueError(f"no claim {name!r}{nearest(name, ORDER)}; known: {known}")
     return text.split(",")
 
 
-OPTIONS = (
-    Option("--claim", names, None, "claims to measure, separated by commas (default: all)"),
-    Option("--quick", None, False, "a few claims on digits in minutes, two seeds: decides nothing"),
-    Option("--seeds", integer(1), None, "fewer seeds than designed: a look, which is not judged"),
-    Option("--jobs", integer(1), 1, "runs that are trained at once"),
-    Option("--results", str, None, "folder of the record (Experiments/claims, .../claims_quick)"),
-    Option("--list", None, False, "list claims, their state and cost, and run nothing"),
-    Option("--table", None, False, "write the tables of what is on record, and run nothing"),
-    IMAGE_FOLDER,
-)
+@dataclass(frozen=True)
+class Command(Options):
+    """Which claims to measure, and how."""
+
+    claim: str | None = option(None, "claims to measure, separated by commas (default: all)", names)
+    quick: bool = option(False, "a few claims on digits in minutes, two seeds: decides nothing")
+    seeds: int | None = option(
+        None, "fewer seeds than designed: a look, which is not judged", integer(1)
+    )
+    jobs: int = option(1, "runs that are trained at once", integer(1))
+    results: str | None = option(
+        None, "folder of the record (Experiments/claims, .../claims_quick)"
+    )
+    list: bool = option(False, "list claims, their state and cost, and run nothing")
+    table: bool = option(False, "write the tables of what is on record, and run nothing")
+    image_folder: str | None = option(
+        None, "take this ImageFolder's images instead of a setting's data set"
+    )
 
 
 def lines_behind(claim: Claim, options) -> list[list[Line]]:
@@ -76,17 +88,17 @@ def lines_behind(claim: Claim, options) -> list[list[Line]]:
     for setting, seeds in zip(claim.settings, claim.seeds, strict=True):
         count = min(seeds, options.seeds or seeds)
         first = 0 if options.quick else FIRST_TRIAL
-        on_images = setting.dataset != "Digits"
+        on_images = setting.options.dataset != "Digits"
         setting = setting.on_folder(options.image_folder) if on_images else setting
         found.append(lines_of(setting.in_trials(range(first, first + count))))
     return found
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = Parser(OPTIONS, prog="claims", description=__doc__).parse_args(argv)
+    options, _ = parse(Command, argv, "claims", __doc__)
     folder = Path(options.results or ROOT / ("claims_quick" if options.quick else "claims"))
     record = table.read(folder / "claims.json")
-    asked = options.claim or (QUICK if options.quick else ORDER)
+    asked = names(options.claim) if options.claim else QUICK if options.quick else ORDER
     chosen = [claim for claim in sorted(CLAIMS, key=lambda c: ORDER.index(c.key))
               if claim.key in asked]  # fmt: skip
     if options.quick:

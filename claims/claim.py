@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 
-import runs
-import train
 from claims import statistics
 from claims.statistics import Interval
-from command_line import command
 from experiments import Experiment
-from experiments.setting import PAPER
-from options import TRAIN
+from experiments.setting import PAPER, rates
 from runs import Run
 from theory.periods import Periods, find_periods
+from train import train
 
 FIRST_TRIAL = 40  # trials before were seen when margins and settings were chosen
 QUICK_SEEDS = 2  # of --quick, trials 0 and 1
@@ -133,18 +130,14 @@ def claim(paper: str, statement: str, *settings: Experiment, seeds, power, hours
 
 
 def setting(
-    name: str, shows: str, *lines: dict, quick: dict | None = None, **options
+    name: str, shows: str, *lines: dict, quick: dict | None = None, **options: Any
 ) -> Experiment:
     """The runs of a claim: options of train.py that differ from `PAPER`, and those of each line."""
-    sphere = "elr" in lines[0]
-    flags = {"use_test": True, "noaug": True, "no_schedule": True}
-    options = {**PAPER, **flags, "metrics": True, **options}
-    return Experiment(
-        f"claims_{name}", shows, dataset=options.pop("dataset", "CIFAR10"),
-        network=options.pop("model", "ConvNetSI"), fix_noninvlr=options.pop("noninvlr", 0.0),
-        params=options, variants=lines, add_params="", quick={"params": quick} if quick else {},
-        **({"fix_elr": "fix_elr", "elrs": (1.0,)} if sphere else {}),
-    )  # fmt: skip
+    if "elr" in lines[0]:
+        options = {"fix_elr": True, "elr": 1.0, **options}
+    else:
+        lines = rates(variants=lines)
+    return Experiment(f"claims_{name}", shows, replace(PAPER, **options), lines, quick or {})
 
 
 # 512 digits are 4 steps an epoch. η = 0.1 instead of 1 shortens the way to the first period: with
@@ -153,22 +146,14 @@ DIGITS = {"dataset": "Digits", "num_channels": 8, "use_data_size": 512, "save_fr
 CIFAR = {"num_channels": 8, "use_data_size": 2560, "use_test_size": 500}
 
 
-def branch(run: Run, epoch: int, epochs: int, **changes) -> Run:
+def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
     """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
 
     A branch that is there already is not trained again; a longer one is given up to these epochs.
     """
-    keys = {option.key for option in TRAIN} - {"overwrite", "keep", "keep_epochs", "num_workers"}
-    values = {key: value for key, value in run.config.items() if key in keys}
-    values |= {"resume_epoch": epoch, "epochs": epochs, "resume": True, **changes}
-    # On the sphere the rates have no effect, and giving them would only say so.
-    if values["fix_elr"] or values["fix_all_elr"]:
-        values = {key: value for key, value in values.items() if key not in ("lr_init", "wd")}
-    words = command("train.py", values)[1:]
-    train.main(words)
-    options = train.train_options(words)
-    folder = runs.branch_folder(run.folder, epoch, vars(options))
-    return Run(folder, runs.read_config(folder), window=(epoch, epoch + epochs))
+    options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
+    options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)
+    return replace(train(options), window=(epoch, epoch + epochs))
 
 
 def destabilises(run: Run, rise: float = 4.0) -> float:

@@ -281,7 +281,7 @@ def sharpness(base: list[Run]) -> Finding:
     setting("angles", "every step of SGD, with and without momentum, and of AdamW",
             *({"momentum": 0.0, "lr_init": 1.0, "wd": wd} for wd in (0.0065, 0.013, 0.026)),
             *({"momentum": 0.9, "lr_init": 0.1, "wd": wd} for wd in (0.01, 0.02, 0.04)),
-            *({"momentum": None, "optimizer": "adamw", "lr_init": 0.02, "wd": wd}
+            *({"optimizer": "adamw", "lr_init": 0.02, "wd": wd}
               for wd in (0.25, 0.5, 1.0)),
             **CIFAR, epochs=60, save_freq=20, trace=True),
     seeds=5, hours=0.3,

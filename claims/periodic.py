@@ -309,7 +309,7 @@ def resnet18(found: list[Run]) -> Finding:
 @claim(
     "P1 (9)", "Periods with Adam",
     setting("adam", "periods with Adam", {"lr_init": 0.02, "wd": 0.04},
-            **{**DIGITS, "momentum": None, "optimizer": "adam", "epochs": 400},
+            **{**DIGITS, "optimizer": "adam", "epochs": 400},
             quick={"epochs": 120, "save_freq": 40}),
     seeds=12, hours=0.2, power=TEN_OF_TWELVE,
 )  # fmt: skip

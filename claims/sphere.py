@@ -24,7 +24,7 @@ from claims.claim import (
 from claims.statistics import ABOVE, BELOW, Interval, power_of_mean, power_of_share, slope
 from measuring.meter import Meter
 from measuring.rebuild import rebuild
-from measuring.wanted import Wanted
+from options import Measure
 from runs import Run, at_common_epochs, checkpoint_path, checkpoints
 from theory import toy as toy_model
 from theory.dynamics import effective_gradient_norm, equilibrium_norm
@@ -269,11 +269,12 @@ def error_at_loss(run: Run, level: float) -> float:
 
 def sharpness_at_end(run: Run) -> tuple[float, float]:
     """Fisher trace × ELR and leading Hessian eigenvalue at a run's last checkpoint."""
-    model, images, _ = rebuild(run.config)
+    model, images, _ = rebuild(run)
     path = checkpoint_path(run.folder, run.config["epochs"])
     checkpoints.load_weights(model, checkpoints.load(path), path)
-    wanted = Wanted(fisher_trace=True, hess_evals=True, prebn_only=True)
-    meter = Meter(model, images, wanted, train_mode=True, batch_size=run.config["batch_size"])
+    size = run.options.batch_size
+    asked = Measure(fisher_trace=True, hess_evals=True, train_mode=True, batch_size=size)
+    meter = Meter(model, images, asked)
     (numbers,) = meter.measure().values()
     return float(numbers["fisher_trace"]) * rate(run), float(np.max(numbers["hess_evals"]))
 

@@ -22,6 +22,7 @@ import data
 import models
 from figures.style import COLOURS, describe, plt, save
 from monitor import Monitor
+from options import Model
 from utils import UserError, nearest, user_errors
 
 FOLDER = Path("results/spikes")
@@ -102,7 +103,7 @@ def train(case: Case) -> tuple[Monitor, list[tuple[float, float]]]:
     """One run; its monitor, and (mean loss, ρ) of each epoch."""
     images, _ = data.load("Digits", ".", use_test=True, use_data_size=IMAGES)
     torch.manual_seed(1)
-    model = models.build("ConvNetSI", images.num_classes, WIDTH, init_scale=10)
+    model = models.build(Model("ConvNetSI", WIDTH, init_scale=10), images.num_classes)
     case.change(model)
     weights, others = models.split_parameters(model)
     groups = [{"params": weights, "lr": case.lr}, {"params": others, "lr": 0.0}]

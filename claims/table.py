@@ -88,7 +88,7 @@ def in_order() -> list[Claim]:
 
 
 def rests_on(claim: Claim) -> str:
-    data = dict.fromkeys(SAMPLES[setting.dataset] for setting in claim.settings)
+    data = dict.fromkeys(SAMPLES[setting.options.dataset] for setting in claim.settings)
     seeds = " and ".join(map(str, dict.fromkeys(claim.seeds)))
     return f"{seeds} seeds, {' and '.join(data)}" if data else "256 starts"
 

@@ -7,6 +7,6 @@
 
 from experiments.demos import DEMOS
 from experiments.papers import PAPERS
-from experiments.setting import IMAGE_FOLDER, Experiment
+from experiments.setting import Experiment
 
 EXPERIMENTS = {experiment.name: experiment for experiment in (*DEMOS, *PAPERS)}

@@ -138,7 +138,7 @@ def cost(line: Line, timings: Timings, left: bool = False) -> Cost:
     moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
     kept = len(line.checkpoints)
     if o.keep is not None:
-        kept = min(kept, o.keep + len({*o.keep_epochs} & {*line.checkpoints}))
+        kept = min(kept, o.keep)
     known = reference(network)
     disk = 4.0 * known[0] * (1 + moments) * kept if known else None
     return Cost(seconds, disk, source)

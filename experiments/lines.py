@@ -1,16 +1,12 @@
 """The lines of an experiment: the commands of each run, and where its files are (no torch)."""
 
-import argparse
-import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import runs
-from command_line import command
-from experiments.setting import Experiment
-from options import train_options
+from experiments.setting import Differing, Experiment
+from options import Measure, Train, tidy, words
 from utils import UserError
 
 ROOT = Path("Experiments")
@@ -22,7 +18,7 @@ class Line:
 
     name: str
     folder: Path  # of the trial
-    options: argparse.Namespace  # of train.py
+    options: Train
     commands: dict[str, list[str]]  # name of the log -> words of the command, in order
 
     @property
@@ -51,12 +47,13 @@ class Line:
 
 
 def lines_of(experiment: Experiment) -> list[Line]:
-    """The lines of an experiment, with their commands."""
-    try:
-        differing = experiment.lines()
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    lines = [make_line(experiment, options) for options in differing]
+    """The lines of an experiment, with their commands.
+
+    Raises
+    ------
+    UserError : options contradict each other, or two lines are the same.
+    """
+    lines = [make_line(experiment, differing) for differing in experiment.lines]
     folders = [line.folder for line in lines]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice:
@@ -64,70 +61,41 @@ def lines_of(experiment: Experiment) -> list[Line]:
     return lines
 
 
-def make_line(experiment: Experiment, differing: dict[str, Any]) -> Line:
-    """One line, in a folder named after the options by which it differs from the others."""
+def make_line(experiment: Experiment, differing: Differing) -> Line:
+    """One line, in a folder named after the options in which it differs from the others."""
     named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
-    name = words_for(named).replace("_init ", "_").replace(" ", "_")
+    name = folder_name(named)
     directory = ROOT / experiment.name / name
     if "trial" in differing:
         name += f"_trial_{differing['trial']}"
-    sphere = "fix_all_elr" if experiment.fix_elr == "fix_all_elr" else "fix_elr"
-    values = {
-        "dir": directory,
-        "dataset": experiment.dataset,
-        "data_path": experiment.data_path,
-        "model": experiment.network,
-        "noninvlr": experiment.fix_noninvlr,
-        **experiment.params,
-        sphere: "elr" in differing,
-        **differing,
-    }
-    try:
-        extra = shlex.split(experiment.add_params)
-    except ValueError as error:
-        raise UserError(f"add_params {experiment.add_params}: {error}") from None
-    train = command("train.py", values, [*extra, "--resume"])
-    # A wrong parameter is reported before anything runs; what changes nothing, by train.py.
-    options = train_options(train[1:], say=lambda note: None)
-    if options.dir != str(directory):
-        raise UserError(
-            f"dir {options.dir}: a line's folder is Experiments/<exp_name>/<its rates>, where it "
-            "is measured and drawn; name another exp_name instead"
-        )
-    if options.resume_epoch is not None:
-        raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
+    options = tidy(replace(experiment.options, dir=str(directory), resume=True, **differing))
     folder = runs.trial_folder(directory, options.trial)
-    train_tm, prebn, test_em = (folder / f"{metrics}.npz" for metrics in runs.METRICS)
-    shared = {
-        "models_dir": folder,
-        "update": True,
-        "gpu": experiment.params.get("gpu"),
-        "metrics_precision": experiment.params.get("metrics_precision"),
-    }
-    on_train = {
-        "save_path": train_tm,
-        "prebn_save_path": prebn,
-        "eval_on_train_subsets": bool(options.corrupt_train),
-    }
+    train_tm, prebn, test_em = (str(folder / f"{metrics}.npz") for metrics in runs.METRICS)
+    shared = Measure(models_dir=str(folder), update=True, gpu=options.gpu)
+    on_train = replace(
+        shared,
+        save_path=train_tm,
+        prebn_save_path=prebn,
+        eval_on_train_subsets=bool(options.corrupt_train),
+        **dict.fromkeys(runs.TRAIN_FLAGS, True),
+    )
+    on_test = replace(shared, save_path=test_em, **dict.fromkeys(runs.TEST_FLAGS, True))
     commands = {
-        "train": train,
-        "train-tm": command(
-            "test.py", {**shared, **on_train, **dict.fromkeys(runs.TRAIN_FLAGS, True)}
-        ),
-        "test-em": command(
-            "test.py", {**shared, "save_path": test_em, **dict.fromkeys(runs.TEST_FLAGS, True)}
-        ),
+        "train": ["train.py", *words(options)],
+        "train-tm": ["test.py", *words(on_train)],
+        "test-em": ["test.py", *words(on_test)],
     }
     return Line(name, folder, options, commands)
 
 
-def words_for(options: dict[str, Any]) -> str:
-    """Options and their values in words; a flag has none."""
+def folder_name(options: Differing) -> str:
+    """Options and their values, as in lr_0.1_wd_0.001_fix_si_pnorm; a flag has no value."""
     parts = []
     for key, value in options.items():
+        name = key.removesuffix("_init")
         number = isinstance(value, (int, float))
-        parts.append(key if value is True else f"{key} {value:g}" if number else f"{key} {value}")
-    return " ".join(parts)
+        parts.append(key if value is True else f"{name}_{value:g}" if number else f"{name}_{value}")
+    return "_".join(parts)
 
 
 def is_measured(line: Line) -> bool:
@@ -147,7 +115,7 @@ def is_finished(line: Line) -> bool:
     UserError : its folder holds a run with other options.
     """
     try:
-        runs.check_same_run(line.folder, vars(line.options))
+        runs.check_same_run(line.folder, line.options)
     except FileNotFoundError:
         return False
     ended = line.epochs in _whole_epochs(line) or runs.diverged_at(line.folder) is not None
@@ -171,18 +139,15 @@ def check_data(lines: Sequence[Line]) -> None:
     """
     import data  # only now: it loads torch
 
-    sizes = ("use_test", "use_data_size", "use_test_size")
-    asked = {
-        (o.dataset, o.data_path, *(getattr(o, key) for key in sizes)): o
-        for o in (line.options for line in lines)
-    }
+    sizes = ("dataset", "data_path", "use_test", "use_data_size", "use_test_size")
+    asked = {tuple(getattr(line.options, key) for key in sizes): line.options for line in lines}
     for options in asked.values():
-        which = {key: getattr(options, key) for key in sizes}
-        data.load(options.dataset, options.data_path, **which)
+        plain = replace(options, corrupt_train=None, split_classes=None)
+        data.load_for(plain, options.use_test)
         if not options.use_test:  # the metrics test-em are of the test set all the same
             data.load(options.dataset, options.data_path, use_test=True)
 
 
 def run_of(line: Line) -> runs.Run:
     """The run that the line has left."""
-    return runs.Run(line.folder, runs.read_config(line.folder))
+    return runs.read_run(line.folder)

@@ -1,134 +1,238 @@
-"""The settings of the papers at full scale, for a GPU."""
+"""The settings of the papers at full scale, for a GPU, and most of them on a CPU ("demo_")."""
 
-from experiments.setting import PAPER, TRAINABLE, Experiment
+from dataclasses import replace
 
-_RECORD = {"metrics": True, "keep": 2}
-_EVERY_200 = {**_RECORD, "keep_epochs": "0,200,400,600,800"}
+from experiments.setting import PAPER, TRAINABLE, Differing, Experiment, elrs, rates
+from options import Train
+
+# Metrics of every fifth epoch, which are all kept: the log has loss, errors and norm of every one.
+FIFTH = replace(PAPER, save_freq=5, eval_freq=1)
+EVERY = replace(PAPER, keep=2)
+# The same dynamics in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of 1
+# shortens the way to the first period: with v = w / √η a step is v' = (1 - ηλ) v - g(v), so that
+# apart from ηλ only the start depends on η.
+DIGITS = replace(
+    PAPER, dataset="Digits", num_channels=8, use_data_size=512, epochs=200, save_freq=10
+)
+SMALL_CIFAR = replace(PAPER, num_channels=8, use_data_size=2560)
+# Where test errors do not count, or are measured afterwards, on all images
+FEW_TESTS = replace(SMALL_CIFAR, use_test_size=500)
+PRACTICE = replace(
+    PAPER, use_data_size=512, save_freq=50, keep=2, **{**TRAINABLE, "model": "ConvNetSI"}
+)
+# Rates of the sphere around those of three lines in chaotic equilibrium. With some seeds 0.005 is
+# below chaos on the sphere and 0.016 above it.
+CHAOTIC_ELRS = (5e-3, 6e-3, 7.5e-3, 9.5e-3, 1.2e-2, 1.5e-2)
+EPOCH = 4  # steps of one, for 512 digits
+NORMS = tuple({"norm": norm} for norm in ("layer", "group", "instance"))
+
+
+def sweep(key: str, values: tuple[float, ...], other: float, e_folds: float = 9) -> list[Differing]:
+    """Variants at several values of a rate, each for the same number of e-folds of weight decay."""
+    return [{key: v, "epochs": round(e_folds / (EPOCH * v * other))} for v in values]
+
+
+def two_scales(
+    name: str,
+    shows: str,
+    paper: tuple[Train, tuple[Differing, ...]],
+    demo: tuple[Train, tuple[Differing, ...]],
+    **quick: object,
+) -> tuple[Experiment, Experiment]:
+    """A setting at full scale, and on a CPU under the name demo_<name>."""
+    small = Experiment(f"demo_{name}", shows, *demo, quick=quick)
+    return Experiment(name, shows, *paper), small
+
+
 PAPERS = (
-    Experiment(
-        "figure1",
-        "P1, Figure 1: periods with all weights trainable, CIFAR-10 and CIFAR-100",
-        fix_noninvlr=-1,
-        params={**PAPER, **_EVERY_200, "init_scale": -1},
-        lrs=(0.03,),
-        variants=(
-            {"model": "ConvNetSIAf"},
-            {"model": "ResNet18SIAf", "dataset": "CIFAR100"},
-        ),
-    ),
     Experiment(
         "figure2",
         "P1, Figure 2: from no period to chaotic equilibrium, by learning rate",
-        params={**PAPER, **_EVERY_200},
-        lrs=(0.001, 0.01, 0.03, 1.0),
-    ),
-    Experiment(
-        "range",
-        "periods over a decade of learning rates and one of weight decays, and outside of them",
-        params={**PAPER, **_RECORD},
-        lrs=(0.03,),
-        variants=(
-            *({"lr_init": lr} for lr in (0.001, 0.005, 0.015, 0.05, 1.0)),
-            *({"wd": wd} for wd in (0.0003, 0.001, 0.003)),
-        ),
-    ),
-    Experiment(
-        "vary_lr",
-        "frequency of periods by learning rate",
-        params={**PAPER, **_RECORD},
-        lrs=(0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1),
-    ),
-    Experiment(
-        "vary_images",
-        "frequency of periods by learning rate on other images: CIFAR-100",
-        dataset="CIFAR100",
-        params={**PAPER, **_RECORD},
-        lrs=(0.005, 0.01, 0.02, 0.03),
-    ),
-    Experiment(
-        "vary_wd",
-        "frequency of periods by weight decay",
-        params={**PAPER, **_RECORD},
-        lrs=(0.03,),
-        wds=(0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003),
-    ),
-    Experiment(
-        "fixed_norm",
-        "no periods where the norm of the weights is held, at several values",
-        params={**PAPER, **_RECORD},
-        lrs=(0.03,),
-        variants=(
-            {},
-            {"fix_si_pnorm": True},
-            *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (5.0, 20.0)),
-        ),
-    ),
-    Experiment(
-        "base",
-        "one line with periods, every step and every epoch of it, to branch off from",
-        params={**PAPER, "metrics": True, "trace": True},
-        lrs=(0.03,),
-    ),
-    Experiment(
-        "chaos",
-        "every step of three lines in chaotic equilibrium",
-        params={**PAPER, **_RECORD, "trace": True, "epochs": 200},
-        lrs=(1.0,),
-        wds=(0.001, 0.002, 0.004),
-    ),
-    Experiment(
-        "minima",
-        "test errors at the minima of successive periods",
-        params={**PAPER, "metrics": True, "save_freq": 10},
-        lrs=(0.03,),
-    ),
-    Experiment(
-        "full_batch",
-        "periods in full-batch gradient descent: one step an epoch",
-        params={**PAPER, "metrics": True, "epochs": 3000, "save_freq": 50},
-        lrs=(1.0,),
-        wds=(0.005,),
-        add_params="--use_test --noaug --no_schedule --fbgd",
-    ),
-    Experiment(
-        "each",
-        "periods with momentum, with augmentation, with all weights trainable",
-        params={**PAPER, **_RECORD},
-        add_params="--use_test --no_schedule",
-        lrs=(0.03,),
-        variants=(
-            {"momentum": 0.9, "noaug": True, "lr_init": 0.003},
-            {},
-            {**TRAINABLE, "noaug": True},
-        ),
-    ),
-    Experiment(
-        "practice",
-        "periods as one trains: momentum, augmentation and all weights",
-        network="ConvNetSIAf",
-        fix_noninvlr=-1,
-        params={**PAPER, **_RECORD, "init_scale": -1, "momentum": 0.9},
-        add_params="--use_test --no_schedule",
-        lrs=(0.003,),
+        FIFTH,
+        rates(lrs=(0.001, 0.01, 0.03, 1.0)),
     ),
     Experiment(
         "three_regimes",
         "P2, Figure 1: convergence, chaotic equilibrium and divergence, by effective rate",
-        params={**PAPER, **_EVERY_200},
-        fix_elr="fix_elr",
-        elrs=(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
+        replace(FIFTH, fix_elr=True, elr=1e-5),
+        elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
     ),
     Experiment(
+        "fixed_norm",
+        "no periods where the norm of the weights is held, at several values",
+        EVERY,
+        rates(
+            lrs=(0.03,),
+            variants=(
+                {},
+                {"fix_si_pnorm": True},
+                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (5.0, 20.0)),
+            ),
+        ),
+    ),
+    *two_scales(
+        "figure1",
+        "P1, Figure 1: periods with all weights trainable",
+        (
+            replace(FIFTH, noninvlr=-1, init_scale=-1),
+            rates(
+                lrs=(0.03,),
+                variants=(
+                    {"model": "ConvNetSIAf"},
+                    {"model": "ResNet18SIAf", "dataset": "CIFAR100"},
+                ),
+            ),
+        ),
+        (
+            replace(PRACTICE, num_channels=8, use_data_size=1280, epochs=500),
+            rates(
+                lrs=(0.1,),
+                wds=(0.01,),
+                variants=({"model": "ConvNetSIAf"}, {"model": "ResNet18SIAf", "epochs": 700}),
+            ),
+        ),
+    ),
+    *two_scales(
+        "range",
+        "periods over a decade of learning rates and one of weight decays, and outside of them",
+        (
+            EVERY,
+            rates(
+                lrs=(0.03,),
+                variants=(
+                    *({"lr_init": lr} for lr in (0.001, 0.005, 0.015, 0.05, 1.0)),
+                    *({"wd": wd} for wd in (0.0003, 0.001, 0.003)),
+                ),
+            ),
+        ),
+        (
+            DIGITS,
+            rates(
+                lrs=(0.1,),
+                wds=(0.05,),
+                variants=(
+                    {"lr_init": 0.001, "epochs": 250},
+                    *sweep("lr_init", (0.05, 0.16, 0.5), 0.05, e_folds=18),
+                    *sweep("wd", (0.025, 0.08, 0.25), 0.1, e_folds=18),
+                    {"lr_init": 1.0, "epochs": 100},
+                ),
+            ),
+        ),
+    ),
+    *two_scales(
+        "vary_lr",
+        "frequency of periods by learning rate",
+        (EVERY, rates(lrs=(0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1))),
+        (
+            DIGITS,
+            rates(wds=(0.04,), variants=sweep("lr_init", (0.04, 0.07, 0.13, 0.23, 0.4), 0.04)),
+        ),
+    ),
+    *two_scales(
+        "vary_wd",
+        "frequency of periods by weight decay",
+        (
+            EVERY,
+            rates(lrs=(0.03,), wds=(0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003)),
+        ),
+        (
+            DIGITS,
+            rates(lrs=(0.1,), variants=sweep("wd", (0.016, 0.028, 0.052, 0.092, 0.16), 0.1)),
+        ),
+    ),
+    *two_scales(
+        "vary_images",
+        "frequency of periods by learning rate on other images: CIFAR-100, or 512 of CIFAR-10",
+        (replace(EVERY, dataset="CIFAR100"), rates(lrs=(0.005, 0.01, 0.02, 0.03))),
+        (
+            replace(DIGITS, dataset="CIFAR10", save_freq=20),  # as many images, in as many steps
+            rates(wds=(0.04,), variants=sweep("lr_init", (0.07, 0.13, 0.23, 0.4), 0.04)),
+        ),
+    ),
+    *two_scales(
+        "base",
+        "one line with periods, every step and every epoch of it, to branch off from",
+        (replace(PAPER, trace=True), rates(lrs=(0.03,))),
+        (replace(DIGITS, save_freq=1, trace=True), rates(lrs=(0.2,), wds=(0.1,))),
+        epochs=120,
+    ),
+    *two_scales(
+        "chaos",
+        "every step of three lines in chaotic equilibrium",
+        (replace(EVERY, trace=True, epochs=200), rates(lrs=(1.0,), wds=(0.001, 0.002, 0.004))),
+        (
+            replace(FEW_TESTS, trace=True, epochs=80, save_freq=10),
+            rates(lrs=(1.0,), wds=(0.009, 0.011, 0.0135)),
+        ),
+    ),
+    *two_scales(
+        "minima",
+        "test errors at the minima of successive periods",
+        (replace(PAPER, save_freq=10), rates(lrs=(0.03,))),
+        (replace(FEW_TESTS, epochs=800, save_freq=2), rates(lrs=(0.03,), wds=(0.02,))),
+    ),
+    *two_scales(
+        "full_batch",
+        "periods in full-batch gradient descent: one step an epoch",
+        (replace(PAPER, fbgd=True, epochs=3000, save_freq=50), rates(lrs=(1.0,), wds=(0.005,))),
+        (
+            replace(DIGITS, fbgd=True, use_data_size=256, batch_size=256, epochs=1200),
+            rates(lrs=(0.5,), wds=(0.05,)),
+        ),
+        save_freq=40,
+        epochs=600,
+    ),
+    *two_scales(
+        "each",
+        "periods with momentum, with augmentation, with all weights trainable",
+        (
+            replace(EVERY, noaug=False),
+            rates(
+                lrs=(0.03,),
+                variants=(
+                    {"momentum": 0.9, "noaug": True, "lr_init": 0.003},
+                    {},
+                    {**TRAINABLE, "noaug": True},
+                ),
+            ),
+        ),
+        (
+            replace(DIGITS, noaug=False),
+            rates(
+                variants=(
+                    {"momentum": 0.9, "noaug": True, "lr_init": 0.02, "wd": 0.1, "epochs": 400},
+                    {"lr_init": 0.1, "wd": 0.05, "epochs": 400},
+                    {**TRAINABLE, "noaug": True, "lr_init": 0.1, "wd": 0.05, "epochs": 400},
+                )
+            ),
+        ),
+    ),
+    *two_scales(
+        "practice",
+        "periods as one trains: momentum, augmentation and all weights; CIFAR-10",
+        (replace(EVERY, **TRAINABLE, momentum=0.9, noaug=False), rates(lrs=(0.003,))),
+        (
+            replace(PRACTICE, model="ConvNetSIAf", num_channels=16, momentum=0.9, noaug=False),
+            rates(lrs=(0.03,), wds=(0.01,)),
+        ),
+    ),
+    *two_scales(
         "adam",
         "periods with Adam",
-        params={**PAPER, **_RECORD, "momentum": None, "optimizer": "adam"},
-        lrs=(0.001, 0.003),
+        (replace(EVERY, optimizer="adam"), rates(lrs=(0.001, 0.003))),
+        (replace(DIGITS, optimizer="adam", epochs=400), rates(lrs=(0.02,), wds=(0.04,))),
+        epochs=120,
     ),
-    Experiment(
+    *two_scales(
         "norms",
         "periods with layer, group, instance and weight normalisation",
-        params={**PAPER, **_RECORD},
-        lrs=(0.03,),
-        variants=tuple({"norm": norm} for norm in ("layer", "group", "instance", "weight")),
+        (EVERY, rates(lrs=(0.03,), variants=(*NORMS, {"norm": "weight"}))),
+        (
+            replace(DIGITS, epochs=450),
+            # At an init_scale of 10 weight normalisation reaches a loss of exactly 0, or dies.
+            rates(
+                lrs=(0.1,), wds=(0.08,), variants=(*NORMS, {"norm": "weight", "init_scale": 1.0})
+            ),
+        ),
     ),
 )

@@ -25,6 +25,19 @@ REQUEUE_KILLED = (
 )
 
 
+def key_values(text: str) -> dict[str, str]:
+    """name=value pairs, separated by commas.
+
+    Raises
+    ------
+    ValueError : it is not of this form.
+    """
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if not all(name and separator for name, separator, _ in pairs):
+        raise ValueError(f"{text!r} is not name=value,name=value")
+    return {name.removeprefix("--"): value for name, _, value in pairs}
+
+
 class SlurmJob:
     """What submitit calls on a node: with a line, and when the job has to leave the node."""
 

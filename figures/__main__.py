@@ -9,37 +9,49 @@ python -m figures dynamics.csv                    # what monitor.py saved: dynam
 python -m figures paths.npz                       # of measuring.paths: paths.png beside it
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import Option, Parser
+import tyro
+
 from figures import paths, plt, report, save
 from figures.dynamics import dynamics, read
-from figures.report import WHOLE, listing
+from figures.report import listing
+from options import Options, option, parse
 from utils import user_errors
 
 
 def window(text: str) -> tuple[float, float]:
-    """A:B, the first and the last epoch; either may be left out."""
+    """The first and the last epoch of A:B; either may be left out.
+
+    Raises
+    ------
+    ValueError : it is not of this form.
+    """
     first, separator, last = text.partition(":")
-    found = float(first or 0), float(last or "inf")
+    try:
+        found = float(first or 0), float(last or "inf")
+    except ValueError:
+        found = (1, 0)
     if not separator or not 0 <= found[0] <= found[1]:
-        raise argparse.ArgumentTypeError(f"{text} is not A:B with epochs 0 <= A <= B")
+        raise ValueError(f"{text} is not A:B with epochs 0 <= A <= B")
     return found
 
 
-OPTIONS = (
-    Option("--branches", None, False, "draw the branches too that are below the folders"),
-    Option("--epochs", window, WHOLE, "draw only the epochs A to B, as A:B, A: or :B"),
-)
+@dataclass(frozen=True)
+class Draw(Options):
+    """What to draw."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = option(  # noqa: RUF009
+        (), "experiments, lines, runs or branches to draw together (none: list the experiments)"
+    )
+    branches: bool = option(False, "draw the branches too that are below the folders")
+    epochs: str = option(":", "draw only the epochs A to B, as A:B, A: or :B", window)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="python -m figures", description=__doc__)
-    words = "experiments, lines, runs or branches to draw together (none: list the experiments)"
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=words)
-    options = parser.parse_args(argv)
+    options, _ = parse(Draw, argv, "python -m figures", __doc__)
     tables = [path for path in options.folders if path.suffix in (".csv", ".npz")]
     if tables:
         plt.switch_backend("agg")
@@ -52,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{words}; figure: {path.with_suffix('.png')}")
     elif options.folders:
         plt.switch_backend("agg")
-        report(options.folders, options.branches, options.epochs)
+        report(options.folders, options.branches, window(options.epochs))
     else:
         print(listing(Path("Experiments")))
         print("\npython -m figures FOLDER draws one of them, or several folders side by side")

@@ -7,4 +7,4 @@ finished run, and `diversity`, `minima` and `paths` compare checkpoints.
 """
 
 from measuring.meter import Meter
-from measuring.wanted import Wanted, parameter_names
+from measuring.wanted import parameter_names

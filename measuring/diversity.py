@@ -11,6 +11,7 @@ the two, which averages their probabilities.
 
 import itertools
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,24 @@ import torch
 
 import models
 import runs
-from command_line import Option, Parser, integer
 from data import ImageSet
 from measuring import meter
 from measuring.distance import angle, cosine
 from measuring.rebuild import rebuild, renew_statistics
+from options import Options, integer, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors
 
-OPTIONS = (
-    Option("--models_dir", str, None, "folder of the run, DIR/trial_<t>"),
-    Option("--anchor", integer(0), None, "epoch of the anchor checkpoint"),
-    Option("--independent", str, None, "folder of an independently trained run (another trial)"),
-)
 COLUMNS = ("report_epochs", "acc", "ensemble_acc", "cosine")
+
+
+@dataclass(frozen=True)
+class Compare(Options):
+    """Which runs to compare."""
+
+    models_dir: str | None = option(None, "folder of the run, DIR/trial_<t>")
+    anchor: int | None = option(None, "epoch of the anchor checkpoint", integer(0))
+    independent: str | None = option(None, "folder of an independently trained run (another trial)")
 
 
 @torch.no_grad()
@@ -72,16 +77,16 @@ def compare(
     UserError : a checkpoint or a configuration is missing.
     """
     try:
-        config = runs.read_config(folder)
+        run = runs.read_run(folder)
     except FileNotFoundError:
         raise UserError(f"{folder} has no {runs.CONFIG}: give DIR/trial_<t>") from None
-    model, train_images, images = rebuild(config)
+    model, train_images, images = rebuild(run)
     names = list(models.si_parameters(model))
 
     def load(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         content = checkpoints.load(path)
         checkpoints.load_weights(model, content, path)
-        renew_statistics(model, train_images, config["batch_size"])
+        renew_statistics(model, train_images, run.options.batch_size)
         return content["state_dict"], probabilities(model, images)
 
     anchor_weights, anchor_p = load(runs.checkpoint_path(folder, anchor))
@@ -110,7 +115,7 @@ def turning(folder: Path) -> dict[str, np.ndarray]:
     from, to : (n,) epochs of the two checkpoints.
     angle : (n,) in radians.
     """
-    model, _, _ = rebuild(runs.read_config(folder))
+    model, _, _ = rebuild(runs.read_run(folder))
     names, rows = list(models.si_parameters(model)), []
     epochs = {e: path for (e, part), path in runs.checkpoints_in(folder).items() if not part}
     weights = ((epoch, checkpoints.load(path)["state_dict"]) for epoch, path in epochs.items())
@@ -120,7 +125,7 @@ def turning(folder: Path) -> dict[str, np.ndarray]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = Parser(OPTIONS, prog="measuring.diversity", description=__doc__).parse_args(argv)
+    options = parse(Compare, argv, "measuring.diversity", __doc__)[0]
     if options.models_dir is None or options.anchor is None:
         raise UserError("--models_dir and --anchor are needed")
     folder = Path(options.models_dir).expanduser()

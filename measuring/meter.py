@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 import models
 from data import ImageSet
-from measuring import curvature, distance, sums
-from measuring.wanted import SUBSETS, Wanted, parameter_names
+from measuring import curvature, distance, sums, wanted
+from measuring.wanted import SUBSETS, parameter_names
+from options import Measure
 from training.capture import Captured
-from training.device import autocast, products
-from training.loss import Loss, cross_entropy
+from training.device import autocast, mix, products
+from training.loss import choose
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
 # Without batch statistics to respect, the size of a batch is only a matter of speed.
@@ -56,14 +57,12 @@ class Meter:
 
     Parameters
     ----------
-    train_mode : normalise with each batch's own statistics, batches in data-set order.
+    options : what to measure, and how. The metrics, train_mode (batches in data-set order),
+        batch_size, use_squared_loss, use_aug, seed (of the augmentation and of the random vectors
+        of the trace estimates), precision and compile count here; curvature is always exact.
     scopes : sets of parameter names, each under a name of its own ("all", "si"): norms, gradients
         and curvature are measured for each of them, from the same pass. None: "all" alone.
-    loss : of which everything is measured that depends on one.
     initial : weights by name to compare with; needed for cos_init and l2_init.
-    augment_seed : measure on images cropped and flipped with this seed; None: as they are.
-    vector_seed : seed of the random unit vectors of the trace estimates.
-    precision, compile : of loss, accuracy and gradients, as in training; curvature is always exact.
     progress : show on a terminal how far a pass is, and which product of an eigenvalue it is for.
     """
 
@@ -71,27 +70,18 @@ class Meter:
         self,
         model: nn.Module,
         images: ImageSet,
-        wanted: Wanted,
-        *,
-        train_mode: bool,
-        batch_size: int,
+        options: Measure,
         scopes: Mapping[str, list[str]] | None = None,
-        loss: Loss = cross_entropy,
         initial: Mapping[str, torch.Tensor] | None = None,
-        augment_seed: int | None = None,
-        vector_seed: int = 0,
-        precision: str = "fp32",
-        compile: bool = False,
         progress: bool = False,
     ):
-        self.model, self.images, self.wanted, self.loss = model, images, wanted, loss
-        self.train_mode, self.augment_seed = train_mode, augment_seed
-        self.initial, self.batch_size, self.precision = initial, batch_size, precision
-        self.progress = progress
-        self.network = torch.compile(model) if compile else model
+        self.model, self.images, self.options = model, images, options
+        self.loss = choose(options.use_squared_loss)
+        self.initial, self.batch_size, self.progress = initial, options.batch_size, progress
+        self.network = torch.compile(model) if options.compile else model
         self.device = device = images.images.device
-        if not train_mode and not wanted.by_batch:
-            self.batch_size = max(batch_size, EVALUATION_BATCH[device.type])
+        if not options.train_mode and not wanted.by_batch(options):
+            self.batch_size = max(self.batch_size, EVALUATION_BATCH[device.type])
         self.parameters = dict(model.named_parameters())
         self.scopes = scopes = scopes or {"all": list(self.parameters)}
         self.invariant = parameter_names(model, si_only=True)
@@ -99,16 +89,16 @@ class Meter:
             scope: sum(self.parameters[n].numel() for n in names) for scope, names in scopes.items()
         }
         self.vectors = {
-            scope: _unit_vectors(size, vector_seed, device)
+            scope: _unit_vectors(size, mix(options.seed), device)
             for scope, size in self.sizes.items()
-            if wanted.traces
+            if wanted.traces(options)
         }
         self._make_sums(device)
         self.captured = Captured(device)
 
     def _make_sums(self, device: torch.device) -> None:
         """What a pass adds up. All of it stays on the device until the pass is over."""
-        wanted, classes = self.wanted, self.images.num_classes
+        options, classes = self.options, self.images.num_classes
         batches = math.ceil(len(self.images) / self.batch_size)
 
         def zeros(*shape: int) -> torch.Tensor:
@@ -118,17 +108,17 @@ class Meter:
             return sums.Rows(batches if asked else 0, shape, dtype, device)
 
         self.sums = zeros(len(SUBSETS), 3)
-        self.norms = rows(wanted.gradients, len(self.scopes))
-        self.outliers = rows(wanted.calc_batch_outliers, classes, dtype=torch.int64)
+        self.norms = rows(wanted.gradients(options), len(self.scopes))
+        self.outliers = rows(options.calc_batch_outliers, classes, dtype=torch.int64)
         shape = (len(sums.CLASS_STATISTICS), classes, classes)
-        self.class_statistics = rows(wanted.calc_probs_stats, *shape, dtype=torch.float32)
+        self.class_statistics = rows(options.calc_probs_stats, *shape, dtype=torch.float32)
         self.filter_sums = zeros(sum(len(self.parameters[n]) for n in self.invariant))
-        parts = len(SUBSETS) if wanted.eval_on_train_subsets else 1
+        parts = len(SUBSETS) if options.eval_on_train_subsets else 1
         self.trace_sums = {
-            (scope, name): zeros(parts) for scope in self.scopes for name in wanted.traces
+            (scope, name): zeros(parts) for scope in self.scopes for name in wanted.traces(options)
         }
         total = sum(p.numel() for p in self.parameters.values())
-        self.moments = sums.GradientMoments(total if wanted.calc_grads else 0, device)
+        self.moments = sums.GradientMoments(total if options.calc_grads else 0, device)
 
     def measure(self) -> dict[str, dict[str, float | np.ndarray]]:
         """One pass over the images with the network's present weights.
@@ -154,10 +144,10 @@ class Meter:
         for tensor in (self.sums, self.filter_sums, *self.trace_sums.values()):
             tensor.zero_()
         seen = 0
-        with mode(self.model, self.train_mode):
-            for x, y in self._shown("one pass") if self.wanted.needs_data else ():
+        with mode(self.model, self.options.train_mode):
+            for x, y in self._shown("one pass") if wanted.needs_data(self.options) else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
-                with products(self.precision):
+                with products(self.options.precision):
                     self.captured(self._add_batch, x, y, corrupted)
                 self._add_traces(x, y, corrupted)
                 seen += len(y)
@@ -165,9 +155,8 @@ class Meter:
             return {scope: {**shared, **self._results(scope)} for scope in self.scopes}
 
     def _batches(self) -> Iterator[curvature.Batch]:
-        seed = self.augment_seed
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return self.images.batches(self.batch_size, generator, augment=seed is not None)
+        generator = torch.Generator().manual_seed(mix(self.options.seed))
+        return self.images.batches(self.batch_size, generator, augment=self.options.use_aug)
 
     def _shown(self, what: str) -> Iterable[curvature.Batch]:
         """The batches, with a bar on a terminal where that is asked for."""
@@ -181,33 +170,33 @@ class Meter:
         return lambda: self._shown(f"{what}, product {next(number)}")
 
     def _add_batch(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
-        wanted = self.wanted
-        with torch.set_grad_enabled(wanted.gradients):
-            with autocast(self.precision, self.device):
+        options, needs_gradients = self.options, wanted.gradients(self.options)
+        with torch.set_grad_enabled(needs_gradients):
+            with autocast(self.options.precision, self.device):
                 logits = self.network(x).float()
             losses = self.loss(logits, y)
         logits = logits.detach()
         self.sums += sums.image_sums(losses.detach(), logits, y, corrupted)
-        if wanted.calc_batch_outliers:
+        if options.calc_batch_outliers:
             self.outliers.add(sums.outliers(logits, y))
-        if wanted.calc_probs_stats:
+        if options.calc_probs_stats:
             self.class_statistics.add(sums.class_statistics(logits, y))
-        if wanted.gradients:
+        if needs_gradients:
             gradients = torch.autograd.grad(losses.mean(), list(self.parameters.values()))
             by_name = dict(zip(self.parameters, gradients, strict=True))
             scopes = self.scopes.values()
             self.norms.add(torch.stack([models.norm(by_name[n] for n in s) for s in scopes]))
-            if wanted.calc_grad_norms_param_groups:
+            if options.calc_grad_norms_param_groups:
                 self.filter_sums += sums.filter_norms([by_name[n] for n in self.invariant])
-            if wanted.calc_grads:
+            if options.calc_grads:
                 self.moments.add(curvature.flatten(gradients).double())
 
     def _add_traces(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
         parts = [torch.ones_like(corrupted)]
-        if self.wanted.eval_on_train_subsets:
+        if self.options.eval_on_train_subsets:
             parts = [~corrupted, corrupted]
         for (scope, name), total in self.trace_sums.items():
-            product, vectors = self.wanted.traces[name], self.vectors[scope]
+            product, vectors = wanted.traces(self.options)[name], self.vectors[scope]
             for i, part in enumerate(parts):
                 total[i] += _quadratic_form(
                     product, self.model, self.scopes[scope], (x, y), vectors, self.loss, part
@@ -215,23 +204,23 @@ class Meter:
 
     def _shared_results(self) -> dict[str, float | np.ndarray]:
         """What does not depend on the scope, from the sums of a finished pass."""
-        wanted, row = self.wanted, {}
-        if wanted.eval_model:
+        options, row = self.options, {}
+        if options.eval_model:
             row["loss"], row["acc"] = _means(self.sums.sum(0))
-        if wanted.eval_on_train_subsets:
+        if options.eval_on_train_subsets:
             for subset, part in zip(SUBSETS, self.sums, strict=True):
                 row[f"loss_{subset}"], row[f"acc_{subset}"] = _means(part)
-        if wanted.calc_batch_outliers:
+        if options.calc_batch_outliers:
             row["outliers_list"] = self.outliers.numpy()
-        if wanted.calc_probs_stats:
+        if options.calc_probs_stats:
             row["p_stats"] = self.class_statistics.numpy().swapaxes(0, 1)
-        if wanted.calc_grad_norms_param_groups:
+        if options.calc_grad_norms_param_groups:
             row["gnorm_m_param_groups"] = (self.filter_sums / len(self.norms.values)).cpu().numpy()
-        if wanted.calc_cos_init:
+        if options.calc_cos_init:
             row["cos_init"] = distance.cosine(self.parameters, self.initial, self.invariant)
-        if wanted.calc_l2_init:
+        if options.calc_l2_init:
             row["l2_init"] = distance.l2(self.parameters, self.initial, self.parameters)
-        if wanted.sharpness:
+        if options.sharpness:
             row["sharpness"] = curvature.sharpness(
                 self.model, self.invariant, self._products("sharpness"), self.loss
             )
@@ -239,31 +228,31 @@ class Meter:
 
     def _results(self, scope: str) -> dict[str, float | np.ndarray]:
         """What depends on the scope, from the sums of a finished pass."""
-        wanted, names, parameters = self.wanted, self.scopes[scope], self.parameters
+        options, names, parameters = self.options, self.scopes[scope], self.parameters
         norms = models.norms(parameters[n] for n in names)
         row = {
             "params_norm": torch.linalg.vector_norm(norms).item(),
             "params_numel": self.sizes[scope],
         }
-        if wanted.all_pnorm:
+        if options.all_pnorm:
             for name, norm in zip(names, norms.tolist(), strict=True):
                 row[f"{name}_norm"] = norm
                 row[f"{name}_numel"] = parameters[name].numel()
         gradient_norms = self.norms.numpy()[:, list(self.scopes).index(scope)]
-        if wanted.calc_grad_norms:
+        if options.calc_grad_norms:
             row["gnorm_m"] = gradient_norms.mean()
-        if wanted.calc_grad_norms_all:
+        if options.calc_grad_norms_all:
             row["gnorm_all"] = gradient_norms
-        if wanted.calc_grads:
+        if options.calc_grads:
             keep = [torch.full((p.numel(),), n in names) for n, p in parameters.items()]
             row["gm_norm"], row["gs_norm"] = self.moments.norms(torch.cat(keep))
-        for name in wanted.traces:
+        for name in wanted.traces(options):
             total = self.trace_sums[scope, name]
             row[name] = (total.sum() / len(self.images)).item()
-            if wanted.eval_on_train_subsets:
+            if options.eval_on_train_subsets:
                 means = (total / self.sums[:, 0]).tolist()
                 row |= {f"{name}_{s}": mean for s, mean in zip(SUBSETS, means, strict=True)}
-        for name, product in wanted.spectra.items():
+        for name, product in wanted.spectra(options).items():
             row[name] = curvature.leading_eigenvalues(
                 product, self.model, names, self._products(name), self.loss
             )

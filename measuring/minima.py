@@ -7,24 +7,28 @@ with those of minima.json; --write replaces that file.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import models
 import runs
-from command_line import Option, Parser
 from measuring.diversity import accuracy, probabilities
 from measuring.meter import Meter
 from measuring.rebuild import rebuild, renew_statistics
-from measuring.wanted import Wanted
+from options import Measure, Options, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
 RECORD = "minima.json"
 TOLERANCE = 0.02  # relative; machines differ in rounding
-OPTIONS = (
-    Option("--folder", str, "results/minima", "search this folder for checkpoints"),
-    Option("--write", None, False, "write minima.json instead of comparing with it"),
-)
+
+
+@dataclass(frozen=True)
+class Minima(Options):
+    """Which checkpoints to measure."""
+
+    folder: str = option("results/minima", "search this folder for checkpoints")
+    write: bool = option(False, "write minima.json instead of comparing with it")
 
 
 def measure(folder: Path, path: Path) -> dict[str, float]:
@@ -36,12 +40,13 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
     error : test error, a fraction, with batch-norm statistics estimated anew.
     si_norm : norm ρ of the scale-invariant weights.
     """
-    config = runs.read_config(folder)
-    model, train_images, test_images = rebuild(config)
+    run = runs.read_run(folder)
+    model, train_images, test_images = rebuild(run)
     checkpoints.load_weights(model, checkpoints.load(path), path)
     si_norm = models.norm(models.split_parameters(model)[0]).item()
-    batch_size, wanted = config["batch_size"], Wanted(eval_model=True)
-    meter = Meter(model, train_images, wanted, train_mode=True, batch_size=batch_size)
+    batch_size = run.options.batch_size
+    asked = Measure(eval_model=True, train_mode=True, batch_size=batch_size)
+    meter = Meter(model, train_images, asked)
     loss = float(meter.measure()["all"]["loss"])
     renew_statistics(model, train_images, batch_size)
     error = 1 - accuracy(probabilities(model, test_images), test_images)
@@ -49,7 +54,7 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = Parser(OPTIONS, prog="measuring.minima", description=__doc__).parse_args(argv)
+    options = parse(Minima, argv, "measuring.minima", __doc__)[0]
     root = Path(options.folder)
     measured = {
         path.relative_to(root).as_posix(): measure(path.parent, path)

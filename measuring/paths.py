@@ -13,34 +13,41 @@ ends, max over t of L(t) - (1 - t) L(0) - t L(1): 0 if no point lies above it (E
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 from tqdm import tqdm
 
 import models
 import runs
-from command_line import Option, Parser, integer
 from measuring import distance
 from measuring.meter import Meter
 from measuring.rebuild import rebuild, renew_statistics
-from measuring.wanted import Wanted
+from options import Measure, Options, integer, option, parse
 from runs import checkpoints
-from training.loss import choose
 from utils import UserError, user_errors
 
-OPTIONS = (
-    Option("--points", integer(2), 11, "points of each path, its ends included"),
-    Option("--arc", None, False, "turn the SI weights along the great circle between their ends"),
-    Option("--save_path", str, "paths.npz", "where the results go"),
-)
 QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
 # Options in which the runs of the checkpoints must agree: network, images and loss.
 SHARED = (
     *("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss", "batch_size"),
     *("dataset", "use_data_size", "use_test", "corrupt_train", "split_classes"),
 )
+
+
+@dataclass(frozen=True)
+class Paths(Options):
+    """Which checkpoints to connect."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = option(  # noqa: RUF009
+        (), "two or more, of any runs"
+    )
+    points: int = option(11, "points of each path, its ends included", integer(2))
+    arc: bool = option(False, "turn the SI weights along the great circle between their ends")
+    save_path: str = option("paths.npz", "where the results go")
 
 
 def point(
@@ -111,16 +118,18 @@ def connect(
             if config.get(key) != configs[0].get(key):
                 raise UserError(f"{path} and {files[0]} are of runs that differ in {key}")
     config = configs[0]
-    model, train_images, test_images = rebuild(config)
+    model, train_images, test_images = rebuild(runs.Run(files[0].parent, config))
     contents = [checkpoints.load(path) for path in files]
     for path, content in zip(files, contents, strict=True):
         checkpoints.load_weights(model, content, path)
     parameters, si_names = dict(model.named_parameters()), list(models.si_parameters(model))
     weights = [{name: c["state_dict"][name] for name in parameters} for c in contents]
-    shared = {"batch_size": config["batch_size"], "loss": choose(config["use_squared_loss"])}
-    wanted = Wanted(eval_model=True)
-    train = Meter(model, train_images, wanted, train_mode=True, **shared)
-    test = Meter(model, test_images, wanted, train_mode=False, **shared)
+    options = runs.options_of(config)
+    asked = Measure(
+        eval_model=True, batch_size=options.batch_size, use_squared_loss=options.use_squared_loss
+    )
+    train = Meter(model, train_images, replace(asked, train_mode=True))
+    test = Meter(model, test_images, asked)
 
     ts = np.linspace(0, 1, points)
     pairs = list(itertools.combinations(range(len(files)), 2) if pairs is None else pairs)
@@ -133,7 +142,7 @@ def connect(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(here[name])
-        renew_statistics(model, train_images, config["batch_size"])
+        renew_statistics(model, train_images, options.batch_size)
         measured = train.measure()["all"], test.measure()["all"]
         rows.append([x for m in measured for x in (m["loss"], 1 - m["acc"])])
     values = np.array(rows).reshape(len(pairs), points, len(QUANTITIES))
@@ -174,9 +183,7 @@ def _regime(run: runs.Run) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(OPTIONS, prog="measuring.paths", description=__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="two or more, of any runs")
-    options = parser.parse_args(argv)
+    options, _ = parse(Paths, argv, "measuring.paths", __doc__)
     if len(options.checkpoints) < 2:
         raise UserError("a path has two ends: name two checkpoints or more")
     found = connect(options.checkpoints, points=options.points, arc=options.arc)

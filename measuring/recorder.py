@@ -5,28 +5,30 @@ The files are those of test.py, and so are the numbers: the same meters fill the
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import data
 import runs
 from measuring.meter import Meter
-from measuring.wanted import Wanted, parameter_names
+from measuring.wanted import parameter_names
+from options import FROM_RUN, Machine, Measure, Train, names
 from runs import checkpoints
 from utils import UserError
 
 WRITE_EVERY = 10  # seconds between two writings of the files
 
 
+def measure_as(options: Train) -> Measure:
+    """The options by which test.py measures a run with these options: no metrics yet."""
+    shared = (*FROM_RUN, *names(Machine))
+    return Measure(**{name: getattr(options, name) for name in shared})
+
+
 class Recorder:
     """The metrics files of one run.
-
-    Parameters
-    ----------
-    keep, keep_epochs : keep the newest so many checkpoints, and those after these epochs.
-    how : batch_size, and what else says how a `Meter` measures.
 
     A checkpoint is removed only when its metrics are on disk, so after a crash the metrics that
     were not yet written can be measured from the checkpoints that are still there (`catch_up`).
@@ -38,19 +40,16 @@ class Recorder:
         model: torch.nn.Module,
         train_images: data.ImageSet,
         test_images: data.ImageSet,
-        keep: int | None = None,
-        keep_epochs: Sequence[int] = (),
-        **how: Any,
+        options: Train,
     ):
-        self.folder, self.model = folder, model
-        self.keep, self.keep_epochs = keep, keep_epochs
+        self.folder, self.model, self.keep = folder, model, options.keep
         self.tables = {name: runs.Metrics.read_if_there(self.path(name)) for name in runs.METRICS}
         everything = parameter_names(model, si_only=False)
         invariant = parameter_names(model, si_only=True)
 
         def meter(images: data.ImageSet, flags: Sequence[str], scopes: dict) -> Meter:
-            wanted, train_mode = Wanted.from_flags(flags), "train_mode" in flags
-            return Meter(model, images, wanted, train_mode=train_mode, scopes=scopes, **how)
+            asked = replace(measure_as(options), **dict.fromkeys(flags, True))
+            return Meter(model, images, asked, scopes)
 
         subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()
         self.meters = [
@@ -81,7 +80,7 @@ class Recorder:
             table.merge(self.path(name))
         self.written = time.monotonic()
         if self.keep is not None:
-            runs.prune(self.folder, self.keep, self.keep_epochs)
+            runs.prune(self.folder, self.keep)
 
     def catch_up(self) -> bool:
         """Measure the folder's checkpoints whose metrics are missing; whether there were any.

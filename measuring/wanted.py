@@ -1,15 +1,17 @@
-"""What to measure, by the options of test.py that ask for it, and the arrays that come of it."""
+"""Which arrays the metrics options of test.py ask for, and what is needed to measure them."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 import models
 from measuring import curvature
+from options import Metrics, names
 
 SUBSETS = ("normal", "corrupt")  # images with true labels, images with corrupted ones
-# Option -> its arrays. These depend on the parameters that are meant (all, or the SI ones) ...
+# Option -> its arrays. These depend on the parameters that are measured (all, or the SI ones) ...
 SCOPED = {
     "calc_grad_norms": ("gnorm_m",),
     "calc_grad_norms_all": ("gnorm_all",),
@@ -31,90 +33,76 @@ SHARED = {
     "sharpness": ("sharpness",),
 }
 PRODUCTS = {"hess": curvature.hessian_product, "fisher": curvature.fisher_product}
+M = TypeVar("M", bound=Metrics)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to measure; the fields are the options of test.py with these names."""
+def flags(metrics: Metrics) -> list[str]:
+    """The options that are given."""
+    return [name for name in names(Metrics) if getattr(metrics, name)]
 
-    eval_model: bool = False
-    eval_on_train_subsets: bool = False
-    all_pnorm: bool = False
-    calc_grad_norms: bool = False
-    calc_grad_norms_all: bool = False
-    calc_grad_norms_param_groups: bool = False
-    calc_grads: bool = False
-    calc_batch_outliers: bool = False
-    calc_probs_stats: bool = False
-    calc_cos_init: bool = False
-    calc_l2_init: bool = False
-    fisher_trace: bool = False
-    fisher_evals: bool = False
-    hess_trace: bool = False
-    hess_evals: bool = False
-    sharpness: bool = False
 
-    @classmethod
-    def from_flags(cls, flags: Iterable[str]) -> "Wanted":
-        """What these flags of test.py ask for; those that say how to measure are left out."""
-        names = {f.name for f in fields(cls)}
-        return cls(**{flag: True for flag in flags if flag in names})
+def only(metrics: M, chosen: Collection[str]) -> M:
+    """The same options, but these metrics alone."""
+    return replace(metrics, **{name: name in chosen for name in names(Metrics)})
 
-    @property
-    def flags(self) -> list[str]:
-        return [f.name for f in fields(self) if getattr(self, f.name)]
 
-    def lacking(self, lacks: Callable[[list[str]], bool], parameters: list[str]) -> set[str]:
-        """The fields that are asked for and of whose arrays `lacks` says that some are missing."""
-        found = set()
-        for flag in self.flags:
-            part = self.from_flags([flag])
-            if flag in self.traces and self.eval_on_train_subsets:
-                part = self.from_flags([flag, "eval_on_train_subsets"])
-            if lacks(part.names(parameters)):
-                found |= set(part.flags)
-        return found
+def array_names(metrics: Metrics, parameters: list[str]) -> list[str]:
+    """The names of all arrays that `Meter.measure` gives for these parameters."""
+    found = ["params_norm", "params_numel"]
+    if metrics.all_pnorm:
+        found += [f"{p}_{what}" for p in parameters for what in ("norm", "numel")]
+    found += [name for flag in flags(metrics) for name in (SCOPED | SHARED).get(flag, ())]
+    if metrics.eval_on_train_subsets:
+        found += [f"{trace}_{subset}" for trace in traces(metrics) for subset in SUBSETS]
+    return found
 
-    @property
-    def gradients(self) -> bool:
-        """Whether the gradients of the batches are needed."""
-        return any(name.startswith("calc_grad") for name in self.flags)
 
-    @property
-    def by_batch(self) -> bool:
-        """Whether some array depends on which images are a batch, also in evaluation mode."""
-        return self.gradients or self.calc_batch_outliers or self.calc_probs_stats
+def lacking(
+    metrics: Metrics, lacks: Callable[[list[str]], bool], parameters: list[str]
+) -> set[str]:
+    """The options that are given and some of whose arrays are missing, according to `lacks`."""
+    found = set()
+    for flag in flags(metrics):
+        part = {flag}
+        if flag in traces(metrics) and metrics.eval_on_train_subsets:
+            part.add("eval_on_train_subsets")
+        if lacks(array_names(only(metrics, part), parameters)):
+            found |= part
+    return found
 
-    @property
-    def needs_initial(self) -> bool:
-        """Whether the weights of checkpoint 0 are needed."""
-        return self.calc_cos_init or self.calc_l2_init
 
-    @property
-    def needs_data(self) -> bool:
-        return self.eval_model or self.eval_on_train_subsets or self.by_batch or bool(self.traces)
+def gradients(metrics: Metrics) -> bool:
+    """Whether the gradients of the batches are needed."""
+    return any(flag.startswith("calc_grad") for flag in flags(metrics))
 
-    @property
-    def traces(self) -> dict[str, curvature.Product]:
-        return self._products("trace")
 
-    @property
-    def spectra(self) -> dict[str, curvature.Product]:
-        return self._products("evals")
+def by_batch(metrics: Metrics) -> bool:
+    """Whether some array depends on which images are a batch, also in evaluation mode."""
+    return gradients(metrics) or metrics.calc_batch_outliers or metrics.calc_probs_stats
 
-    def _products(self, what: str) -> dict[str, curvature.Product]:
-        named = {f"{kind}_{what}": product for kind, product in PRODUCTS.items()}
-        return {name: product for name, product in named.items() if getattr(self, name)}
 
-    def names(self, parameters: list[str]) -> list[str]:
-        """The names of all arrays that `Meter.measure` gives for these parameters."""
-        names = ["params_norm", "params_numel"]
-        if self.all_pnorm:
-            names += [f"{p}_{what}" for p in parameters for what in ("norm", "numel")]
-        names += [name for flag in self.flags for name in (SCOPED | SHARED).get(flag, ())]
-        if self.eval_on_train_subsets:
-            names += [f"{trace}_{subset}" for trace in self.traces for subset in SUBSETS]
-        return names
+def needs_data(metrics: Metrics) -> bool:
+    return (
+        metrics.eval_model
+        or metrics.eval_on_train_subsets
+        or by_batch(metrics)
+        or bool(traces(metrics))
+    )
+
+
+def traces(metrics: Metrics) -> dict[str, curvature.Product]:
+    """The traces asked for: name of the array -> product of the matrix with a vector."""
+    return _products(metrics, "trace")
+
+
+def spectra(metrics: Metrics) -> dict[str, curvature.Product]:
+    """The leading eigenvalues asked for: name of the array -> product of the matrix."""
+    return _products(metrics, "evals")
+
+
+def _products(metrics: Metrics, what: str) -> dict[str, curvature.Product]:
+    named = {f"{kind}_{what}": product for kind, product in PRODUCTS.items()}
+    return {name: product for name, product in named.items() if getattr(metrics, name)}
 
 
 def parameter_names(model: torch.nn.Module, si_only: bool) -> list[str]:

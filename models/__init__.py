@@ -21,7 +21,8 @@ from models.groups import (
     scale_invariant_groups,
     unwrapped,
 )
-from models.layers import NORM_EPS, NORMS, Layers
+from models.layers import NORMS as NORMS
+from models.layers import Layers
 from models.resnet import ResNet18
 from models.scale_invariance import norm as norm
 from models.scale_invariance import (
@@ -31,6 +32,7 @@ from models.scale_invariance import (
     si_parameters,
     split_parameters,
 )
+from options import NORM_EPS, Model
 from utils import UserError
 
 OFFICIAL_SEED = 228  # of same_init and same_last_layer in the official code
@@ -46,15 +48,8 @@ MODELS = {
 
 
 def build(
-    name: str,
+    options: Model,
     num_classes: int,
-    num_channels: int = 64,
-    depth: int = 3,
-    init_scale: float = -1.0,
-    same_last_layer: bool = False,
-    norm: str = "batch",
-    norm_eps: float = NORM_EPS,
-    same_init: bool = False,
     image_size: tuple[int, int] | None = None,
     si_names: Sequence[str] | None = None,
 ) -> nn.Module:
@@ -62,16 +57,10 @@ def build(
 
     Parameters
     ----------
-    name : one of `MODELS`, or a function elsewhere that makes a network (`own.FORM`). It is called
+    options : name, width, depth, normalisation and initialisation. A name that is not one of
+        `MODELS` is that of a function elsewhere that makes a network (`own.FORM`); it is called
         with num_classes and, if it takes them, num_channels and depth.
     num_classes : number of outputs.
-    num_channels : width c of the first stage, >= 1.
-    depth : number of 3x3 convolution blocks after the first (ConvNet only), >= 1.
-    init_scale : if > 0, the last layer's weight matrix is rescaled to this Frobenius norm.
-    same_last_layer, same_init : draw the last layer, or the whole network, from the official code's
-        fixed seed, whatever the generator.
-    norm : one of `NORMS`, how the convolutions are normalised (official networks: "batch").
-    norm_eps : added to the variances that are normalised (official networks: 1e-5).
     image_size : (height, width) of the images that the network is for: it is checked that it takes
         them, and what is scale invariant in a network from elsewhere is found. None: it is not.
     si_names : the names of the SI weights of a network from elsewhere, where they are known.
@@ -81,49 +70,47 @@ def build(
 
     Raises
     ------
-    KeyError : `name` is not one of `MODELS`.
-    ValueError : `norm` is not one of `NORMS`.
     UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
         there is none of `MODELS` for images of this size.
     """
-    is_own = own.is_own(name)
+    name, is_own = options.model, own.is_own(options.model)
     if not is_own and image_size not in (None, IMAGE_SIZE):
         raise UserError(
             f"{name} takes images of 32 x 32, these have {image_size[0]} x {image_size[1]}: "
             f"--model {own.FORM} gives another network"
         )
-    if not is_own and norm not in NORMS:
-        raise ValueError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
-    with _official_seed() if same_init else contextlib.nullcontext():
+    with _official_seed() if options.same_init else contextlib.nullcontext():
         if is_own:
-            model = own.make(name, num_classes=num_classes, num_channels=num_channels, depth=depth)
+            sizes = {"num_channels": options.num_channels, "depth": options.depth}
+            model = own.make(name, num_classes=num_classes, **sizes)
         else:
             architecture, affine = MODELS[name]
-            model = architecture(num_classes, num_channels, depth, Layers(norm, affine, norm_eps))
-    _prepare_last_layer(model, name, init_scale, same_last_layer)
+            layers = Layers(options.norm, affine, options.norm_eps or NORM_EPS)
+            model = architecture(num_classes, options.num_channels, options.depth, layers)
+    _prepare_last_layer(model, options)
     if is_own and image_size is not None:
         own.check_images(model, name, num_classes, image_size)
         model.si_names = si_names or own.find_si_weights(model, name, image_size)
     return model
 
 
-def _prepare_last_layer(
-    model: nn.Module, name: str, init_scale: float, same_last_layer: bool
-) -> None:
+def _prepare_last_layer(model: nn.Module, options: Model) -> None:
     """What --same_last_layer and --init_scale ask for; elsewhere it is the last linear layer."""
-    if not same_last_layer and init_scale <= 0:
+    if not options.same_last_layer and options.init_scale <= 0:
         return
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     last_layer = getattr(model, "last_layer", linear[-1] if linear else None)
     if last_layer is None:
-        raise UserError(f"{name} has no linear layer for --init_scale or --same_last_layer")
-    if same_last_layer:
+        raise UserError(
+            f"{options.model} has no linear layer for --init_scale or --same_last_layer"
+        )
+    if options.same_last_layer:
         with _official_seed():
             last_layer.reset_parameters()
-    if init_scale > 0:
+    if options.init_scale > 0:
         with torch.no_grad():
             weight = last_layer.weight
-            weight.mul_(init_scale / weight.norm())
+            weight.mul_(options.init_scale / weight.norm())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from runs.config import (
     code_version,
     differences,
     differing_options,
+    options_of,
     read_config,
     write_config,
 )
@@ -41,4 +42,4 @@ from runs.log import (
     write_state,
     write_trace,
 )
-from runs.run import Curve, Run, all_runs, at_common_epochs, find_experiments, find_runs
+from runs.run import Curve, Run, all_runs, at_common_epochs, find_experiments, find_runs, read_run

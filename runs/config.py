@@ -4,37 +4,25 @@ import functools
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from options import TRAIN
+from options import DECIDING, NORM_EPS, Train, names
 from runs.folder import CONFIG
 from utils import UserError, write_atomically
 
-# Options that say where and how to run, not what to train: they do not make it another run.
-HOW_TO_RUN = {
-    "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "keep_going",
-    "metrics", "metrics_precision", "trace", "keep", "keep_epochs", "compile", "deterministic",
-    "eval_freq", "save_freq", "save_freq_int",
-}  # fmt: skip
-# Options that configurations of older versions lack, and what those runs did.
-LATER_OPTIONS = {
-    "norm": "batch",
-    "norm_eps": 1e-12,
-    "optimizer": "sgd",
-    "split_classes": None,
-    "use_squared_loss": False,
-    "same_init": False,
-    "fix_all_elr": False,
-}
-# Checkpoints without a configuration are of the official code; what options do not say of those.
+# Checkpoints without a configuration are the official code's: what their command line leaves open.
 OFFICIAL = {"norm_eps": 1e-5}
+# What a run did whose configuration is older than an option: the option's default, and this.
+DEFAULTS = {**asdict(Train()), "norm_eps": NORM_EPS}
 
 
 def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
     """The configuration that train.py saved with a run.
 
-    `labels` says whether the images are wanted with the labels that the run was trained on.
+    All options are there; those that an older configuration lacks have their defaults. `labels`
+    says whether the images are wanted with the labels that the run was trained on.
 
     Raises
     ------
@@ -50,7 +38,12 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
         raise UserError(f"{folder / CONFIG} holds no options of a run")
     if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
         raise UserError(f"{folder} is of an older version, which corrupted other labels")
-    return {**LATER_OPTIONS, **saved}
+    return {**DEFAULTS, **saved}
+
+
+def options_of(config: dict[str, Any]) -> Train:
+    """The options of a configuration; what else it holds is left out."""
+    return Train(**{name: config[name] for name in names(Train) if name in config})
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -75,19 +68,21 @@ def code_version() -> str | None:
         return None
 
 
-def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(saved: dict[str, Any], asked: Train) -> dict[str, tuple[Any, Any]]:
     """The options that decide what is trained and differ: name -> (saved value, asked value)."""
-    keys = (saved.keys() & asked.keys()) - HOW_TO_RUN
-    return {key: (saved[key], asked[key]) for key in sorted(keys) if saved[key] != asked[key]}
+    both = [
+        {**values, "norm_eps": values["norm_eps"] or NORM_EPS} for values in (saved, asdict(asked))
+    ]
+    pairs = {key: tuple(values[key] for values in both) for key in sorted(DECIDING)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def differing_options(configs: Sequence[dict[str, Any]]) -> list[str]:
     """The options that decide what is trained and are not the same in all these configurations."""
-    deciding = (option.key for option in TRAIN if option.key not in HOW_TO_RUN)
-    return [key for key in deciding if any(c.get(key) != configs[0].get(key) for c in configs)]
+    return [key for key in DECIDING if any(c.get(key) != configs[0].get(key) for c in configs)]
 
 
-def check_same_run(folder: Path, options: dict[str, Any]) -> None:
+def check_same_run(folder: Path, options: Train) -> None:
     """Refuse to mix runs.
 
     Raises
@@ -96,7 +91,7 @@ def check_same_run(folder: Path, options: dict[str, Any]) -> None:
     FileNotFoundError : it has no configuration.
     """
     changed = differences(read_config(folder), options)
-    if options["no_schedule"]:
+    if options.no_schedule:
         changed.pop("epochs", None)  # a constant rate can go on for longer
     if changed:
         what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
@@ -106,7 +101,7 @@ def check_same_run(folder: Path, options: dict[str, Any]) -> None:
         )
 
 
-def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
+def branch_folder(parent: Path, epoch: int, options: Train) -> Path:
     """The folder of a branch, named after the options that it changes.
 
     A checkpoint of the official code does not say what it was trained with: the first branch off it
@@ -120,9 +115,7 @@ def branch_folder(parent: Path, epoch: int, config: dict[str, Any]) -> Path:
             before = read_config(plain)
         except FileNotFoundError:
             return plain
-    changed = differences(before, config)
+    changed = differences(before, options)
     changed.pop("epochs", None)
-    if config.get("norm_eps") is None:
-        changed.pop("norm_eps", None)  # left as it was
     words = [f"{key}={value[1]}".replace("/", "_") for key, value in sorted(changed.items())]
     return parent / "_".join([plain.name, *words])

@@ -14,7 +14,6 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG, LOG, LATEST, LOCK = "config.json", "log.csv", "latest.pt", ".lock"
@@ -42,15 +41,15 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
     return dict(sorted(found.items()))
 
 
-def prune(folder: Path, keep: int, asked: Sequence[int]) -> None:
-    """Remove all before the newest `keep` checkpoints of whole epochs but those `asked` for.
+def prune(folder: Path, keep: int) -> None:
+    """Remove all before the newest `keep` checkpoints of whole epochs.
 
     A run goes on from whole epochs alone: states within one do not count.
     """
     found = checkpoints_in(folder)
     oldest = ([key for key in found if not key[1]][-keep:] or [(0, 0)])[0]
-    for (epoch, part), path in found.items():
-        if (epoch, part) < oldest and (part or epoch not in asked):
+    for key, path in found.items():
+        if key < oldest:
             path.unlink()
 
 

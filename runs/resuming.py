@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from options import NORM_EPS, Train
 from runs import checkpoints
 from runs.arrays import Metrics
 from runs.config import OFFICIAL, check_same_run, read_config
@@ -17,11 +18,11 @@ class Diverged(Exception):
     def __init__(self, epoch: float):
         super().__init__(
             f"diverged: the training loss of epoch {epoch:g} is not finite. All up to there is "
-            "saved and measured; --resume --keep_going goes on all the same"
+            "saved; a smaller --lr_init may help"
         )
 
 
-def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
+def is_complete(folder: Path, last: int, options: Train) -> bool:
     """Whether nothing is left to do for --resume, which is then said.
 
     Raises
@@ -34,7 +35,7 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
     there = found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))
     if not there:
         return False
-    if options["overwrite"]:
+    if options.overwrite:
         branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
         if branches:
             raise UserError(
@@ -42,7 +43,7 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
                 "for one: remove them first, or name another --dir"
             )
         return False
-    if not options["resume"]:
+    if not options.resume:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
     try:
         check_same_run(folder, options)
@@ -52,13 +53,13 @@ def is_complete(folder: Path, last: int, options: dict[str, Any]) -> bool:
             "belong to this run: branch off one with --resume_epoch, or name another --dir"
         ) from None
     diverged = diverged_at(folder)
-    if diverged and not options["keep_going"]:
+    if diverged:
         raise Diverged(diverged)
     newest = max((epoch for epoch, part in found if not part), default=0)
     if newest < last:
         return False
     tables = [Metrics.read_if_there(folder / f"{name}.npz") for name in METRICS]
-    if options["metrics"] and not all(newest in table.rows for table in tables):
+    if options.metrics and not all(newest in table.rows for table in tables):
         return False
     print(f"{folder} is complete: checkpoint-{newest}.pt is its last")
     return True
@@ -90,8 +91,10 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     return None, None
 
 
-def norm_eps_of(trial: Path) -> float:
-    """The epsilon with which the checkpoints of a folder were trained."""
+def norm_eps_of(trial: Path, options: Train) -> float:
+    """The epsilon of a run that names none: of a branch, that of the run it goes on from."""
+    if options.resume_epoch is None:
+        return NORM_EPS
     try:
         return read_config(trial)["norm_eps"]
     except FileNotFoundError:

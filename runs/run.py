@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from options import Train
 from runs.arrays import read_arrays
-from runs.config import read_config
+from runs.config import options_of, read_config
 from runs.folder import CONFIG, METRICS
 from runs.log import read_log, read_trace
 from runs.official import find_unconfigured
@@ -48,6 +49,16 @@ class Run:
     config: dict[str, Any]
     metrics_folder: Path | None = None
     window: tuple[float, float] = (0, np.inf)
+
+    @cached_property
+    def options(self) -> Train:
+        """The options that it was trained with.
+
+        Raises UserError where they are not known (results of the official code).
+        """
+        if "name" in self.config:
+            raise UserError(f"{self.folder} has no {CONFIG}")
+        return options_of(self.config)
 
     @property
     def base_lr(self) -> float:
@@ -281,6 +292,16 @@ def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray,
         _, at, _ = np.intersect1d(curves[name].epochs, epochs, return_indices=True)
         values.append(curves[name].values[at])
     return epochs, *values
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a folder.
+
+    Raises
+    ------
+    FileNotFoundError, UserError : as `read_config`.
+    """
+    return Run(folder, read_config(folder))
 
 
 def find_runs(root: str | Path, branches: bool = False, logged: bool = False) -> list[Run]:

@@ -116,16 +116,14 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
 
 
 def test_trials_are_from_40_on_and_settings_on_digits_stay_there():
-    options = command.Parser(command.OPTIONS, prog="claims", description="").parse_args(
-        ["--image_folder", "folder"]
-    )
+    options = command.Command(image_folder="folder")
     for one in CLAIMS:
         for setting, seeds, group in zip(
             one.settings, one.seeds, command.lines_behind(one, options), strict=True
         ):
             trials = {line.options.trial for line in group}
             assert trials == {*range(40, 40 + seeds)}
-            on_digits = setting.dataset == "Digits"
+            on_digits = setting.options.dataset == "Digits"
             data = {line.options.dataset for line in group}
             assert data == {"Digits" if on_digits else "ImageFolder"}
     assert {*command.ORDER} == {one.key for one in CLAIMS}

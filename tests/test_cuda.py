@@ -18,9 +18,10 @@ import models
 import runs
 import test as test_script
 import train
-from measuring import Meter, Wanted, parameter_names
+from measuring import Meter, parameter_names
+from options import Measure, Model, Train
 from runs import checkpoints
-from training import Recipe, Trainer
+from training import Trainer
 from training.device import memory_format, products, select_device
 
 DRY = os.environ.get("GPU_CHECKS") in ("dry", "compile")
@@ -78,15 +79,16 @@ def images_on(device, count=COUNT, norm="batch"):
 
 def network_of(words, device):
     torch.manual_seed(0)
-    model = models.build(words.pop("model", "ConvNetSI"), 10, words.pop("width", WIDTH),
-                         init_scale=10, norm=words.get("norm", "batch"))  # fmt: skip
-    return model.to(device, memory_format=memory_format(device, 32, words.pop("norm", "batch")))
+    name, width = words.pop("model", "ConvNetSI"), words.pop("width", WIDTH)
+    norm = words.pop("norm", "batch")
+    model = models.build(Model(name, width, norm=norm, init_scale=10), 10)
+    return model.to(device, memory_format=memory_format(device, 32, norm))
 
 
 def trainer_of(device=GPU, **words):
     model = network_of(words, device)
-    recipe = Recipe(**{"lr": 0.01, "wd": 0.001, "other_lr": 0.0, **words})
-    return Trainer(model, recipe, COUNT, device)
+    asked = {"lr_init": 0.01, "wd": 0.001, "momentum": 0.0, "noninvlr": 0.0, **words}
+    return Trainer(model, Train(batch_size=BATCH, **asked), COUNT, device)
 
 
 def state_of(trainer):
@@ -116,10 +118,8 @@ def epochs(trainer, images, numbers, augment=False, called=False):
 
 
 def meter_of(model, images, flags, **how):
-    return Meter(
-        model, images, Wanted.from_flags(flags), train_mode="train_mode" in flags,
-        batch_size=BATCH, scopes={"si": parameter_names(model, si_only=True)}, **how,
-    )  # fmt: skip
+    asked = Measure(batch_size=BATCH, **dict.fromkeys(flags, True), **how)
+    return Meter(model, images, asked, {"si": parameter_names(model, si_only=True)})
 
 
 # --- is float32 exact, and are the numbers those of the CPU? ---
@@ -156,15 +156,15 @@ def test_batches_are_those_of_the_cpu(augment):
 RECIPES = [
     {},
     {"momentum": 0.9},
-    {"momentum": 0.9, "other_lr": None, "model": "ConvNetSIAf"},
-    {"elr": 1e-3},
-    {"elr": 1e-3, "other_lr": 0.01, "traced_steps": 7},
-    {"keep_norm": True},
+    {"momentum": 0.9, "noninvlr": -1.0, "model": "ConvNetSIAf"},
+    {"fix_elr": True, "elr": 1e-3},
+    {"fix_elr": True, "elr": 1e-3, "noninvlr": 0.01, "trace": True},
+    {"fix_si_pnorm": True},
     {"optimizer": "adam"},
-    {"optimizer": "adam", "other_lr": None},
-    {"full_batch": True},
-    {"full_batch": True, "keep_norm": True, "traced_steps": 1},
-    {"traced_steps": 7},
+    {"optimizer": "adam", "noninvlr": -1.0},
+    {"fbgd": True},
+    {"fbgd": True, "fix_si_pnorm": True, "trace": True},
+    {"trace": True},
     {"model": "ResNet18SI"},
     {"precision": "tf32"},
     {"precision": "bf16"},
@@ -202,7 +202,7 @@ def test_replayed_measurements_are_the_called_ones(train_mode, flags, precision,
     for number in range(3):
         epochs(trainer, images, [number])
         if number == 1:
-            other = trainer_of(lr=0.1)
+            other = trainer_of(lr_init=0.1)
             epochs(other, images, [5])
             trainer.model.load_state_dict(other.model.state_dict())
         before = state_of(trainer)
@@ -240,7 +240,7 @@ def test_captures_survive_what_earlier_runs_have_left():
 
 
 @pytest.mark.skipif(DRY, reason="asks the driver")
-@pytest.mark.parametrize("words", [{}, {"elr": 1e-3, "traced_steps": 40}], ids=str)
+@pytest.mark.parametrize("words", [{}, {"fix_elr": True, "elr": 1e-3, "trace": True}], ids=str)
 def test_steps_do_not_wait_for_the_device(words):
     images, trainer = images_on(GPU, 40 * BATCH), trainer_of(**words)
     batches = images.batches(BATCH, torch.Generator().manual_seed(0), shuffle=True, augment=True)
@@ -354,7 +354,7 @@ def test_metrics_are_those_of_the_cpu(tmp_path, mode):
 
 def test_what_lower_precisions_do_to_the_metrics(capsys):
     """Relative error of loss and gradient norm against exact float32, early and later."""
-    images, trainer = images_on(GPU), trainer_of(lr=0.1)
+    images, trainer = images_on(GPU), trainer_of(lr_init=0.1)
     flags = ("train_mode", "eval_model", "calc_grad_norms")
     for number in range(0, 8, 4):
         rows = {p: meter_of(trainer.model, images, flags, precision=p).measure()["si"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import processes
@@ -20,6 +21,7 @@ import train
 import utils
 from experiments import block
 from experiments.lines import lines_of
+from options import Train
 
 # As the driver stands, and with the metrics left to test.py.
 FAST = {
@@ -56,7 +58,7 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     done = start({}, "--test")
     assert done.returncode == 0
     train, train_tm, test_em = done.stdout.splitlines()
-    args = options.train_options(train.split()[2:])
+    args, _ = options.train_options(train.split()[2:])
     wanted = {
         "model": "ConvNetSI", "num_channels": 32, "depth": 3, "dataset": "CIFAR10",
         "lr_init": 0.01, "wd": 0.001, "batch_size": 128, "noaug": True, "momentum": 0,
@@ -135,7 +137,17 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
     ({"lrs = [0.01]": "lrs = [1, 2]", "wds = [0.001]": "wds = [1, 2, 3]"}, "cannot be zipped"),
     ({'"save_freq": 1': '"dir": "elsewhere"'}, "name another exp_name instead"),
     ({"--noaug --no": "--dir elsewhere --noaug --no"}, "name another exp_name instead"),
-    ({'"save_freq": 1': '"lr_init": 1'}, "of which the lists of rates decide"),
+    ({'"save_freq": 1': '"lr_init": 1'}, "params holds lr_init: change lrs in the block"),
+    ({"--noaug --no": "--wd 1 --noaug --no"}, "add_params holds wd: change wds in the block"),
+    ({"--noaug --no": "--epochs 5 --noaug --no"}, "epochs is both in params and in add_params"),
+    ({"--noaug --no": "--trial '1 --no"}, "No closing quotation"),
+    ({"elrs = []": "elrs = [0.1]"}, "elrs has no effect"),
+    ({'fix_elr = "fix_lr"': 'fix_elr = "fix_elr"'}, "elrs needs at least one value"),
+    ({'fix_elr = "fix_lr"': 'fix_elr = "elr"'}, "fix_elr is 'fix_elr', 'fix_all_elr' or 'fix_lr'"),
+    ({'fix_elr = "fix_lr"': 'fix_elr = "fix_elr"', "elrs = []": "elrs = [0.1]",
+      "wds = [0.001]": "wds = [1, 2]"}, "lrs and wds have no effect with fix_elr"),
+    ({'network = "ConvNetSI"': 'network = "ConvNetSIAf"'}, "set fix_noninvlr = -1"),
+    ({"same_last_layer = False": 'same_last_layer = "yes"'}, "is True or False, not 'yes'"),
     ({'"save_freq": 1': '"resume_epoch": 3'}, "branch off one with train.py"),
     ({'network = "ConvNetSI"': 'network = "ConvNet"'}, "did you mean ConvNetSI?"),
     ({"lrs = [0.01]": "lrs = 0.01"}, "lrs is a list of numbers, as in lrs = [0.01], not 0.01"),
@@ -174,7 +186,10 @@ def test_trials_and_folders_of_images_on_the_command_line(drive):
     twice = lines("--trials", "2")
     assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
     own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
-    assert all("--dataset ImageFolder --data_path mine" in line for line in own) and len(own) == 4
+    assert (
+        all("--dataset ImageFolder" in line and "--data_path mine" in line for line in own)
+        and len(own) == 4
+    )
 
 
 def test_lines_run_at_once_as_asked(drive, monkeypatch):
@@ -188,14 +203,15 @@ def test_lines_run_at_once_as_asked(drive, monkeypatch):
 
 def test_variants_on_a_folder_and_quick_ones():
     many = experiments.Experiment(
-        "x", "", dataset="CIFAR10", params={"epochs": 9, "depth": 2},
-        variants=({"dataset": "CIFAR100", "norm": "layer"}, {}), quick={"params": {"epochs": 1}},
+        "x", "", Train(epochs=9, depth=2), ({"dataset": "CIFAR100", "norm": "layer"}, {}),
+        {"epochs": 1, "lines": ({"depth": 1},)},
     )  # fmt: skip
     found = many.on_folder("mine")
-    assert (found.dataset, found.data_path) == ("ImageFolder", "mine")
-    assert found.variants == ({"norm": "layer"}, {}) and many.on_folder(None) is many
-    assert many.at_quick().params == {"epochs": 1, "depth": 2}
-    trials = [(v.get("norm"), v["trial"]) for v in many.in_trials(range(2)).variants]
+    assert (found.options.dataset, found.options.data_path) == ("ImageFolder", "mine")
+    assert found.lines == ({"norm": "layer"}, {}) and many.on_folder(None) is many
+    quick = many.at_quick()
+    assert (quick.options.epochs, quick.options.depth, quick.lines) == (1, 2, ({"depth": 1},))
+    trials = [(line.get("norm"), line["trial"]) for line in many.in_trials(range(2)).lines]
     assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
 
 
@@ -216,30 +232,61 @@ def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_zip_and_cross():
-    both = {"lrs": (1.0, 2.0), "wds": (3.0, 4.0)}
-    cross = experiments.Experiment("x", "", **both)
-    zipped = experiments.Experiment("x", "", combine="zip", **both)
+def edited_block(**changes):
+    """The experiment of the block as it stands, with some of its parameters changed."""
+    import run_train_and_test as driver
 
-    def pairs(experiment):
-        return [(line["lr_init"], line["wd"]) for line in experiment.lines()]
+    values = {name: getattr(driver, name) for name in block.NAMES}
+    return block.experiment(**{**values, **changes})
 
-    assert pairs(cross) == [(1, 3), (1, 4), (2, 3), (2, 4)]
-    assert pairs(zipped) == [(1, 3), (2, 4)]
+
+def rates_of(**changes):
+    return [(line["lr_init"], line["wd"]) for line in edited_block(**changes).lines]
+
+
+def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
+    assert rates_of(lrs=[1, 2], wds=[3, 4]) == [(1, 3), (2, 4)]
+    assert rates_of(lrs=[1, 2], wds=[3]) == [(1, 3), (2, 3)]
+    assert rates_of(lrs=[1], wds=[3, 4]) == [(1, 3), (1, 4)]
+    assert rates_of(lrs=[1, 2], wds=[3, 4], combine="cross") == [(1, 3), (1, 4), (2, 3), (2, 4)]
 
 
 def test_all_commands_of_a_line_run_on_the_same_gpu():
-    (line,) = lines_of(experiments.Experiment("x", "", params={"gpu": 3}))
+    (line,) = lines_of(experiments.Experiment("x", "", Train(gpu=3)))
     assert len(line.commands) == 3
     assert all(words[words.index("--gpu") + 1] == "3" for words in line.commands.values())
 
 
-def test_fixed_elr_lines():
-    experiment = experiments.Experiment("x", "", fix_elr="fix_elr", elrs=(0.1, 0.2))
-    lines = lines_of(experiment)
+@pytest.mark.parametrize("mode", ["fix_elr", "fix_all_elr"])
+def test_lines_on_the_sphere(mode):
+    lines = lines_of(edited_block(fix_elr=mode, elrs=[0.1, 0.2]))
     assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
-    assert all(line.options.fix_elr for line in lines)
+    assert all(getattr(line.options, mode) and line.options.on_sphere for line in lines)
     assert [line.options.elr for line in lines] == [0.1, 0.2]
+
+
+def test_what_official_drivers_put_into_params():
+    params = {
+        "num_channels": 32, "depth": 3, "initscale": 10.0, "momentum": 0.0, "batch_size": 128,
+        "epochs": 2, "save_freq": 1, "use_data_size": 50000, "corrupt_train": 0.2, "trial": 3,
+        "resume_epoch": -1, "fix_si_pnorm_value": 10.0, "eval_freq": 1000, "num_workers": 4,
+        "gpu": 0, "same_last_layer": True, "save_freq_int": 0, "c_schedule": 0, "seed": 5,
+    }  # fmt: skip
+    flags = "--use_test --no_aug --noschedule --fbgd --fix_si_pnorm"
+    (line,) = lines_of(edited_block(params=params, add_params=flags))
+    assert line.options.same_last_layer and line.options.init_scale == 10
+    assert line.options.fix_si_pnorm_value == 10 and line.options.eval_freq == 1000
+    assert line.folder.name == "trial_3" and line.options.resume_epoch is None
+    assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
+    assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
+
+
+def test_same_last_layer_is_a_variable_of_the_driver():
+    for value in (True, False):
+        (line,) = lines_of(edited_block(same_last_layer=value))
+        assert line.options.same_last_layer == value
+        assert ("--same_last_layer" in line.commands["train"]) == value
+        assert "--eval_on_train_subsets" not in line.commands["train-tm"]
 
 
 def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
@@ -253,9 +300,9 @@ def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
 def test_a_folder_with_another_run_is_refused(start):
     changes = {**SMALL, "lrs = [0.01]": "lrs = [0.1]"}
     words = start(changes, "--test").stdout.splitlines()[0].split()[2:]
-    asked = vars(options.train_options(words))
-    folder = runs.trial_folder(asked["dir"], 0)
-    runs.write_config(folder, {**asked, "momentum": 0.9, "depth": 2})
+    asked, _ = options.train_options(words)
+    folder = runs.trial_folder(asked.dir, 0)
+    runs.write_config(folder, {**asdict(asked), "momentum": 0.9, "depth": 2})
     done = start(changes)
     assert done.returncode == 2
     assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr

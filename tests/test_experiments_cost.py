@@ -12,6 +12,7 @@ import runs
 import train
 from experiments import Experiment, cost
 from experiments.lines import lines_of
+from options import Model, Train
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +21,8 @@ def place(tmp_path, monkeypatch):
 
 
 def line_of(dataset="CIFAR10", **params):
-    params = {"metrics": True, "num_channels": 8, **params}
-    (line,) = lines_of(Experiment("x", "", dataset=dataset, params=params))
+    asked = Train(**{"metrics": True, "num_channels": 8, "dataset": dataset, **params})
+    (line,) = lines_of(Experiment("x", "", asked))
     return line
 
 
@@ -39,7 +40,7 @@ def past_run(name, seconds, device="CPU, 2 threads", **network):
     (name, width) for name, widths in cost.REFERENCE.items() for width in widths
 ])  # fmt: skip
 def test_the_table_holds_the_networks_parameters(architecture, width):
-    network = models.build(f"{architecture}SI", 10, width)
+    network = models.build(Model(f"{architecture}SI", width), 10)
     assert sum(p.numel() for p in network.parameters()) == cost.REFERENCE[architecture][width][0]
 
 
@@ -52,7 +53,7 @@ def test_between_and_beyond_the_widths_of_the_table():
     middle = of(8 * 2**0.5)
     assert middle[0] == pytest.approx((widths[8][0] * widths[16][0]) ** 0.5)
     assert of(64) == pytest.approx(tuple(4 * v for v in of(32)))
-    true = sum(p.numel() for p in models.build("ConvNetSI", 10, 64).parameters())
+    true = sum(p.numel() for p in models.build(Model("ConvNetSI", 64), 10).parameters())
     assert of(64)[0] == pytest.approx(true, rel=0.02)
     assert of(8, depth=5) is None and of(8, "own.py:network") is None
 

@@ -1,6 +1,5 @@
 """Lines are run in order, shared out to the cores, and finished only when all is measured."""
 
-import argparse
 import os
 import signal
 import socket
@@ -8,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -18,12 +18,13 @@ import runs
 from experiments import Experiment, local, status
 from experiments.lines import Line, is_finished, lines_of
 from experiments.runner import LineRunner
+from experiments.setting import rates
+from options import FROM_RUN, Train, measure_options, train_options
 from utils import UserError, is_alive
 
 SMALL = Experiment(
-    "x", "", dataset="Digits", lrs=(0.5,),
-    params={"epochs": 4, "save_freq": 2, "metrics": True, "gpu": -1},
-)  # fmt: skip
+    "x", "", Train(dataset="Digits", epochs=4, save_freq=2, metrics=True, gpu=-1), rates((0.5,))
+)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def line(tmp_path, monkeypatch):
 
 def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **config):
     """What a run of the line leaves: empty checkpoints, metrics, a log."""
-    runs.write_config(line.folder, {**vars(line.options), **config})
+    runs.write_config(line.folder, {**asdict(line.options), **config})
     for epoch in epochs:
         runs.checkpoint_path(line.folder, epoch).touch()
     for name in runs.METRICS:
@@ -103,7 +104,7 @@ def scripted(tmp_path, **bodies):
         commands[step] = [str(path), "--word"]
     folder = tmp_path / "run" / "trial_0"
     folder.mkdir(parents=True)
-    return Line("it", folder, argparse.Namespace(epochs=1, save_freq=1), commands)
+    return Line("it", folder, Train(epochs=1, save_freq=1), commands)
 
 
 NOTE = "import os, pathlib, sys; print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
@@ -269,7 +270,7 @@ def bare(monkeypatch):
     monkeypatch.setattr(local, "print_cost", lambda lines, gpu: None)
     monkeypatch.setattr(local, "to_do", list)
     monkeypatch.setattr(local, "print_estimate", lambda *_: None)
-    monkeypatch.setitem(sys.modules, "figures", argparse.Namespace(report=drawn.append))
+    monkeypatch.setitem(sys.modules, "figures", SimpleNamespace(report=drawn.append))
     return drawn
 
 
@@ -316,7 +317,7 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     now = iter((100.0, 111.0))
     monkeypatch.setattr(local.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
-    over = argparse.Namespace(
+    over = SimpleNamespace(
         wait=lambda _: runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
     )
     local.print_estimate([line] * 4, 2, over)
@@ -360,12 +361,13 @@ def test_neither_finished_lines_nor_jobs_are_to_be_run(line, monkeypatch, capsys
     assert status.to_do([line]) == [] and "is finished" in capsys.readouterr().out
 
 
-def test_commands_measure_as_precisely_as_asked_and_add_to_the_files():
-    params = {**SMALL.params, "metrics_precision": "tf32"}
-    (made,) = lines_of(Experiment("x", "", dataset="Digits", params=params))
-    for words in made.commands.values():
-        assert words[words.index("--metrics_precision") + 1] == "tf32"
-    assert all("--update" in made.commands[name] for name in ("train-tm", "test-em"))
+def test_commands_give_the_options_of_the_line_and_add_to_the_files():
+    (made,) = lines_of(SMALL)
+    assert train_options(made.commands["train"][1:]) == (made.options, [])
+    for name in ("train-tm", "test-em"):
+        asked, given = measure_options(made.commands[name][1:])
+        assert asked.update and asked.gpu == -1 and asked.models_dir == str(made.folder)
+        assert not given & {*FROM_RUN}
 
 
 # --- its state ---
@@ -403,8 +405,8 @@ def test_a_line_without_a_note_is_judged_by_its_log(line):
 
 
 @pytest.mark.parametrize("changed, message", [
-    ({"lrs": (0.1, 0.1)}, "share the folder Experiments/x/lr_0.1"),
-    ({"add_params": "--trial '1"}, "add_params --trial '1: No closing quotation"),
+    ({"lines": rates((0.1, 0.1))}, "share the folder Experiments/x/lr_0.1"),
+    ({"lines": ({"lr_init": -1.0},)}, "--lr_init: -1"),
 ])  # fmt: skip
 def test_lines_that_cannot_be_are_refused(changed, message):
     with pytest.raises(UserError, match=message):

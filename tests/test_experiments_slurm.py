@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,16 +20,18 @@ import runs
 from experiments import Experiment, local, status
 from experiments import slurm as cluster_jobs
 from experiments.lines import Line, lines_of
+from experiments.setting import PAPER, rates
 from runs import checkpoints
 from utils import UserError
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "munged")
 START = ROOT / "tests" / "slurm-up"
 EXPERIMENT = Experiment(
-    "jobs", "", dataset="Digits", lrs=(0.5, 0.1, 0.2),
-    params={"num_channels": 2, "use_data_size": 256, "gpu": -1, "epochs": 24, "init_scale": 10.0,
-            "momentum": 0.0, "save_freq": 1, "metrics": True},
-)  # fmt: skip
+    "jobs",
+    "",
+    replace(PAPER, dataset="Digits", num_channels=2, use_data_size=256, gpu=-1, epochs=24),
+    rates((0.5, 0.1, 0.2)),
+)
 ONE_CORE = {"cpus-per-task": "1", "time": "30"}
 
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import swin_transformer, vgg
 
 import models
+from options import Model
 
 ALPHA = (0.7, 3.0)
 
@@ -103,7 +104,7 @@ def test_networks_of_torchvision(make, size, groups, inert):
 @pytest.mark.parametrize("norm", models.NORMS)
 @pytest.mark.parametrize("name", ["ConvNetSI", "ConvNetSIAf", "ResNet18SIAf"])
 def test_networks_of_the_papers(name, norm):
-    model, inputs = models.build(name, 40, 2, depth=2, norm=norm), torch.randn(4, 3, 32, 32)
+    model, inputs = models.build(Model(name, 2, depth=2, norm=norm), 40), torch.randn(4, 3, 32, 32)
     found = models.scale_invariant_groups(model, inputs)
     weights = {n for group in found for n in group if model.get_parameter(n).ndim > 1}
     assert weights == set(models.si_parameters(model))

@@ -25,6 +25,7 @@ import train
 from experiments import Experiment
 from experiments.lines import lines_of
 from measuring import Meter, diversity, meter, minima, recorder
+from options import Train
 from runs import checkpoints
 from utils import UserError
 
@@ -191,7 +192,7 @@ def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkey
     monkeypatch.setattr(data, "load", lambda *_, **__: (many, many))
     for words, count in (("", 6000), ("--eval_on_random_subset", 5000),
                          ("--eval_on_random_subset 7", 7)):  # fmt: skip
-        asked, _ = options.test_options(["--models_dir", "x", *words.split()])
+        asked, _ = options.measure_options(["--models_dir", "x", *words.split()])
         assert len(test_script.image_set(asked, True)) == count
 
 
@@ -310,7 +311,7 @@ def same(a, b):
 def measure_as_the_driver(folder):
     """Run the driver's commands for a run that was trained without --metrics."""
     corrupt = runs.read_config(folder)["corrupt_train"]
-    experiment = Experiment("x", "", params={"epochs": 1, "corrupt_train": corrupt})
+    experiment = Experiment("x", "", Train(epochs=1, corrupt_train=corrupt))
     for words in list(lines_of(experiment)[0].commands.values())[1:]:
         words = [str(folder) if "trial_0" in w and ".npz" not in w else w for w in words]
         words = [str(folder / w.split("/")[-1]) if ".npz" in w else w for w in words]
@@ -382,8 +383,8 @@ def test_a_checkpoint_goes_only_when_its_metrics_are_on_disk(run, monkeypatch, e
 
     monkeypatch.setattr(Path, "unlink", watched)
     monkeypatch.setattr(recorder, "WRITE_EVERY", seconds)
-    folder = run(f"--save_freq 1 --epochs 4 --metrics --keep 1 --keep_epochs 2 {extra}")
-    left = [(2, 0), (2, 1), (3, 1), (4, 0)] if extra else [(2, 0), (4, 0)]
+    folder = run(f"--save_freq 1 --epochs 4 --metrics --keep 1 {extra}")
+    left = [(2, 0), (2, 1), (3, 1), (4, 0)] if extra else [(4, 0)]
     assert [key for key in runs.checkpoints_in(folder) if key != (3, 0)] == left
     assert len(removed) + len(runs.checkpoints_in(folder)) == (9 if extra else 5)
 

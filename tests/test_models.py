@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import models
 import options
+from options import Model
 from runs import checkpoints
 from utils import UserError
 
@@ -23,7 +24,7 @@ NETWORKS = [
 
 def make(name, width, depth=3, norm="batch", classes=10):
     torch.manual_seed(0)
-    return models.build(name, classes, width, depth, norm=norm).train()
+    return models.build(Model(name, width, depth, norm=norm), classes).train()
 
 
 def batch(size=64):
@@ -125,8 +126,8 @@ def test_official_names():
 def test_every_declared_name_is_built():
     assert tuple(models.MODELS) == options.MODEL_NAMES
     assert models.NORMS == options.NORM_NAMES
-    with pytest.raises(ValueError, match="norm is one of"):
-        models.build("ConvNetSI", 10, norm="batsch")
+    with pytest.raises(UserError, match="did you mean batch"):
+        Model("ConvNetSI", norm="batsch")
 
 
 def test_rescaling_keeps_the_direction():
@@ -171,7 +172,9 @@ def test_forward_pass_is_the_plain_one(name, width, depth, norm, train):
 def test_the_last_layer_has_the_norm_asked_for_and_keeps_its_direction(name, same_last_layer):
     def last(**options):
         torch.manual_seed(0)
-        return models.build(name, 10, 2, same_last_layer=same_last_layer, **options).last_layer
+        return models.build(
+            Model(name, 2, same_last_layer=same_last_layer, **options), 10
+        ).last_layer
 
     plain, scaled = last(), last(init_scale=10.0)
     assert torch.equal(plain.weight, last(init_scale=-1.0).weight)
@@ -194,10 +197,10 @@ def test_official_seeds_leave_the_generators_as_they_were(official):
     """Where only the last layer is drawn from a seed, the other layers have been drawn before."""
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     if official == "same_last_layer":
-        models.build("ConvNetSI", 10, 2)
+        models.build(Model("ConvNetSI", 2), 10)
     expected = torch.rand(3).tolist(), np.random.rand(), random.random()
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
-    models.build("ConvNetSI", 10, 2, **{official: True})
+    models.build(Model("ConvNetSI", 2, **{official: True}), 10)
     assert (torch.rand(3).tolist(), np.random.rand(), random.random()) == expected
 
 

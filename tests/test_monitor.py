@@ -19,6 +19,7 @@ import runs
 from figures.__main__ import main as figures_command
 from figures.dynamics import dynamics, read
 from monitor import Monitor, equilibrium_angle
+from options import Model
 from runs import checkpoints
 from theory.dynamics import next_norm
 from theory.forecast import time_to_turn
@@ -58,7 +59,7 @@ def test_it_finds_the_periods_of_train_py_and_leaves_the_training_as_it_is(run):
         f"--epochs {EPOCHS} --save_freq {EPOCHS} --eval_freq {EPOCHS}"
     )
     images, _ = data.load("Digits", ".", use_test=True, use_data_size=IMAGES)
-    model = models.build("ConvNetSI", 10, 4)
+    model = models.build(Model("ConvNetSI", 4), 10)
     checkpoints.load_weights(model, checkpoints.load(folder / "checkpoint-0.pt"), "")
     weights, others = models.split_parameters(model)
     groups = [{"params": weights, "lr": LR}, {"params": others, "lr": 0.0}]

@@ -11,6 +11,7 @@ from conftest import TINY
 import figures
 import models
 import runs
+from options import Model
 from theory.dynamics import effective_lr
 
 EPOCHS = np.arange(6)
@@ -29,7 +30,7 @@ def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, che
     if checkpoints:
         folder = root / "checkpoints" / name / "trial_0"
         folder.mkdir(parents=True)
-        network = models.build("ConvNetSI", 7, 1)
+        network = models.build(Model("ConvNetSI", 1), 7)
         for epoch, rate in zip(EPOCHS, rates, strict=True):
             groups = [{"params": [p], "lr": lr} for p, lr in zip(network.parameters(), (rate, 0),
                                                                  strict=False)]  # fmt: skip

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import data
 import models
 import train
+from options import Model
 from runs import checkpoints
 
 GPU = pytest.param(0, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -25,7 +26,9 @@ class Official:
                  grouped=False):  # fmt: skip
         torch.manual_seed(3)
         self.name, self.width, self.path = name, width, path
-        self.model = models.build(name, 10, width, norm_eps=1e-5).to(memory_format=LAYOUTS[layout])
+        self.model = models.build(Model(name, width, norm_eps=1e-5), 10).to(
+            memory_format=LAYOUTS[layout]
+        )
         groups = list(self.model.parameters())
         if grouped:
             invariant, others = models.split_parameters(self.model)

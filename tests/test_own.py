@@ -13,6 +13,7 @@ import runs
 import test as measuring_script
 import train
 from measuring.rebuild import rebuild
+from options import Model
 
 NETS = """
 from torch import nn
@@ -26,8 +27,8 @@ def small(num_classes, num_channels=4):
     )
 
 def published(num_classes, num_channels=64, depth=3):
-    import models
-    return models.build("ConvNetSI", num_classes, num_channels, depth)
+    import models, options
+    return models.build(options.Model("ConvNetSI", num_channels, depth), num_classes)
 
 def two(num_classes):
     return nn.Sequential(
@@ -90,7 +91,7 @@ def test_a_network_of_ones_own_is_trained_and_measured(tmp_path, nets, capsys):
     )
     with np.load(tmp_path / "again.npz") as again:
         assert again["params_norm"] == pytest.approx(norms, rel=1e-5)
-    model, _, _ = rebuild(config)
+    model, _, _ = rebuild(runs.Run(folder, config))
     assert list(models.si_parameters(model)) == config["si_weights"]
     json.dumps(config)
 
@@ -105,7 +106,7 @@ def test_a_network_of_ones_own_is_trained_as_the_same_one_of_the_papers(tmp_path
 
 
 def test_the_last_linear_layer_is_the_one_that_is_scaled(nets):
-    model = models.build(f"{nets}:two", 10, init_scale=7.0)
+    model = models.build(Model(f"{nets}:two", init_scale=7.0), 10)
     assert model[5].weight.norm().item() == pytest.approx(7)
     assert model[4].weight.norm().item() != pytest.approx(7)
 
@@ -121,7 +122,7 @@ def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
 
 
 def test_a_package_is_as_good_as_a_file(tmp_path):
-    model = models.build("torchvision.models:squeezenet1_1", 10)
+    model = models.build(Model("torchvision.models:squeezenet1_1"), 10)
     assert model.num_classes == 10
 
 

@@ -106,7 +106,7 @@ def test_images_are_those_of_the_run(tmp_path):
     train.main(f"{line} --dir {tmp_path} --epochs 1 --eval_freq 1".split())
     folder = runs.trial_folder(tmp_path, 0)
     found = connect(folder, 0, 1)
-    _, images, held_out = paths.rebuild(runs.read_config(folder))
+    _, images, held_out = paths.rebuild(runs.read_run(folder))
     assert (len(images), len(held_out)) == (1350, 150)
     measured = minima.measure(folder, runs.checkpoint_path(folder, 1))
     assert found["test_error"][0, -1] == pytest.approx(measured["error"])

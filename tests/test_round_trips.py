@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import options
 import runs
 import utils
-from runs.config import LATER_OPTIONS
+from runs.config import DEFAULTS
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text("abcdefgh_.", min_size=1, max_size=8)
@@ -80,7 +80,7 @@ def test_log_torn_at_any_byte_loses_its_last_row_alone(run):
 def test_config_round_trip(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("config")
     runs.write_config(folder, config)
-    assert runs.read_config(folder) == {**LATER_OPTIONS, **config}
+    assert runs.read_config(folder) == {**DEFAULTS, **config}
     assert json.loads((folder / runs.CONFIG).read_text()) == config
 
 
@@ -94,20 +94,18 @@ NUMBERS = {
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(NUMBERS)), st.floats() | st.sampled_from([-1.0, 0.0, 1.0]))
 def test_numbers_are_taken_or_refused_by_their_range(name, value):
-    words = ["--fix_si_pnorm", f"--{name}", repr(value)]
     if math.isfinite(value) and NUMBERS[name](value):
-        assert getattr(options.train_options(words), name) == value
+        assert getattr(options.Train(**{name: value}), name) == value
     else:
-        with pytest.raises(SystemExit) as stop:
-            options.train_options(words)
-        assert stop.value.code == 2
+        with pytest.raises(utils.UserError, match=f"--{name}"):
+            options.Train(**{name: value})
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.sampled_from([o for o in options.TRAIN if o.type]), st.text(max_size=6))
-def test_any_text_is_a_value_or_a_clean_refusal(option, text):
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(options.names(options.Train)), st.text(max_size=6))
+def test_any_text_is_a_value_or_a_clean_refusal(name, text):
     try:
-        options.train_options([f"--{option.key}={text}"])
+        options.train_options([f"--{name}={text}"])
     except utils.UserError as error:
         assert "\n" not in str(error)
     except SystemExit as stop:

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,22 @@ import pytest
 
 import options
 import runs
+from options import Train
 from utils import UserError
 
 # Options that may differ between the commands of one run; every other one makes another run.
 MAY_DIFFER = {
-    "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "keep_going",
-    "metrics", "metrics_precision", "trace", "keep", "keep_epochs", "compile", "deterministic",
-    "eval_freq", "save_freq", "save_freq_int",
+    "dir", "data_path", "num_workers", "gpu", "resume", "overwrite", "resume_epoch", "metrics",
+    "trace", "keep", "compile", "deterministic", "eval_freq", "save_freq", "save_freq_int",
+    "su_init",
 }  # fmt: skip
+# Of options with few values, one that is not the default.
+OTHER = {
+    "dataset": "Digits", "model": "ResNet18SI", "norm": "layer", "optimizer": "adam",
+    "precision": "bf16", "momentum": 0.5, "split_classes": 1, "corrupt_train": 0.5,
+    "init_scale": 5.0, "noninvlr": 0.5, "norm_eps": 1e-5,
+}  # fmt: skip
+NEEDED = {"fix_elr": {"elr": 1.0}, "fix_all_elr": {"elr": 1.0}}
 
 
 def other(value):
@@ -27,15 +36,15 @@ def other(value):
         return not value
     if isinstance(value, (int, float)):
         return value + 1
-    return [1] if isinstance(value, list) else 3 if value is None else f"{value}x"
+    return 3 if value is None else f"{value}x"
 
 
-@pytest.mark.parametrize("key", [option.key for option in options.TRAIN])
+@pytest.mark.parametrize("key", options.names(Train))
 def test_every_other_option_makes_another_run(tmp_path, key):
-    asked = vars(options.train_options([]))
-    runs.write_config(tmp_path, asked)
+    asked = Train(**NEEDED.get(key, {}))
+    runs.write_config(tmp_path, {**asdict(asked), "norm_eps": 1e-12})
     runs.check_same_run(tmp_path, asked)
-    changed = {**asked, key: other(asked[key])}
+    changed = replace(asked, **{key: OTHER.get(key, other(getattr(asked, key)))})
     found = runs.branch_folder(tmp_path, 3, changed).name
     if key in MAY_DIFFER:
         runs.check_same_run(tmp_path, changed)
@@ -44,32 +53,26 @@ def test_every_other_option_makes_another_run(tmp_path, key):
         with pytest.raises(UserError, match=rf"different: {key} \(saved "):
             runs.check_same_run(tmp_path, changed)
         # A branch may have another length under the same name.
-        assert found == ("branch-3" if key == "epochs" else f"branch-3_{key}={changed[key]}")
+        value = getattr(changed, key)
+        assert found == ("branch-3" if key == "epochs" else f"branch-3_{key}={value}")
 
 
 def test_a_constant_rate_can_go_on_for_longer(tmp_path):
-    asked = vars(options.train_options(["--no_schedule", "--epochs", "5"]))
-    runs.write_config(tmp_path, asked)
-    runs.check_same_run(tmp_path, {**asked, "epochs": 9})
+    asked = Train(no_schedule=True, epochs=5)
+    runs.write_config(tmp_path, asdict(asked))
+    runs.check_same_run(tmp_path, replace(asked, epochs=9))
     with pytest.raises(UserError, match="wd"):
-        runs.check_same_run(tmp_path, {**asked, "epochs": 9, "wd": 9.0})
+        runs.check_same_run(tmp_path, replace(asked, epochs=9, wd=9.0))
 
 
 def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
-    asked = vars(options.train_options([]))
-    old = {key: value for key, value in asked.items() if key not in ("norm", "optimizer")}
-    runs.write_config(tmp_path, old)
-    runs.check_same_run(tmp_path, asked)
-    for key, value in {"norm": "layer", "optimizer": "adam"}.items():
+    old = {k: v for k, v in asdict(Train()).items() if k not in ("norm", "norm_eps", "optimizer")}
+    runs.write_config(tmp_path, {**old, "keep_epochs": [0, 5], "keep_going": False})
+    runs.check_same_run(tmp_path, Train())
+    assert runs.read_run(tmp_path).options == Train(norm_eps=1e-12)
+    for key, value in {"norm": "layer", "optimizer": "adam", "norm_eps": 1e-5}.items():
         with pytest.raises(UserError, match=key):
-            runs.check_same_run(tmp_path, {**asked, key: value})
-
-
-def test_what_very_old_configurations_lack_are_the_defaults(tmp_path):
-    (tmp_path / runs.CONFIG).write_text("{}")
-    found, defaults = runs.read_config(tmp_path), vars(options.train_options([]))
-    assert len(found) > 5
-    assert found == {key: defaults[key] for key in found}
+            runs.check_same_run(tmp_path, Train(**{key: value}))
 
 
 def test_damaged_configuration_is_named(tmp_path):
@@ -95,16 +98,15 @@ def test_checkpoints_are_in_the_order_of_training(tmp_path):
     assert all(runs.checkpoint_path(tmp_path, *key) == path for key, path in found.items())
 
 
-@pytest.mark.parametrize("keep, asked, left", [
-    (1, [], [(3, 0), (3, 1)]),  # the run goes on from 3
-    (2, [], [(2, 0), (2, 2), (3, 0), (3, 1)]),
-    (1, [1], [(1, 0), (3, 0), (3, 1)]),  # the whole epoch, none of its steps
-    (3, [0, 7], [(0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1)]),
+@pytest.mark.parametrize("keep, left", [
+    (1, [(3, 0), (3, 1)]),  # the run goes on from 3
+    (2, [(2, 0), (2, 2), (3, 0), (3, 1)]),
+    (9, [(0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1)]),
 ])  # fmt: skip
-def test_pruning_keeps_the_newest_and_the_epochs_asked_for(tmp_path, keep, asked, left):
+def test_pruning_keeps_the_newest(tmp_path, keep, left):
     for key in ((0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1)):
         runs.checkpoint_path(tmp_path, *key).touch()
-    runs.prune(tmp_path, keep, asked)
+    runs.prune(tmp_path, keep)
     assert list(runs.checkpoints_in(tmp_path)) == left
 
 
@@ -222,9 +224,8 @@ def test_two_processes_fill_one_file(tmp_path):
 
 def test_a_branchs_folder_is_one_folder(tmp_path):
     """Also where the option that it changes is a path."""
-    asked = vars(options.train_options([]))
-    runs.write_config(tmp_path, asked)
-    found = runs.branch_folder(tmp_path, 3, {**asked, "model": "my/net.py:make"})
+    runs.write_config(tmp_path, asdict(Train()))
+    found = runs.branch_folder(tmp_path, 3, Train(model="my/net.py:make"))
     assert found == tmp_path / "branch-3_model=my_net.py:make"
 
 

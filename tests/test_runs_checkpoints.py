@@ -12,13 +12,14 @@ from conftest import TINY
 import models
 import test as test_script
 import train
+from options import Model
 from runs import checkpoints
 from utils import UserError
 
 
 def official(name="ConvNetSI", width=2, **more):
     """What P2's official code saves: NumPy scalars among the numbers."""
-    model = models.build(name, 10, width)
+    model = models.build(Model(name, width), 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=np.float64(0.01), momentum=0.9)
     x = torch.randn(4, 3, 32, 32)
     model(x).sum().backward()
@@ -133,7 +134,7 @@ def test_own_checkpoint_opens_without_this_project(run):
     """The official readers want a dictionary with these keys and torch tensors."""
     folder = run("--epochs 1")
     content = torch.load(folder / "checkpoint-1.pt", weights_only=True)
-    model = models.build("ConvNetSI", 10, 2)
+    model = models.build(Model("ConvNetSI", 2), 10)
     model.load_state_dict(content["state_dict"], strict=True)
     torch.optim.SGD(
         [{"params": list(models.si_parameters(model).values())},
@@ -167,8 +168,8 @@ def test_branching_off_an_official_checkpoint(tmp_path, extra, capsys):
 ])  # fmt: skip
 def test_a_checkpoint_of_another_network_is_refused(saved, into, key):
     content, model = (
-        {"state_dict": models.build(saved, 10, 2).state_dict()},
-        models.build(into, 10, 2),
+        {"state_dict": models.build(Model(saved, 2), 10).state_dict()},
+        models.build(Model(into, 2), 10),
     )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match=f"x.pt belongs to another network: it {key}"):
@@ -178,9 +179,9 @@ def test_a_checkpoint_of_another_network_is_refused(saved, into, key):
 
 @pytest.mark.parametrize("width, classes", [(3, 10), (2, 5)])
 def test_a_checkpoint_of_other_sizes_is_refused(width, classes):
-    content = {"state_dict": models.build("ConvNetSI", classes, width).state_dict()}
+    content = {"state_dict": models.build(Model("ConvNetSI", width), classes).state_dict()}
     with pytest.raises(UserError, match=r"weight is \(.*\), expected \("):
-        checkpoints.load_weights(models.build("ConvNetSI", 10, 2), content, "x.pt")
+        checkpoints.load_weights(models.build(Model("ConvNetSI", 2), 10), content, "x.pt")
 
 
 @pytest.mark.parametrize("name", list(models.MODELS))
@@ -189,7 +190,7 @@ def test_all_of_a_checkpoint_is_loaded_and_old_ones_without_batch_counts_too(nam
     saved = {
         k: torch.rand_like(v.float()).to(v.dtype) for k, v in official(name)["state_dict"].items()
     }
-    model = models.build(name, 10, 2)
+    model = models.build(Model(name, 2), 10)
     old = {k: v for k, v in saved.items() if not k.endswith("num_batches_tracked")}
     assert len(old) < len(saved)
     checkpoints.load_weights(model, {"state_dict": old}, "x.pt")

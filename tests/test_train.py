@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import models
 import runs
 import train
+from options import Model
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm, step_cosine
 from training.table import Table
@@ -31,7 +32,7 @@ def test_fixed_norm_is_held(run, name, value):
     folder = run(
         f"--model {name} --fix_si_pnorm --fix_si_pnorm_value {value} --epochs 2 --save_freq_int 4"
     )
-    si = models.si_parameters(models.build(name, 10, 2))
+    si = models.si_parameters(models.build(Model(name, 2), 10))
     norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
     assert len(norms) == 9  # 3 whole epochs, and 3 steps within each of 2
     wanted = value if value > 0 else norms[0]
@@ -41,8 +42,8 @@ def test_fixed_norm_is_held(run, name, value):
 def test_frozen_weights_stay_and_trained_ones_move(run):
     folder = run("--model ConvNetSIAf --noninvlr 0 --epochs 1")
     saved = states(folder)
-    si = models.si_parameters(models.build("ConvNetSIAf", 10, 2))
-    for name, _ in models.build("ConvNetSIAf", 10, 2).named_parameters():
+    si = models.si_parameters(models.build(Model("ConvNetSIAf", 2), 10))
+    for name, _ in models.build(Model("ConvNetSIAf", 2), 10).named_parameters():
         moved = not torch.equal(saved[0, 0][name], saved[1, 0][name])
         assert moved == (name in si), name
 
@@ -61,7 +62,7 @@ def test_trace_is_what_the_steps_did(run, extra, steps):
     assert trace["epoch"].tolist() == [i / steps for i in range(2 * steps)]
     assert set(trace["lr"]) == {runs.read_log(folder)[0]["lr"]}
     norm = "weight" if "weight" in extra else "batch"
-    si = models.si_parameters(models.build("ConvNetSI", 10, 2, norm=norm))
+    si = models.si_parameters(models.build(Model("ConvNetSI", 2, norm=norm), 10))
     weights = [torch.cat([s[k].double().flatten() for k in si]) for s in states(folder).values()]
     norms = [w.norm().item() for w in weights[:-1]]
     assert trace["si_norm"] == pytest.approx(norms, rel=1e-6)
@@ -95,7 +96,7 @@ def test_only_the_rate_times_the_decay_matters(run):
     one = states(run("--epochs 2 --save_freq 1 --overwrite"))
     path = runs.checkpoint_path(folder, 0)
     content = checkpoints.load(path)
-    si = list(models.si_parameters(models.build("ConvNetSI", 10, 2)))
+    si = list(models.si_parameters(models.build(Model("ConvNetSI", 2), 10)))
     for key in si:
         content["state_dict"][key] *= 2
     checkpoints.save(path, content)
@@ -111,7 +112,7 @@ def test_parts_of_an_epoch_lie_within_a_step_of_their_time(run, parts):
     """Of 6 steps an epoch; each part is reported at i/n, and lies there if n divides them."""
     folder = run(f"--batch_size 34 --epochs 2 --save_freq_int {parts} --save_freq 1 --trace")
     trace = runs.read_trace(folder)
-    si = list(models.si_parameters(models.build("ConvNetSI", 10, 2)))
+    si = list(models.si_parameters(models.build(Model("ConvNetSI", 2), 10)))
     found = states(folder)
     assert list(found) == [(e, i) for e in (0, 1) for i in range(parts)] + [(2, 0)]
     for (epoch, i), state in list(found.items())[:-1]:
@@ -152,7 +153,7 @@ def test_files_of_a_run(run):
 
 @pytest.mark.parametrize("extra, epochs", [
     ("--save_freq 2 --epochs 5", [0, 2, 4, 5]), ("--save_freq 9 --epochs 3", [0, 3]),
-    ("--save_freq 2 --epochs 3 --keep 1", [3]), ("--epochs 2 --keep 2 --keep_epochs 0", [0, 1, 2]),
+    ("--save_freq 2 --epochs 3 --keep 1", [3]), ("--epochs 2 --keep 2", [1, 2]),
 ])  # fmt: skip
 def test_the_first_every_nth_and_the_last_state_are_kept(run, extra, epochs):
     folder = run(extra)

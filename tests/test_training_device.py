@@ -13,8 +13,9 @@ import models
 import runs
 import test as test_script
 import train
-from measuring import Meter, Wanted, parameter_names
-from training import Recipe, Trainer, capture
+from measuring import Meter, parameter_names
+from options import Measure, Model, Train
+from training import Trainer, capture
 from training.device import memory_format, products, select_device
 from training.trace import StepTrace
 
@@ -26,21 +27,20 @@ def digits(count=200):
     return data.load("Digits", "", use_test=True, use_data_size=count)[0]
 
 
-def trainer_of(images, **recipe):
+def trainer_of(images, **asked):
     torch.manual_seed(0)
-    return Trainer(models.build("ConvNetSI", 10, 2), Recipe(lr=0.1, **recipe), len(images), CPU)
+    asked = Train(**{"lr_init": 0.1, "wd": 0.0, "momentum": 0.0, "batch_size": 64, **asked})
+    return Trainer(models.build(Model("ConvNetSI", 2), 10), asked, len(images), CPU)
 
 
 def meter_of(model, images, **how):
-    return Meter(
-        model, images, Wanted(eval_model=True, calc_grad_norms=True), train_mode=True,
-        batch_size=64, scopes={"si": parameter_names(model, si_only=True)}, **how,
-    )  # fmt: skip
+    asked = Measure(eval_model=True, calc_grad_norms=True, train_mode=True, batch_size=64, **how)
+    return Meter(model, images, asked, {"si": parameter_names(model, si_only=True)})
 
 
-def weights_after_epochs(**recipe):
+def weights_after_epochs(**asked):
     images = digits()
-    trainer = trainer_of(images, **recipe)
+    trainer = trainer_of(images, **asked)
     results = []
     for epoch in range(3):  # warm-up, capture and replays, replays at another rate
         trainer.set_lr(trainer.base_lr / (1 + epoch))
@@ -52,20 +52,20 @@ def weights_after_epochs(**recipe):
     return trainer, results, [p.detach().clone() for p in trainer.model.parameters()]
 
 
-@pytest.mark.parametrize("recipe", [
-    {"momentum": 0.9}, {"full_batch": True}, {"keep_norm": True, "traced_steps": 4},
+@pytest.mark.parametrize("asked", [
+    {"momentum": 0.9}, {"fbgd": True}, {"fix_si_pnorm": True, "trace": True},
 ])  # fmt: skip
-def test_replayed_steps_are_the_called_ones(recipe, request):
-    _, results, weights = weights_after_epochs(**recipe)
+def test_replayed_steps_are_the_called_ones(asked, request):
+    _, results, weights = weights_after_epochs(**asked)
     request.getfixturevalue("replays")
-    trainer, replayed_results, replayed = weights_after_epochs(**recipe)
+    trainer, replayed_results, replayed = weights_after_epochs(**asked)
     assert trainer.captured.graph is not None
     assert replayed_results == results
     assert all(map(torch.equal, replayed, weights))
 
 
 def test_replayed_measurement_is_the_called_one(request):
-    images, model = digits(400), models.build("ConvNetSI", 10, 2)
+    images, model = digits(400), models.build(Model("ConvNetSI", 2), 10)
     expected = meter_of(model, images).measure()
     request.getfixturevalue("replays")
     meter = meter_of(model, images)
@@ -120,12 +120,11 @@ def plant_replaced_rate(patch):
 ])  # fmt: skip
 def test_faults_of_a_captured_step_are_caught(plant, request, monkeypatch):
     """What a CUDA graph would get wrong fails in the tests' replays, too, or differs."""
-    recipe = {"traced_steps": 4}
-    _, results, weights = weights_after_epochs(**recipe)
+    _, results, weights = weights_after_epochs(trace=True)
     request.getfixturevalue("replays")
     plant(monkeypatch)
     try:
-        _, replayed_results, replayed = weights_after_epochs(**recipe)
+        _, replayed_results, replayed = weights_after_epochs(trace=True)
     except RuntimeError as error:
         assert "waits for the device" in str(error) or "has been freed" in str(error)
     else:
@@ -151,9 +150,9 @@ def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
         images = digits()
         trainer = trainer_of(images, compile=compiled)
         meters = [
-            Meter(trainer.model, images, Wanted(eval_model=True, calc_grad_norms=train_mode),
-                  train_mode=train_mode, batch_size=64, scopes={"si": ["conv_layers.0.weight"]},
-                  compile=compiled)
+            Meter(trainer.model, images, Measure(
+                eval_model=True, calc_grad_norms=train_mode, train_mode=train_mode, batch_size=64,
+                compile=compiled), {"si": ["conv_layers.0.weight"]})
             for train_mode in (True, False)
         ]  # fmt: skip
         found[compiled] = []
@@ -257,30 +256,23 @@ def precisions_of(monkeypatch, folder, extra, metrics="--metrics"):
     return found
 
 
-def test_a_run_measures_exactly_unless_told_otherwise(tmp_path, monkeypatch):
-    found = precisions_of(monkeypatch, tmp_path / "a", "")
-    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"ieee"}}
-    found = precisions_of(monkeypatch, tmp_path / "b", "--metrics_precision tf32")
-    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
+def test_a_run_measures_as_precisely_as_it_trains(tmp_path, monkeypatch):
+    for name, metrics in (("a", "--metrics"), ("b", "")):
+        found = precisions_of(monkeypatch, tmp_path / name, "", metrics)
+        assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
     found = precisions_of(monkeypatch, tmp_path / "c", "--fbgd --eval_freq 1")
     assert found["_add_to_full_batch"] == {"tf32"}
     assert settings() == ["ieee", "ieee"]
 
 
-def test_the_evaluation_is_as_precise_as_the_metrics(tmp_path, monkeypatch):
-    """Not as training."""
-    found = precisions_of(monkeypatch, tmp_path, "", "")
-    assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"ieee"}}
-
-
-def test_metrics_precision_is_that_of_test_script_too_and_spares_curvature(run):
-    folder = run("--epochs 1 --save_freq 1 --metrics --metrics_precision bf16")
+def test_the_precision_of_the_run_is_that_of_test_script_too_and_spares_curvature(run):
+    folder = run("--epochs 1 --save_freq 1 --metrics --precision bf16")
     measured = runs.Metrics.read(folder / "train-tm.npz").rows[1]
     found = {}
     for precision in ("fp32", "bf16"):
         test_script.main(
             f"--models_dir {folder} --save_path {folder}/x.npz --train_mode --eval_model "
-            f"--calc_grad_norms --hess_trace --metrics_precision {precision} --gpu -1".split()
+            f"--calc_grad_norms --hess_trace --precision {precision} --gpu -1".split()
         )
         found[precision] = runs.Metrics.read(folder / "x.npz").rows[1]
     assert found["bf16"]["loss"] == measured["loss"] != found["fp32"]["loss"]
@@ -316,7 +308,7 @@ def test_kernels_are_not_chosen_by_trial():
 
 @pytest.mark.parametrize("norm", models.NORMS)
 def test_layout_is_the_one_that_the_layers_take(norm):
-    network = models.build("ConvNetSI", 10, 8, norm=norm)
+    network = models.build(Model("ConvNetSI", 8, norm=norm), 10)
     grouped = any(isinstance(m, torch.nn.GroupNorm) for m in network.modules())
     wanted = torch.contiguous_format if grouped else torch.channels_last
     assert memory_format(torch.device("cuda", 0), 8, norm) == wanted

@@ -10,6 +10,7 @@ from conftest import TINY
 import figures
 import models
 import runs
+from options import Model
 from runs import checkpoints
 from theory import toy
 
@@ -26,7 +27,7 @@ def states(folder):
 )
 def test_norm_is_held_over_a_whole_run(run, name, extra):
     folder = run(f"--model {name} --epochs 2 --save_freq_int 4 {extra}", base=SPHERE)
-    si = models.si_parameters(models.build(name, 10, 2))
+    si = models.si_parameters(models.build(Model(name, 2), 10))
     norms = np.array([models.norm(s[k] for k in si).item() for s in states(folder).values()])
     assert len(norms) == 9 and np.abs(norms / norms[0] - 1).max() < 1e-6
     rows = runs.read_log(folder)
@@ -49,14 +50,14 @@ def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
 def test_same_last_layer():
     def last(seed, **options):
         torch.manual_seed(seed)
-        return models.build("ConvNetSI", 10, 2, **options).last_layer.weight
+        return models.build(Model("ConvNetSI", 2, **options), 10).last_layer.weight
 
     assert not torch.equal(last(1), last(2))
     assert torch.equal(last(1, same_last_layer=True), last(2, same_last_layer=True))
     torch.manual_seed(1)
-    plain = models.build("ConvNetSI", 10, 2)
+    plain = models.build(Model("ConvNetSI", 2), 10)
     torch.manual_seed(1)
-    same = models.build("ConvNetSI", 10, 2, same_last_layer=True)
+    same = models.build(Model("ConvNetSI", 2, same_last_layer=True), 10)
     assert torch.equal(plain.conv_layers[0].weight, same.conv_layers[0].weight)
 
 

@@ -1,12 +1,12 @@
 """One step of training: what it does to the weights, and at which learning rate."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import models
+from options import Optimisation, Train
 from training.capture import Captured
 from training.device import autocast, products
 from training.loss import choose
@@ -16,68 +16,23 @@ from training.trace import StepTrace
 SGD_MOMENTS, ADAM_MOMENTS = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How weights are trained.
+def schedule(options: Optimisation, progress: float) -> float:
+    """The learning rate as a factor on the initial one, when 0 <= progress < 1 of training is done.
 
-    Attributes
-    ----------
-    lr, wd : learning rate η before the schedule, and weight decay λ, coupled: it is added to the
-        gradient (decoupled with "adamw"). On the sphere λ acts on the other weights alone.
-    squared_loss : train on `training.loss.squared_loss` instead of the cross-entropy.
-    optimizer, momentum : "sgd" with this momentum, "adam" or "adamw".
-    other_lr : constant learning rate of the weights that are not scale invariant (SI); None: as
-        the SI weights.
-    elr : effective learning rate of training on the sphere (P2); None: ordinary training.
-    equal_filters : on the sphere, hold every filter of the SI weights at one common norm.
-    keep_norm, norm : rescale the SI weights after every step to this total norm; where it is None,
-        to the one that they start with. On the sphere it is always kept.
-    full_batch : gather the gradient of the whole training set, one step an epoch.
-    precision, compile : "fp32", "tf32" or "bf16"; train through torch.compile.
-    traced_steps : so many steps of an epoch are recorded (`StepTrace`); 0: none.
+    The official default: constant to half of training, linear to 1 % until 90 %, then constant.
+    With --d_schedule the rate is still the old one at the very end of a quarter.
     """
-
-    lr: float = 0.01
-    wd: float = 0.0
-    squared_loss: bool = False
-    optimizer: str = "sgd"
-    momentum: float = 0.0
-    other_lr: float | None = None
-    elr: float | None = None
-    equal_filters: bool = False
-    keep_norm: bool = False
-    norm: float | None = None
-    full_batch: bool = False
-    precision: str = "fp32"
-    compile: bool = False
-    traced_steps: int = 0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate during training, as a factor on the initial one.
-
-    `kind` is "official" (constant to half of training, linear to 1 % until 90 %, then constant),
-    "constant", "cosine" (to 0), "steps" (divided by `factor` after each quarter; at its very end
-    still the old rate) or "linear" (after the first quarter, to 1/`factor`).
-    """
-
-    kind: str = "official"
-    factor: float = 1.0
-
-    def __call__(self, progress: float) -> float:
-        """The factor when a fraction 0 <= progress < 1 of training is done."""
-        if self.kind == "constant":
-            return 1.0
-        if self.kind == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        if self.kind == "steps":
-            return self.factor ** -max(math.ceil(4 * progress) - 1, 0)
-        if self.kind == "linear":
-            low, fallen = 1 / self.factor, max(progress - 0.25, 0) / 0.75
-        else:
-            low, fallen = 0.01, min(max(progress - 0.5, 0) / 0.4, 1)
-        return 1 - (1 - low) * fallen
+    if options.cosan_schedule:
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if options.no_schedule:
+        return 1.0
+    if options.d_schedule and not options.c_schedule:
+        return options.d_schedule ** -max(math.ceil(4 * progress) - 1, 0)
+    if options.c_schedule:
+        low, fallen = 1 / options.c_schedule, max(progress - 0.25, 0) / 0.75
+    else:
+        low, fallen = 0.01, min(max(progress - 0.5, 0) / 0.4, 1)
+    return 1 - (1 - low) * fallen
 
 
 class Trainer:
@@ -86,28 +41,45 @@ class Trainer:
     Parameters
     ----------
     images : number of training images (full-batch descent divides by it).
+    fixed_norm : the norm of the SI weights that a run which goes on has kept so far. None: the one
+        that the options ask for, or the present one.
+
+    Attributes
+    ----------
+    base_lr : learning rate η of the SI weights before the schedule.
+    fixed_norm : the norm ρ at which the SI weights are held; None if it is free.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe, images: int, device: torch.device):
-        self.model, self.recipe, self.images, self.device = model, recipe, images, device
-        self.network = torch.compile(model) if recipe.compile else model
-        self.loss = choose(recipe.squared_loss)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        options: Train,
+        images: int,
+        device: torch.device,
+        fixed_norm: float | None = None,
+    ):
+        self.model, self.options, self.images, self.device = model, options, images, device
+        self.network = torch.compile(model) if options.compile else model
+        self.loss = choose(options.use_squared_loss)
         self.si_weights, self.others = models.split_parameters(model)
         self.fixed_norm = None
-        if recipe.keep_norm or recipe.elr is not None:
-            self.fixed_norm = recipe.norm or models.norm(self.si_weights).item()
+        if options.fix_si_pnorm or options.on_sphere:
+            if fixed_norm is None and options.fix_si_pnorm and options.fix_si_pnorm_value > 0:
+                fixed_norm = options.fix_si_pnorm_value
+            self.fixed_norm = fixed_norm or models.norm(self.si_weights).item()
             self._fix_norm()
         # The learning rate before the schedule. On the sphere it is that of the unit sphere, ELR,
         # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
-        self.base_lr = recipe.lr if recipe.elr is None else recipe.elr * self.fixed_norm**2
+        self.base_lr = options.elr * self.fixed_norm**2 if options.on_sphere else options.lr_init
         self.optimizer = self._make_optimizer()
         # Summed loss and right answers of the epoch, which stay on the device until its end.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0  # images of the epoch so far
         self.trace = None
-        if recipe.traced_steps:
-            self.trace = StepTrace(self.si_weights, recipe.traced_steps, device)
+        if options.trace:
+            steps = 1 if options.fbgd else math.ceil(images / options.batch_size)  # in an epoch
+            self.trace = StepTrace(self.si_weights, steps, device)
         self.captured = Captured(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -118,24 +90,24 @@ class Trainer:
         there are two groups in any case, since weight decay acts on the second alone: on the
         first it would only change the effective rate.
         """
-        recipe = self.recipe
-        own_rate, on_sphere = recipe.other_lr is not None, recipe.elr is not None
+        options = self.options
+        own_rate, on_sphere = options.noninvlr >= 0, options.on_sphere
         if not own_rate and not on_sphere:
             groups = [{"params": list(self.model.parameters()), "lr": self._rate()}]
         else:
             groups = [
                 {"params": self.si_weights, "lr": self._rate()},
-                {"params": self.others, "lr": recipe.other_lr if own_rate else self._rate()},
+                {"params": self.others, "lr": options.noninvlr if own_rate else self._rate()},
             ]
             if on_sphere:
                 groups[0]["weight_decay"] = 0.0
         self.scheduled = 1 if own_rate else len(groups)  # groups that follow the schedule
-        shared = {"weight_decay": recipe.wd, "fused": True}
+        shared = {"weight_decay": options.wd, "fused": True}
         adaptive = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        if recipe.optimizer in adaptive:
-            make = adaptive[recipe.optimizer]
+        if options.optimizer in adaptive:
+            make = adaptive[options.optimizer]
             return make(groups, capturable=self.device.type == "cuda", **shared)
-        return torch.optim.SGD(groups, momentum=recipe.momentum, **shared)
+        return torch.optim.SGD(groups, momentum=options.momentum, **shared)
 
     def _rate(self) -> float | torch.Tensor:
         """A learning rate to start with; a captured step reads it from the device."""
@@ -154,11 +126,11 @@ class Trainer:
     def load_moments(self, content: dict[str, Any]) -> None:
         """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's.
 
-        The weights may be grouped otherwise there (with another `other_lr`). Each moment is laid
+        The weights may be grouped otherwise there (with another --noninvlr). Each moment is laid
         out in memory as its weight is: fused steps pair the storages, whatever the strides.
         """
-        keys = SGD_MOMENTS if self.recipe.optimizer == "sgd" else ADAM_MOMENTS
-        if self.recipe.optimizer == "sgd" and not self.recipe.momentum:
+        keys = SGD_MOMENTS if self.options.optimizer == "sgd" else ADAM_MOMENTS
+        if self.options.optimizer == "sgd" and not self.options.momentum:
             return
         saved = content.get("optimizer") or {"param_groups": [], "state": {}}
         try:
@@ -211,12 +183,12 @@ class Trainer:
 
     def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """What `step` does, without a graph of its own: to be part of a larger one."""
-        take = self._add_to_full_batch if self.recipe.full_batch else self._step_on_batch
-        with products(self.recipe.precision):
+        take = self._add_to_full_batch if self.options.fbgd else self._step_on_batch
+        with products(self.options.precision):
             take(images, labels)
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        with autocast(self.recipe.precision, self.device):
+        with autocast(self.options.precision, self.device):
             return self.network(images).float()
 
     def _step_on_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -248,7 +220,7 @@ class Trainer:
             self.trace.after(loss)
 
     def _fix_norm(self) -> None:
-        if self.recipe.equal_filters:
+        if self.options.fix_all_elr:
             models.rescale_filters(self.si_weights, self.fixed_norm)
         else:
             models.rescale_to_norm(self.si_weights, self.fixed_norm)
@@ -261,7 +233,7 @@ class Trainer:
 
         In full-batch descent this is where the epoch's one step is taken.
         """
-        if self.recipe.full_batch:
+        if self.options.fbgd:
             self._update(self.loss_sum / self.seen)
             self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
         means = {"loss": self.loss_sum.item(), "accuracy": self.correct.item()}
