@@ -31,8 +31,8 @@ class Official:
         )
         groups = list(self.model.parameters())
         if grouped:
-            invariant, others = models.split_parameters(self.model)
-            groups = [{"params": invariant}, {"params": others}]
+            parts = [p for p in groups if p.ndim == 4], [p for p in groups if p.ndim < 4]
+            groups = [{"params": part} for part in parts]
             groups = groups[::-1] if grouped == "others first" else groups
         make, more = torch.optim.Adam, {}
         if kind == "sgd":
