@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from theory import toy
 from theory.dynamics import (
     effective_gradient_norm,
     effective_lr,
@@ -170,3 +171,48 @@ def test_equilibrium_angle_is_that_of_random_gradients(name):
             squares.append(math.acos(min(cosine, 1)) ** 2)
     expected = equilibrium_angle(0.05 * 0.05, **theory)
     assert math.sqrt(np.mean(squares)) == pytest.approx(expected, rel=0.03)
+
+
+# --- the toy function ---
+
+ALPHA = (1.0, 2.0, 4.0)
+
+
+def test_toy_gradient():
+    w = toy.random_points(5, 3)
+    leaf = torch.tensor(w, requires_grad=True)
+    x, y = leaf[:, 0], leaf[:, 1]
+    (0.5 * (torch.tensor(ALPHA) * x**2 / (x**2 + y**2)).sum()).backward()
+    np.testing.assert_allclose(toy.gradient(w, ALPHA), leaf.grad.numpy(), rtol=1e-12)
+    assert np.abs((w * toy.gradient(w, ALPHA)).sum((-1, -2))).max() < 1e-14
+
+
+@pytest.mark.parametrize("alpha", [(1, 2, 4), (3,), (0.5, 0.5, 5)])
+def test_toy_boundary_is_the_stability_bound(alpha):
+    found = toy.convergence_boundary(alpha, steps=3000, runs=4, tolerance=0.01)
+    assert found == pytest.approx(toy.stability_bound(alpha), rel=0.03)
+
+
+def test_toy_points_are_uniform_on_the_sphere_and_runs_begin_apart():
+    points = toy.random_points(2000, 3)
+    assert np.linalg.norm(points, axis=(1, 2)) == pytest.approx(np.ones(2000))
+    assert np.abs(points.mean(0)).max() < 0.05
+    assert (points**2).mean(0) == pytest.approx(np.full((2, 3), 1 / 6), rel=0.1)
+    assert (points**4).mean() == pytest.approx(3 / 48, rel=0.03)  # a sphere's, not a cube's
+    assert toy.loss(points, ALPHA).mean() == pytest.approx(toy.random_level(ALPHA), rel=0.05)
+    assert len({*toy.descend(0.1, 0, ALPHA, runs=4)[:, 0]}) == 4
+
+
+def test_toy_boundary_is_where_most_runs_converge(monkeypatch):
+    def descend(elr, steps, alpha, runs, seed):
+        last = [elr > bound for bound in (0.2, 0.3, 0.4, 0.5)]
+        return np.array([[1.0, end] for end in last])
+
+    monkeypatch.setattr(toy, "descend", descend)
+    assert toy.convergence_boundary() == pytest.approx(0.3, rel=2e-3)
+
+
+def test_toy_refuses_what_it_cannot_mean():
+    for elr, alpha in ((0, (1, 2)), (-1, (1,)), (0.1, (1, -2))):
+        with pytest.raises(ValueError, match="positive"):
+            toy.descend(elr, 1, alpha)

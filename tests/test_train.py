@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -27,16 +28,38 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name, value", [("ConvNetSI", -1), ("ResNet18SI", 5)])
-def test_fixed_norm_is_held(run, name, value):
-    folder = run(
-        f"--model {name} --fix_si_pnorm --fix_si_pnorm_value {value} --epochs 2 --save_freq_int 4"
-    )
+SPHERE = TINY.replace("--lr_init 0.1 --wd 0.001", "--fix_elr --elr 0.01")
+
+
+@pytest.mark.parametrize("name, value, extra", [
+    ("ConvNetSI", -1, "--fix_si_pnorm"), ("ResNet18SI", 5, "--fix_si_pnorm --fix_si_pnorm_value 5"),
+    ("ConvNetSI", -1, ""), ("ResNet18SIAf", -1, "--momentum 0.9 --noninvlr -1 --wd 0.01"),
+])  # fmt: skip
+def test_fixed_norm_is_held(run, name, value, extra):
+    """By --fix_si_pnorm, or on the sphere, where the effective rate is held with it."""
+    words = f"--model {name} {extra} --epochs 2 --save_freq_int 4"
+    folder = run(words, base=TINY if "pnorm" in extra else SPHERE)
     si = models.si_parameters(models.build(Model(name, 2), 10))
     norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
     assert len(norms) == 9  # 3 whole epochs, and 3 steps within each of 2
     wanted = value if value > 0 else norms[0]
     assert all(abs(norm / wanted - 1) < 1e-6 for norm in norms)
+    if "pnorm" not in extra:
+        rates = [row["effective_lr"] for row in runs.read_log(folder)]
+        assert rates == pytest.approx([0.01] * 2, rel=1e-6)
+
+
+def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
+    folder = run("--save_freq 1 --epochs 2", base=SPHERE)
+    run("--resume_epoch 2 --epochs 1", base=SPHERE.replace("--elr 0.01", "--elr 0.001"))
+    branch = folder / "branch-2_elr=0.001"
+    assert runs.read_log(branch)[0]["effective_lr"] == pytest.approx(0.001, rel=1e-6)
+    shutil.rmtree(branch)
+    base = SPHERE.replace("--no_schedule", "--d_schedule 10")
+    folder = run("--epochs 8 --overwrite", base=base)
+    rates = [row["effective_lr"] for row in runs.read_log(folder)]
+    wanted = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
 
 
 def test_frozen_weights_stay_and_trained_ones_move(run):
