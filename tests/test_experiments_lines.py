@@ -374,9 +374,9 @@ def test_commands_give_the_options_of_the_line_and_add_to_the_files():
 
 
 def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
-    usual = {"train_loss": 1.0, "test_acc": 0.75, "si_norm": 5.0, "seconds": 1.0}
-    rows = [{"epoch": e, **usual} for e in (1, 2)]
-    runs.write_log(line.folder, [*rows, {**rows[0], "epoch": 3, "seconds": 99.0}])
+    columns = "epoch", "train_loss", "test_acc", "si_norm", "seconds"
+    rows = (1, 4.0, 0.5, 5.0, 1.0), (2, 2.0, 0.75, 5.0, 1.0), (3, 1.0, None, 5.0, 99.0)
+    runs.write_log(line.folder, [dict(zip(columns, row, strict=True)) for row in rows])
     left = 1 + 3 * (1 + 297 / 1500 / 3)  # an epoch, and the metrics of three checkpoints
     assert status.row(line, None)[2:] == ["3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
 
