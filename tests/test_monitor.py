@@ -21,7 +21,7 @@ from figures.dynamics import dynamics, read
 from monitor import Monitor, equilibrium_angle
 from options import Model
 from runs import checkpoints
-from theory.dynamics import next_norm
+from theory.dynamics import jump_threshold, next_norm
 from theory.forecast import time_to_turn
 from theory.periods import Period, Periods, find_periods
 from training.device import mix
@@ -146,6 +146,7 @@ def test_groups_of_the_optimiser_keep_their_own_rates():
     record = monitor.records[-1]
     assert (record.lr, record.decay) == pytest.approx((0.15, 0.015))
     assert record.equilibrium_angle == pytest.approx(math.sqrt(2 * 0.15 * 0.1))
+    assert record.jump_threshold == pytest.approx(float(jump_threshold(0.01, 0.15, 0.1)))
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "dampened", "adamw"])
