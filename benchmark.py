@@ -1,7 +1,7 @@
 """How fast training and measuring are, next to a plain loop and to the bare network.
 
     python benchmark.py                       # random images, width 8
-    python benchmark.py --width 32 --images 50000 --precision tf32 --data_path FOLDER
+    python benchmark.py --width 32 --precision tf32 --data_path FOLDER
     python benchmark.py --rates               # the papers' networks: the table of experiments/cost
 
 Both loops crop and flip the training images, and measure a checkpoint: training loss in train
@@ -44,7 +44,7 @@ class Benchmark(Options):
     """What to time."""
 
     width: int = option(8, "channels of ConvNetSI's first stage", integer(1))
-    images: int = option(2560, "training images", integer(1))
+    images: int | None = option(None, "training images (default: all, or 2,560)", integer(1))
     rounds: int = option(3, "how often each is timed", integer(1))
     data_path: str | None = option(None, "an ImageFolder of 32x32 images (default: random)")
     precision: str = option("fp32", "fp32 or tf32", one_of(("fp32", "tf32")))
@@ -77,13 +77,22 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(path / f"{i}.jpg", quality=90)
 
 
+def new_trainer(name: str, width: int, precision: str, images: int, device) -> Trainer:
+    """A network in the setting of the papers' figures, with the layout of its device."""
+    options = Train(
+        model=name, num_channels=width, init_scale=10.0, wd=0.001, momentum=0.0, noninvlr=0.0,
+        batch_size=BATCH, precision=precision,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = models.build(options, 10).to(device, memory_format=memory_format(device, width))
+    return Trainer(model.train(), options, images, device)
+
+
 def our_loop(options: Benchmark, device: torch.device) -> Actions:
-    """This project's epoch and metrics, and the bare network's passes of an epoch."""
-    images = data.load(
-        "ImageFolder", options.data_path, use_test=True, use_data_size=options.images
-    )
-    train, test = (part.to(device, memory_format(device, options.width)) for part in images)
-    trainer = new_trainer("ConvNetSI", options.width, train, options.precision)
+    """This project's epoch and metrics, and as many passes of the bare network."""
+    parts = data.load("ImageFolder", options.data_path, use_test=True, use_data_size=options.images)
+    train, test = (part.to(device, memory_format(device, options.width)) for part in parts)
+    trainer = new_trainer("ConvNetSI", options.width, options.precision, len(train), device)
     meters = Recorder(Path(), trainer.model, train, test, trainer.options).meters
     generator = torch.Generator().manual_seed(0)
     x, y = next(train.batches(BATCH))
@@ -106,34 +115,23 @@ def our_loop(options: Benchmark, device: torch.device) -> Actions:
     return {"epoch": epoch, "metrics": metrics, "bare": bare}
 
 
-def new_trainer(name: str, width: int, images: data.ImageSet, precision: str) -> Trainer:
-    """A network in the setting of the papers' figures, on the device of the images."""
-    device = images.images.device
-    torch.manual_seed(0)
-    model = models.build(Model(name, width, init_scale=10), 10)
-    model.to(device, memory_format=images.memory_format).train()
-    options = Train(wd=0.001, momentum=0.0, noninvlr=0.0, batch_size=BATCH, precision=precision)
-    return Trainer(model, options, len(images), device)
-
-
 def plain_loop(options: Benchmark, device: torch.device) -> Actions:
     """An epoch and the metrics as people usually write them."""
     tensor = [transforms.ToTensor(), transforms.Normalize(data.CIFAR_MEAN, data.CIFAR_STD)]
     augment = [transforms.RandomCrop(data.SIZE, data.PAD), transforms.RandomHorizontalFlip()]
 
-    def loader(split: str, transform: list, shuffle: bool = False) -> Iterator:
+    def batches(split: str, transform: list, shuffle: bool = False) -> Iterator:
         images = datasets.ImageFolder(f"{options.data_path}/{split}", transforms.Compose(transform))
-        if split == "train":
-            chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-            images = torch.utils.data.Subset(images, chosen[: options.images].tolist())
-        batches = torch.utils.data.DataLoader(images, BATCH, shuffle, num_workers=WORKERS)
-        return ((x.to(device), y.to(device)) for x, y in batches)
+        if split == "train" and options.images:
+            images = torch.utils.data.Subset(images, torch.randperm(len(images))[: options.images])
+        loader = torch.utils.data.DataLoader(images, BATCH, shuffle, num_workers=WORKERS)
+        return ((x.to(device), y.to(device)) for x, y in loader)
 
-    model = models.build(Model("ConvNetSI", options.width, init_scale=10), 10).to(device)
+    model = models.build(Model("ConvNetSI", options.width, init_scale=10.0), 10).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.001)
 
     def epoch() -> None:
-        for x, y in loader("train", augment + tensor, shuffle=True):
+        for x, y in batches("train", augment + tensor, shuffle=True):
             optimizer.zero_grad()
             with products(options.precision):
                 loss = F.cross_entropy(model(x), y)
@@ -143,61 +141,54 @@ def plain_loop(options: Benchmark, device: torch.device) -> Actions:
 
     def metrics() -> None:
         with torch.no_grad():
-            for x, y in loader("train", tensor):
+            for x, y in batches("train", tensor):
                 F.cross_entropy(model(x), y).item()
-        for x, y in loader("train", tensor):
+        for x, y in batches("train", tensor):
             model.zero_grad()
             F.cross_entropy(model(x), y).backward()
             sum(p.grad.norm().item() ** 2 for p in model.parameters()) ** 0.5
         model.eval()
         with torch.no_grad():
-            for x, y in loader("test", tensor):
+            for x, y in batches("test", tensor):
                 (model(x).argmax(1) == y).sum().item()
         model.train()
 
-    return {"epoch": epoch, "metrics": metrics}
+    return {"plain epoch": epoch, "plain metrics": metrics}
 
 
 def compare(options: Benchmark, device: torch.device) -> str:
-    """A table of both loops, and the step next to the bare network."""
-    actions = our_loop(options, device)
-    actions |= {f"plain {name}": action for name, action in plain_loop(options, device).items()}
-    seconds = time_in_turn(actions, device, options.rounds)
-    rows = [
-        [f"{name}, s", seconds[f"plain {name}"], seconds[name]] for name in ("epoch", "metrics")
-    ]
-    rows = [[*row, row[1] / row[2]] for row in rows]
+    """A table of both loops, and the epoch next to the bare network."""
+    actions = our_loop(options, device) | plain_loop(options, device)
+    took = time_in_turn(actions, device, options.rounds)
+    pairs = [(name, took[f"plain {name}"], took[name]) for name in ("epoch", "metrics")]
+    rows = [[f"{name}, s", plain, ours, plain / ours] for name, plain, ours in pairs]
+    table = tabulate(rows, ["", "plain", "ours", "ratio"], floatfmt=("", ".3f", ".3f", ".2f"))
+    count = f"{options.images:,}" if options.images else "all"
     return (
-        f"ConvNetSI, width {options.width}, {options.images} images, {options.precision}\n\n"
-        + tabulate(rows, ["", "plain", "ours", "ratio"], floatfmt=("", ".3f", ".3f", ".2f"))
-        + f"\n\nan epoch takes {seconds['epoch'] / seconds['bare']:.2f} times as long as the bare "
-        "network's forward and backward passes"
+        f"ConvNetSI, width {options.width}, {count} images, {options.precision}\n\n{table}\n\n"
+        f"an epoch takes {took['epoch'] / took['bare']:.2f} times as long as the bare network's "
+        "forward and backward passes"
     )
 
 
 def rates(options: Benchmark, device: torch.device) -> str:
-    """Times of a training step of the papers' networks: of a GPU, or of processor time."""
+    """A table of the training steps of the papers' networks.
+
+    Times are those of a GPU, or processor time, which does not depend on what else the cores do.
+    """
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     rows = []
     for name, widths in cost.REFERENCE.items():
         for width in widths:
-            layout = memory_format(device, width)
-            images = data.ImageSet(
-                torch.randint(256, (BATCH, data.SIZE, data.SIZE, 3), dtype=torch.uint8),
-                torch.randint(10, (BATCH,)),
-                10,
-                torch.tensor(data.CIFAR_MEAN),
-                torch.tensor(data.CIFAR_STD),
-                torch.zeros(BATCH, dtype=torch.bool),
-            ).to(device, layout)
-            trainer = new_trainer(f"{name}SI", width, images, options.precision)
-            batch = next(images.batches(BATCH))
+            trainer = new_trainer(f"{name}SI", width, options.precision, BATCH, device)
+            x = torch.randn(BATCH, 3, data.SIZE, data.SIZE, device=device)
+            x = x.contiguous(memory_format=memory_format(device, width))
+            y = torch.randint(10, (BATCH,), device=device)
 
-            def steps(trainer=trainer, batch=batch) -> None:
+            def steps(trainer=trainer, x=x, y=y) -> None:
                 for _ in range(STEPS):
-                    trainer.step(*batch)
+                    trainer.step(x, y)
 
-            # Processor time does not depend on what else the cores do.
-            clock = time.perf_counter if device.type == "cuda" else time.process_time
             took = time_in_turn({"": steps}, device, options.rounds, clock)[""] / STEPS
             parameters = sum(p.numel() for p in trainer.model.parameters())
             rows.append([name, width, parameters, 1e3 * took, 1e3 * took / BATCH, BATCH / took])
@@ -214,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.data_path is None:
-            options = replace(options, data_path=folder)
+            options = replace(options, data_path=folder, images=options.images or 2560)
             make_images(Path(folder), options.images)
         print(compare(options, device))
 

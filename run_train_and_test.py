@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from textwrap import fill
 
@@ -21,7 +22,7 @@ from experiments import EXPERIMENTS, Experiment, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.slurm import key_values, submit
-from options import Options, integer, one_of, option, parse
+from options import Options, integer, number, one_of, option, parse
 from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
@@ -72,6 +73,10 @@ class Driver(Options):
     jobs: int | None = option(
         None, "lines that run at once (default: 1 here, all in SLURM)", integer(1)
     )
+    time: float | None = option(
+        None, "minutes after which all lines are stopped; the same command continues them",
+        number(0, open_low=True),
+    )  # fmt: skip
     launcher: str = option("local", "local, slurm (a job array)", one_of(("local", "slurm")))
     sbatch: str = option("", "SLURM: options of sbatch, as in gpus-per-node=1,time=240", key_values)
 
@@ -100,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments, _ = parse(Driver, argv, "run_train_and_test.py", __doc__)
     if arguments.sbatch and arguments.launcher != "slurm":
         raise UserError("--sbatch belongs to --launcher slurm")
+    if arguments.time and arguments.launcher == "slurm":
+        raise UserError("--time belongs to --launcher local; for SLURM it is --sbatch time=MINUTES")
+    until = time.monotonic() + 60 * arguments.time if arguments.time else None
     if arguments.list:
         print_experiments()
         return 0
@@ -125,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
                 with locked(line.folder / runs.LOCK, str(line.folder)):
                     runs.remove_run(line.folder)
         if arguments.launcher == "local":
-            return run_here(experiment, lines, arguments.jobs or 1)
+            return run_here(experiment, lines, arguments.jobs or 1, until)
         submit(experiment, lines, arguments.jobs or len(lines), key_values(arguments.sbatch))
         return 0
 

@@ -27,7 +27,7 @@ from measuring import Meter, parameter_names, wanted
 from measuring.rebuild import network
 from options import FROM_RUN, NO_EFFECT_IN_TEST, Measure, chosen_epochs, measure_options
 from runs import checkpoints
-from training.device import describe, memory_format, mix, select_device
+from training.device import describe, memory_format, seed_from, select_device
 from utils import UserError, plural, remove_litter, user_errors
 
 # Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
@@ -210,7 +210,7 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
 
 
 def random_subset(images: data.ImageSet, count: int, seed: int) -> data.ImageSet:
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed)))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))
     return images.subset(order[:count])
 
 

@@ -34,7 +34,7 @@ from measuring.recorder import Recorder, measure_as
 from options import Train, tidy, train_options
 from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
-from training.device import describe, memory_format, mix, select_device
+from training.device import describe, memory_format, seed_from, select_device
 from training.table import Table
 from training.trainer import Trainer, schedule
 from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
@@ -92,7 +92,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
             content = checkpoints.load(branch_point)
 
         # Network and optimiser
-        torch.manual_seed(mix(options.seed, options.trial))
+        torch.manual_seed(seed_from(options.seed, options.trial))
         model = models.build(options, train_images.num_classes, train_images.size)
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
@@ -216,7 +216,7 @@ class Training:
         options, trainer = self.options, self.trainer
         lr = trainer.base_lr * schedule(options, progress)
         trainer.set_lr(lr)
-        generator = torch.Generator().manual_seed(mix(options.seed, options.trial, epoch))
+        generator = torch.Generator().manual_seed(seed_from(options.seed, options.trial, epoch))
         batches = self.images.batches(
             options.batch_size, generator, shuffle=True, augment=not options.noaug
         )

@@ -58,6 +58,12 @@ PAPERS = (
         elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
     ),
     Experiment(
+        "figure2_tf32",
+        "figure2 in half an hour of a GPU: products in TF32, only the newest checkpoint kept",
+        replace(FIFTH, precision="tf32", keep=1),
+        rates(lrs=(0.001, 0.01, 0.03, 1.0)),
+    ),
+    Experiment(
         "fixed_norm",
         "no periods where the norm of the weights is held, at several values",
         EVERY,

@@ -19,7 +19,7 @@ from measuring import curvature, distance, sums, wanted
 from measuring.wanted import SUBSETS, parameter_names
 from options import Measure
 from training.capture import Captured
-from training.device import autocast, mix, products
+from training.device import autocast, products, seed_from
 from training.loss import choose
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
@@ -78,7 +78,7 @@ class Meter:
         self.model, self.images, self.options = model, images, options
         self.loss = choose(options.use_squared_loss)
         self.initial, self.batch_size, self.progress = initial, options.batch_size, progress
-        self.network = torch.compile(model) if options.compile else model
+        self.network = torch.compile(model, dynamic=False) if options.compile else model
         self.device = device = images.images.device
         if not options.train_mode and not wanted.by_batch(options):
             self.batch_size = max(self.batch_size, EVALUATION_BATCH[device.type])
@@ -89,7 +89,7 @@ class Meter:
             scope: sum(self.parameters[n].numel() for n in names) for scope, names in scopes.items()
         }
         self.vectors = {
-            scope: _unit_vectors(size, mix(options.seed), device)
+            scope: _unit_vectors(size, seed_from(options.seed), device)
             for scope, size in self.sizes.items()
             if wanted.traces(options)
         }
@@ -155,7 +155,7 @@ class Meter:
             return {scope: {**shared, **self._results(scope)} for scope in self.scopes}
 
     def _batches(self) -> Iterator[curvature.Batch]:
-        generator = torch.Generator().manual_seed(mix(self.options.seed))
+        generator = torch.Generator().manual_seed(seed_from(self.options.seed))
         return self.images.batches(self.batch_size, generator, augment=self.options.use_aug)
 
     def _shown(self, what: str) -> Iterable[curvature.Batch]:

@@ -221,6 +221,7 @@ def test_mistakes_of_the_launcher(drive, monkeypatch):
     for words, message in {
         "--launcher slrum": "did you mean slurm?",
         "--sbatch partition=main": "--sbatch belongs to --launcher slurm",
+        "--launcher slurm --time 60": "--time belongs to --launcher local",
         "--launcher slurm --sbatch account": "is not name=value",
         "--launcher slurm --sbatch time=1-0": "whole numbers",
     }.items():

@@ -19,7 +19,7 @@ import minimal
 import runs
 from runs import checkpoints
 from theory import periods
-from training.device import mix
+from training.device import seed_from
 
 LR, WD, BATCH, EPOCHS = 0.1, 0.04, 64, 2
 RECORD = ROOT / "results" / "minimal.csv"  # written by `python tests/test_minimal.py`
@@ -52,7 +52,7 @@ def test_its_steps_are_those_of_train_py(run):
 
     images, _ = data.load("Digits", "", use_test=True, use_data_size=config["use_data_size"])
     for epoch in range(EPOCHS):
-        generator = torch.Generator().manual_seed(mix(config["seed"], config["trial"], epoch))
+        generator = torch.Generator().manual_seed(seed_from(config["seed"], config["trial"], epoch))
         sums = [
             len(labels) * minimal.train_step(network, x, labels, LR, WD)
             for x, labels in images.batches(BATCH, generator, shuffle=True)

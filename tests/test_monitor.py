@@ -24,7 +24,7 @@ from runs import checkpoints
 from theory.dynamics import jump_threshold, next_norm
 from theory.forecast import time_to_turn
 from theory.periods import Period, Periods, find_periods
-from training.device import mix
+from training.device import seed_from
 
 LR, WD, IMAGES, BATCH, EPOCHS = 3.0, 0.01, 64, 32, 62
 
@@ -66,7 +66,7 @@ def test_it_finds_the_periods_of_train_py_and_leaves_the_training_as_it_is(run):
     optimizer = torch.optim.SGD(groups, weight_decay=WD, fused=True)
     monitor = Monitor(model, optimizer, torch.randn(4, 3, 32, 32), every=2)
     for epoch in range(EPOCHS):
-        order = torch.Generator().manual_seed(mix(1, 0, epoch))
+        order = torch.Generator().manual_seed(seed_from(1, 0, epoch))
         for x, y in images.batches(BATCH, order, shuffle=True):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)

@@ -1,4 +1,4 @@
-"""Where and how precisely a step computes; what a CPU can show of the replayed graphs of a GPU."""
+"""Captured steps, precision and layout: what a CPU can show of computing on a GPU."""
 
 import contextlib
 import gc
@@ -74,55 +74,32 @@ def test_replayed_measurement_is_the_called_one(request):
     assert meter.captured.graph is not None
 
 
-def plant_baked_rate(patch):
-    """The rate as a number of Python's, which the graph keeps for ever."""
-    patch.setattr(Trainer, "_rate", lambda self: self.base_lr)
+def replaced_sum(self, logits, labels):
+    self.correct = self.correct + (logits.argmax(1) == labels).sum()
 
 
-def plant_item(patch):
-    """A wait for the device in every step."""
-    patch.setattr(Trainer, "_count_correct", lambda self, logits, labels: logits.sum().item())
+def replaced_rate(self, lr):
+    for group in self.optimizer.param_groups:
+        group["lr"] = torch.tensor(lr)
 
 
-def plant_python_counter(patch):
-    """Rows of a trace that a number of Python's counts."""
-    real = StepTrace.after
-
-    def after(self, loss):
-        self.count = getattr(self, "count", -1) + 1
-        self.position = torch.tensor([self.count % len(self.rows)])
-        real(self, loss)
-
-    patch.setattr(StepTrace, "after", after)
+def python_counter(self, loss, real=StepTrace.after):
+    self.count = getattr(self, "count", -1) + 1
+    self.position = torch.tensor([self.count % len(self.rows)])
+    real(self, loss)
 
 
-def plant_replaced_sum(patch):
-    """Hits that are added up in a new tensor."""
-
-    def count(self, logits, labels):
-        self.correct = self.correct + (logits.argmax(1) == labels).sum()
-
-    patch.setattr(Trainer, "_count_correct", count)
-
-
-def plant_replaced_rate(patch):
-    """A new tensor for every rate, where the graph goes on reading the first one."""
-
-    def set_lr(self, lr):
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.tensor(lr)
-
-    patch.setattr(Trainer, "set_lr", set_lr)
-
-
-@pytest.mark.parametrize("plant", [
-    plant_baked_rate, plant_item, plant_python_counter, plant_replaced_sum, plant_replaced_rate,
-])  # fmt: skip
-def test_faults_of_a_captured_step_are_caught(plant, request, monkeypatch):
-    """What a CUDA graph would get wrong fails in the tests' replays, too, or differs."""
+@pytest.mark.parametrize("place, method, fault", [
+    (Trainer, "_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
+    (Trainer, "_count_correct", lambda self, logits, labels: logits.sum().item()),
+    (StepTrace, "after", python_counter),
+    (Trainer, "_count_correct", replaced_sum),
+    (Trainer, "set_lr", replaced_rate),
+], ids=["baked rate", "item", "Python counter", "replaced sum", "replaced rate"])  # fmt: skip
+def test_what_a_graph_would_get_wrong_is_caught(place, method, fault, request, monkeypatch):
     _, results, weights = weights_after_epochs(trace=True)
     request.getfixturevalue("replays")
-    plant(monkeypatch)
+    monkeypatch.setattr(place, method, fault)
     try:
         _, replayed_results, replayed = weights_after_epochs(trace=True)
     except RuntimeError as error:
@@ -132,20 +109,21 @@ def test_faults_of_a_captured_step_are_caught(plant, request, monkeypatch):
 
 
 def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
-    """What torch.compile has traced for one mode, gradient or batch is not taken for another.
+    """Code that torch.compile traces for one mode or batch size is not used for another.
 
-    Its backend here computes the traced operations one by one, so the bits are the same; that of
-    --compile makes faster kernels of them (tests/test_cuda.py).
+    The backend here computes the traced operations one by one, so the bits are the same.
     """
     traced = []
 
     def backend(graph, inputs):
+        # Numbers among the inputs would be sizes that may change, for which kernels are slower.
+        assert all(isinstance(each, torch.Tensor) for each in inputs)
         traced.append(graph)
         return graph.forward
 
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend=backend))
-    found = {}
+    monkeypatch.setattr(torch, "compile", lambda model, **how: real(model, backend=backend, **how))
+    results = {}
     for compiled in (False, True):
         images = digits()
         trainer = trainer_of(images, compile=compiled)
@@ -155,20 +133,20 @@ def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
                 compile=compiled), {"si": ["conv_layers.0.weight"]})
             for train_mode in (True, False)
         ]  # fmt: skip
-        found[compiled] = []
+        rows = results[compiled] = []
         for _ in range(2):
-            found[compiled] += [meter.measure() for meter in meters]
+            rows += [meter.measure() for meter in meters]
             for x, y in images.batches(64):
                 trainer.step(x, y)
-            found[compiled].append(trainer.finish_epoch())
-        found[compiled].append([v.tolist() for v in trainer.model.state_dict().values()])
-    assert found[True] == found[False]
-    # Less than the number at which torch.compile gives up on a network: 8.
+            rows.append(trainer.finish_epoch())
+        rows.append([v.tolist() for v in trainer.model.state_dict().values()])
+    assert results[True] == results[False]
+    # torch.compile gives up on a network after 8.
     assert 0 < len(traced) < 7
 
 
-def test_what_is_dropped_is_freed_at_once():
-    """Nothing holds a trainer or a meter in a circle: its graph goes when it goes."""
+def test_graphs_are_freed_with_their_owner():
+    """No reference cycle holds a trainer or a meter until garbage collection."""
     images = digits()
     gc.collect()
     gc.disable()
@@ -185,19 +163,19 @@ def test_what_is_dropped_is_freed_at_once():
 
 
 def test_nothing_is_freed_during_a_capture(monkeypatch):
-    """What only the garbage collector frees has gone before, and the collector rests."""
+    """Garbage is collected before, and the collector is off during the capture."""
 
     class Old:
         pass
 
     old = Old()
-    old.itself, left = old, weakref.ref(old)
+    old.itself, reference = old, weakref.ref(old)
     del old
-    seen = []
+    states = []
 
     @contextlib.contextmanager
     def recording(graph, stream):
-        seen.append((left(), gc.isenabled(), stream))
+        states.append((reference(), gc.isenabled(), stream))
         yield
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
@@ -213,14 +191,14 @@ def test_nothing_is_freed_during_a_capture(monkeypatch):
     assert captured.graph is None and gc.isenabled()
     captured._capture(torch.Tensor.zero_, (torch.zeros(1),))
     assert captured.graph is not None and gc.isenabled()
-    assert seen == [(None, False, "its own")] * 2
+    assert states == [(None, False, "its own")] * 2
 
 
 def settings():
     return [backend.fp32_precision for backend in BACKENDS]
 
 
-def test_float32_is_exact_but_where_a_block_loosens_it():
+def test_float32_is_exact_outside_of_blocks_that_allow_tf32():
     for backend in BACKENDS:
         backend.fp32_precision = "tf32"
     select_device(-1)
@@ -232,57 +210,56 @@ def test_float32_is_exact_but_where_a_block_loosens_it():
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
         1 / 0  # noqa: B018
     assert settings() == ["ieee", "ieee"]
-    # The older flags, which a network may read: PyTorch raises where they disagree with the newer.
+    # A network may read the older flags. PyTorch raises an error if they disagree with the newer.
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
 def precisions_of(monkeypatch, folder, extra, metrics="--metrics"):
-    """How products are computed in the steps and in the measurements of a run."""
-    found = {}
+    """The precision of products in the steps and in the measurements of a run."""
+    precisions = {}
 
     def watch(cls, name):
         real = getattr(cls, name)
 
         def note(self, *arguments):
-            found.setdefault(name, set()).add(settings()[0])
+            precisions.setdefault(name, set()).add(settings()[0])
             return real(self, *arguments)
 
         monkeypatch.setattr(cls, name, note)
 
     watch(Trainer, "_add_to_full_batch" if "--fbgd" in extra else "_step_on_batch")
     watch(Meter, "_add_batch")
-    words = f"{TINY} --epochs 1 {metrics} --precision tf32 --dir {folder} {extra}"
-    train.main(words.split())
-    return found
+    train.main(f"{TINY} --epochs 1 {metrics} --precision tf32 --dir {folder} {extra}".split())
+    return precisions
 
 
 def test_a_run_measures_as_precisely_as_it_trains(tmp_path, monkeypatch):
     for name, metrics in (("a", "--metrics"), ("b", "")):
-        found = precisions_of(monkeypatch, tmp_path / name, "", metrics)
-        assert found == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
-    found = precisions_of(monkeypatch, tmp_path / "c", "--fbgd --eval_freq 1")
-    assert found["_add_to_full_batch"] == {"tf32"}
+        precisions = precisions_of(monkeypatch, tmp_path / name, "", metrics)
+        assert precisions == {"_step_on_batch": {"tf32"}, "_add_batch": {"tf32"}}
+    precisions = precisions_of(monkeypatch, tmp_path / "c", "--fbgd --eval_freq 1")
+    assert precisions["_add_to_full_batch"] == {"tf32"}
     assert settings() == ["ieee", "ieee"]
 
 
-def test_the_precision_of_the_run_is_that_of_test_script_too_and_spares_curvature(run):
+def test_metrics_in_low_precision_are_those_of_test_script_and_curvature_is_exact(run):
     folder = run("--epochs 1 --save_freq 1 --metrics --precision bf16")
     measured = runs.Metrics.read(folder / "train-tm.npz").rows[1]
-    found = {}
+    rows = {}
     for precision in ("fp32", "bf16"):
         test_script.main(
             f"--models_dir {folder} --save_path {folder}/x.npz --train_mode --eval_model "
             f"--calc_grad_norms --hess_trace --precision {precision} --gpu -1".split()
         )
-        found[precision] = runs.Metrics.read(folder / "x.npz").rows[1]
-    assert found["bf16"]["loss"] == measured["loss"] != found["fp32"]["loss"]
-    assert found["bf16"]["loss"] == pytest.approx(found["fp32"]["loss"], rel=2e-2)
-    assert found["bf16"]["gnorm_m"] == measured["gnorm_m"] != found["fp32"]["gnorm_m"]
-    assert found["bf16"]["hess_trace"] == found["fp32"]["hess_trace"]
+        rows[precision] = runs.Metrics.read(folder / "x.npz").rows[1]
+    assert rows["bf16"]["loss"] == measured["loss"] != rows["fp32"]["loss"]
+    assert rows["bf16"]["loss"] == pytest.approx(rows["fp32"]["loss"], rel=2e-2)
+    assert rows["bf16"]["gnorm_m"] == measured["gnorm_m"] != rows["fp32"]["gnorm_m"]
+    assert rows["bf16"]["hess_trace"] == rows["fp32"]["hess_trace"]
 
 
 def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypatch):
-    """PyTorch's call imports its compiler, a second of every start, and a CPU does not need it."""
+    """The call imports PyTorch's compiler, which takes a second and which a CPU does not need."""
     calls = []
     monkeypatch.setattr(
         torch, "use_deterministic_algorithms", lambda wanted, warn_only: calls.append(wanted)
@@ -300,14 +277,8 @@ def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypa
     assert calls == [True, False, True, False]
 
 
-def test_kernels_are_not_chosen_by_trial():
-    """Runs that start together would disturb each other's trials."""
-    select_device(-1)
-    assert not torch.backends.cudnn.benchmark
-
-
 @pytest.mark.parametrize("norm", models.NORMS)
-def test_layout_is_the_one_that_the_layers_take(norm):
+def test_layout_is_the_one_that_suits_the_layers(norm):
     network = models.build(Model("ConvNetSI", 8, norm=norm), 10)
     grouped = any(isinstance(m, torch.nn.GroupNorm) for m in network.modules())
     wanted = torch.contiguous_format if grouped else torch.channels_last
@@ -318,9 +289,9 @@ def test_layout_is_the_one_that_the_layers_take(norm):
 
 
 def test_the_time_left_is_told_from_the_second_epoch(run, capsys):
-    """The first holds what happens once; a run that goes on has a second one again."""
+    """The first includes what happens once. A resumed run has a second one again."""
     run("--epochs 4 --save_freq 1")
     out = capsys.readouterr().out
     assert out.count("to train") == 1 and "second epoch" in out
-    run("--epochs 5 --resume --save_freq 1")  # one epoch alone: nothing to tell
+    run("--epochs 5 --resume --save_freq 1")
     assert "to train" not in capsys.readouterr().out

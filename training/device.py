@@ -134,6 +134,6 @@ def describe(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def mix(*numbers: int) -> int:
-    """One well-mixed seed from several numbers, the same on every machine."""
+def seed_from(*numbers: int) -> int:
+    """A seed that depends on all of these numbers, the same on every machine."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -59,7 +59,7 @@ class Trainer:
         fixed_norm: float | None = None,
     ):
         self.model, self.options, self.images, self.device = model, options, images, device
-        self.network = torch.compile(model) if options.compile else model
+        self.network = torch.compile(model, dynamic=False) if options.compile else model
         self.loss = choose(options.use_squared_loss)
         self.si_weights, self.others = models.split_parameters(model)
         self.fixed_norm = None
@@ -182,7 +182,7 @@ class Trainer:
         self.seen += len(labels)
 
     def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """What `step` does, without a graph of its own: to be part of a larger one."""
+        """What `step` does, without a CUDA graph."""
         take = self._add_to_full_batch if self.options.fbgd else self._step_on_batch
         with products(self.options.precision):
             take(images, labels)
