@@ -82,6 +82,9 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     steps = math.ceil(len(train_images) / options.batch_size)
     if options.save_freq_int > steps:
         raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
+    test_images = eval_images
+    if options.metrics and not options.use_test:
+        test_images = data.load_for(options, use_test=True)[1].to(device, layout)
     train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
 
     with locked(folder / runs.LOCK, str(folder)):
@@ -109,12 +112,13 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         runs.write_config(folder, {**asdict(options), **environment(trainer, train_images)})
         recorder = None
         if options.metrics:
-            test_images = eval_images
-            if not options.use_test:
-                test_images = data.load_for(options, use_test=True)[1].to(device, layout)
             recorder = Recorder(folder, model, train_images, test_images, options)
             if recorder.catch_up() and content:
                 checkpoints.load_weights(model, content, str(folder))
+            diverged = runs.diverged_at(folder)
+            if diverged is not None:
+                recorder.write()
+                raise Diverged(diverged, measured=True)
 
         for note in notes:
             print(note)
@@ -122,7 +126,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
         Training(folder, options, trainer, train_images, recorder, evaluator).epochs(done)
         if recorder is None:
-            print(f"{folder}: trained; the same command with --resume --metrics measures it")
+            print(f"{folder}: trained; test.py, or --resume --metrics, measures it")
     return runs.read_run(folder)
 
 
@@ -185,12 +189,10 @@ class Training:
                     )
                 table.show(row, evaluated)
                 if diverged:
-                    raise Diverged(now)
+                    raise Diverged(now, measured=self.recorder is not None)
         except (Interrupted, OSError):
-            tqdm.write(
-                f"stopped after epoch {now} of {last}; what {self.folder} holds is whole, and the "
-                "same command with --resume goes on from there"
-            )
+            again = "the same command" + ("" if self.options.resume else " with --resume")
+            tqdm.write(f"stopped after epoch {now} of {last}; {again} continues in {self.folder}")
             raise
         finally:
             if self.recorder:

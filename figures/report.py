@@ -94,9 +94,8 @@ def runs_in(folder: Path, branches: bool) -> list[Run]:
 def _hint(run: Run) -> str:
     """How the checkpoints of a run are measured."""
     diverged = diverged_at(run.folder)
-    if diverged is not None:
-        return f"; it diverged in epoch {diverged:g}"
-    return "; train.py's command with --resume --metrics measures its checkpoints"
+    reason = "" if diverged is None else f"; it diverged in epoch {diverged:g}"
+    return f"{reason}; train.py's command with --resume --metrics measures its checkpoints"
 
 
 def listing(root: Path) -> str:

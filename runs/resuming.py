@@ -15,20 +15,22 @@ from utils import UserError
 class Diverged(Exception):
     """The training loss has become NaN or infinite."""
 
-    def __init__(self, epoch: float):
+    def __init__(self, epoch: float, measured: bool):
+        way = " and measured" if measured else "; with --resume --metrics they are measured"
         super().__init__(
-            f"diverged: the training loss of epoch {epoch:g} is not finite. All up to there is "
-            "saved; a smaller --lr_init may help"
+            f"diverged: the training loss of epoch {epoch:g} is not finite. The checkpoints up to "
+            f"there are saved{way}. A smaller --lr_init may help"
         )
 
 
 def is_complete(folder: Path, last: int, options: Train) -> bool:
-    """Whether nothing is left to do for --resume, which is then said.
+    """True, with a message, if --resume has nothing left to do.
 
     Raises
     ------
-    UserError : the folder holds a run, and it is not said what to do with it, or it is another one.
-    Diverged : the run ended in NaN.
+    UserError : the folder holds a run with other options, or neither --resume nor --overwrite is
+        given.
+    Diverged : the run diverged, and no metrics are left to do.
     """
     found = checkpoints_in(folder)
     # A run whose checkpoints are gone is one too, and starting anew would remove what is measured.
@@ -53,14 +55,13 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
             "belong to this run: branch off one with --resume_epoch, or name another --dir"
         ) from None
     diverged = diverged_at(folder)
-    if diverged:
-        raise Diverged(diverged)
     newest = max((epoch for epoch, part in found if not part), default=0)
-    if newest < last:
-        return False
     tables = [Metrics.read_if_there(folder / f"{name}.npz") for name in METRICS]
-    if options.metrics and not all(newest in table.rows for table in tables):
+    measured = all(newest in table.rows for table in tables)
+    if (newest < last and diverged is None) or (options.metrics and not measured):
         return False
+    if diverged is not None:
+        raise Diverged(diverged, measured)
     print(f"{folder} is complete: checkpoint-{newest}.pt is its last")
     return True
 

@@ -15,6 +15,7 @@ import processes
 import pytest
 import torch
 from conftest import ROOT, TINY
+from PIL import Image
 
 import runs
 import test as test_script
@@ -122,7 +123,7 @@ def test_a_polite_stop_says_how_to_go_on(run, capsys, monkeypatch, number, where
         run("--epochs 3 --metrics")
     assert stop.value.code == 128 + number
     out, error = capsys.readouterr()
-    assert "--resume goes on from there" in out and error == f"train.py: stopped by {number.name}\n"
+    assert "with --resume continues in" in out and error == f"train.py: stopped by {number.name}\n"
     folder = run.folder
     assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LOCK).exists()
     _, content = newest_checkpoint(folder)
@@ -377,6 +378,39 @@ def test_divergence_is_recorded_and_stops_the_line(run, capsys):
             "--eval_model --gpu -1".split()
         )
     assert not calls  # NaN is a result, not a gap
+
+
+def test_a_diverged_run_says_what_is_measured_and_can_be_measured_later(run, capsys):
+    def stopped(extra):
+        with pytest.raises(SystemExit) as stop:
+            run(f"--epochs 5 --save_freq 2 {extra}", base=DIVERGING)
+        assert stop.value.code == runs.DIVERGED_STATUS
+        return capsys.readouterr().out
+
+    for extra in ("", "--resume"):
+        assert "saved; with --resume --metrics they are measured" in stopped(extra)
+    log = runs.read_log(run.folder)
+    for extra in ("--resume --metrics", "--resume --metrics", "--resume"):
+        assert "saved and measured" in stopped(extra)
+    for name in runs.METRICS:
+        assert list(runs.Metrics.read(run.folder / f"{name}.npz").rows) == [0, 1]
+    assert len(runs.read_log(run.folder)) == len(log) == 1
+
+
+def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, tmp_path, capsys):
+    for label, name in enumerate("abab"):
+        path = tmp_path / "data" / "train" / name / f"{label}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (60 * label, 0, 0)).save(path)
+    words = f"--dataset ImageFolder --data_path {tmp_path}/data --epochs 1"
+    base = TINY.replace("--use_data_size 200", "").replace("--use_test", "")
+    with pytest.raises(SystemExit) as stop:
+        run(f"{words} --metrics", base=base)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "which is needed for --use_test and --metrics" in error
+    assert not run.folder.exists()
+    run(words, base=base)
+    assert (run.folder / "checkpoint-1.pt").exists()
 
 
 def test_curvature_of_a_diverged_network_is_nan(run):
