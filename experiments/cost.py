@@ -5,15 +5,18 @@ device. Where there is none it is that of the table below, scaled by how fast ot
 An estimate names what it rests on.
 """
 
+import contextlib
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 import runs
 from experiments.lines import ROOT, Line
-from utils import duration
+from utils import UserError, duration
 
 IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
     "SVHN": 73_257, "Digits": 1500,
@@ -53,10 +56,10 @@ class Cost:
 
     def on(self, gpu: bool) -> str:
         """The cost as text, on a GPU or on a core of a CPU."""
-        device = "a GPU" if gpu else "a CPU core"
-        time = f"a time on {device} that is known after the second epoch"
+        device = "GPU" if gpu else "CPU core"
+        time = f"{device} time unknown before the second epoch"
         if self.seconds is not None:
-            time = f"about {duration(self.seconds)} of {device} ({self.source})"
+            time = f"about {duration(self.seconds)} of a {device} ({self.source})"
         if self.disk is None:
             return time
         size = f"{self.disk / 1e9:.1f} GB" if self.disk > 1e9 else f"{self.disk / 1e6:.0f} MB"
@@ -69,19 +72,21 @@ class Timings:
     The first epoch of a run is left out, since it includes what happens once.
     """
 
-    def __init__(self, gpu: bool, root=ROOT):
-        found: dict[Network, list[float]] = {}
+    def __init__(self, gpu: bool, root: Path = ROOT):
+        times: dict[Network, list[float]] = {}
         for path in root.glob(f"*/*/trial_*/{runs.CONFIG}"):
-            config = runs.read_config(path.parent)
-            device = config.get("device", "")
-            rows = runs.read_log(path.parent)[1:]
-            if rows and device and device.startswith("CPU") != gpu:
-                threads = 1 if gpu else int(device.split()[1])
-                seconds = statistics.median(row["seconds"] for row in rows) * threads
-                network = tuple(config[k] for k in ("model", "num_channels", "depth", "norm"))
-                found.setdefault(network, []).append(seconds / config["train_images"])
+            with contextlib.suppress(
+                UserError, KeyError, ValueError
+            ):  # damaged, or of old versions
+                config = runs.read_config(path.parent, labels=False)
+                cpu = re.fullmatch(r"CPU, (\d+) threads", config["device"])
+                seconds = [row["seconds"] for row in runs.read_log(path.parent)[1:]]
+                if seconds and bool(cpu) != gpu:
+                    network = tuple(config[k] for k in ("model", "num_channels", "depth", "norm"))
+                    image = statistics.median(seconds) / config["train_images"]
+                    times.setdefault(network, []).append(image * (int(cpu[1]) if cpu else 1))
         self.gpu = gpu
-        self.measured = {k: statistics.median(v) for k, v in found.items()}
+        self.measured = {k: statistics.median(v) for k, v in times.items()}
         ratios = [v / reference(k)[1] for k, v in self.measured.items() if reference(k)]
         self.ratio = statistics.median(ratios) if ratios else None
 

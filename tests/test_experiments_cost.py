@@ -113,11 +113,20 @@ def test_times_are_those_of_runs_on_this_machine():
     assert cost.total([line]).seconds == known.seconds
 
 
+def test_damaged_and_old_runs_are_passed_over():
+    past_run("a", 0.5)
+    seconds = cost.total([line_of()]).seconds
+    for name, content in (("b", b"{"), ("c", b'{"device": "CPU, 2 threads"}'), ("d", b"[]")):
+        past_run(name, 0.1)
+        (cost.ROOT / "y" / name / "trial_0" / runs.CONFIG).write_bytes(content)
+    assert cost.total([line_of()]).seconds == seconds
+
+
 def test_what_has_never_been_timed_is_not_estimated():
     line = line_of(model="own.py:network")
     for gpu in (False, True):
         assert cost.total([line], gpu).seconds is None
-        assert "after the second epoch" in cost.total([line], gpu).on(gpu)
+        assert "unknown before the second epoch" in cost.total([line], gpu).on(gpu)
     assert cost.total([line_of()], gpu=True).seconds is None  # no run on a GPU
     past_run("a", 0.5, model="own.py:network")
     assert cost.total([line]).seconds > 0
