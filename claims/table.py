@@ -55,12 +55,11 @@ def found(estimates: Sequence[Mapping[str, Any]], judged: bool = True) -> str:
     return "; ".join(words)
 
 
-def margins(claim: Claim, entry: Mapping | None) -> str:
-    """The margins of a claim's estimates, from its record or, before it is run, its design."""
-    if entry is None:
-        return claim.design["Estimate"]
-    shown = dict.fromkeys(interval(e["inside"]) for e in entry["estimates"] if e.get("inside"))
-    return ", ".join(shown)
+def margins(entry: Mapping | None) -> str:
+    """The margins of the estimates on record, exploratory ones before a claim is run."""
+    estimates = entry["estimates"] if entry else []
+    shown = dict.fromkeys(interval(e["inside"]) for e in estimates if e.get("inside"))
+    return ", ".join(shown) or "in its design"
 
 
 def interval(inside: Sequence[float | None]) -> str:
@@ -145,8 +144,8 @@ def page_table(record: Mapping, exploratory: Mapping, link: str = "#{}") -> str:
         name = claim.statement
         if entry or link.startswith("#"):
             name = f"[{name}]({link.format(claim.key)})"
-        rows.append([claim.paper, name, words, margins(claim, entry) if entry else "below", verdict,
-                     planned, commit])  # fmt: skip
+        margin = margins(entry or exploratory.get(claim.key))
+        rows.append([claim.paper, name, words, margin, verdict, planned, commit])
     return markdown(HEAD["docs/claims.md"], rows)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.papers import CHAOTIC_ELRS, FEW_TESTS, SMALL_CIFAR
+from experiments.papers import SMALL_CIFAR
 from experiments.setting import PAPER, Experiment, elrs, rates
 
 ON_SPHERE = {"fix_elr": True, "elr": 1.0}  # the lines say at which rate
@@ -20,44 +20,6 @@ DEMOS = (
         replace(PAPER, dataset="Digits", num_channels=4, epochs=60, **ON_SPHERE),
         elrs(1e-4, 1e-3, 3e-3, 1e-2, 1.5e-2, 2e-2, 1e-1, 1.0),
         quick={"lines": elrs(1e-3, 3e-3, 2e-2, 1.0), "epochs": 16},
-    ),
-    Experiment(
-        "demo_sphere",
-        "every step on the sphere at the effective rates of demo_chaos",
-        replace(FEW_TESTS, trace=True, epochs=40, **ON_SPHERE),
-        elrs(*CHAOTIC_ELRS),
-    ),
-    Experiment(
-        "demo_angles",
-        "every step with momentum, and with AdamW: the angle of a step in equilibrium",
-        replace(FEW_TESTS, trace=True, epochs=60, save_freq=10),
-        rates(
-            variants=(
-                {"momentum": 0.9, "lr_init": 0.1, "wd": 0.02},
-                {"optimizer": "adamw", "lr_init": 0.02, "wd": 0.5},
-            )
-        ),
-    ),
-    Experiment(
-        "demo_sphere_cifar",
-        "the three regimes on the sphere: 2,560 CIFAR-10 images, width 8",
-        replace(SMALL_CIFAR, save_freq=4, keep=2, **ON_SPHERE),
-        (
-            {"elr": 5e-4, "epochs": 130},
-            {"elr": 1e-3, "epochs": 90},
-            {"elr": 2e-3, "epochs": 90},
-            *(
-                {"elr": elr, "epochs": 150, "save_freq": 3, "use_test_size": 500}
-                for elr in CHAOTIC_ELRS[1:5]
-            ),
-            {"elr": 0.1, "epochs": 30},
-        ),
-    ),
-    Experiment(
-        "demo_optima",
-        "constant rates, of which the best on held-out images is compared with a drop of the rate",
-        replace(SMALL_CIFAR, epochs=200, save_freq=10, use_test=False, **ON_SPHERE),
-        (*elrs(5e-4, 1e-3, 2e-3, 4e-3), {"elr": 8e-3, "epochs": 100}),
     ),
     # A 20th of the images makes a 20th of the steps an epoch: λ is 20 times figure2's, so that an
     # epoch of weight decay shrinks ρ as much as there.

@@ -20,9 +20,6 @@ FEW_TESTS = replace(SMALL_CIFAR, use_test_size=500)
 PRACTICE = replace(
     PAPER, use_data_size=512, save_freq=50, keep=2, **{**TRAINABLE, "model": "ConvNetSI"}
 )
-# Rates of the sphere around those of three lines in chaotic equilibrium. With some seeds 0.005 is
-# below chaos on the sphere and 0.016 above it.
-CHAOTIC_ELRS = (5e-3, 6e-3, 7.5e-3, 9.5e-3, 1.2e-2, 1.5e-2)
 EPOCH = 4  # steps of one, for 512 digits
 NORMS = tuple({"norm": norm} for norm in ("layer", "group", "instance"))
 
