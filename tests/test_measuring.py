@@ -6,7 +6,6 @@ The arrays themselves are held against an independent implementation in test_ref
 import io
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -401,14 +400,6 @@ def test_metrics_are_written_while_the_run_goes_on(run, monkeypatch):
     monkeypatch.setattr(recorder, "WRITE_EVERY", 0)
     run("--save_freq 1 --epochs 4 --metrics")
     assert seen == [0, 1, 2, 3]
-
-
-def test_the_time_that_is_left_includes_the_metrics(run, monkeypatch):
-    seen, add = [], recorder.Recorder.add
-    monkeypatch.setattr(train, "duration", lambda seconds: seen.append(seconds) or "")
-    monkeypatch.setattr(recorder.Recorder, "add", lambda *of: time.sleep(0.2) or add(*of))
-    run("--epochs 6 --save_freq 1 --metrics")
-    assert seen[0] > 4 * 0.2  # told after the second epoch
 
 
 # --- what is measured of checkpoints afterwards ---
