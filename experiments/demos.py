@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from experiments.papers import SMALL_CIFAR
+from experiments.papers import CONVENTIONAL, DIGITS, SMALL_CIFAR
 from experiments.setting import PAPER, Experiment, elrs, rates
 
+TINY = replace(DIGITS, num_channels=4, use_data_size=256, batch_size=64, save_freq=5, keep=2)
 ON_SPHERE = {"fix_elr": True, "elr": 1.0}  # the lines say at which rate
 
 DEMOS = (
@@ -58,5 +59,71 @@ DEMOS = (
         "three_regimes as far as a CPU goes: 2,560 CIFAR-10 images, width 8",
         replace(SMALL_CIFAR, epochs=300, save_freq=4, **ON_SPHERE),
         elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
+    ),
+    # One figure of the papers each, in minutes
+    Experiment(
+        "figure1_cpu",
+        "P1, Figure 1 in minutes: all weights trainable; 256 CIFAR-10 images",
+        replace(
+            TINY,
+            dataset="CIFAR10",
+            use_test_size=300,
+            noninvlr=-1,
+            init_scale=-1,
+            epochs=100,
+            save_freq=10,
+        ),
+        (
+            *rates(lrs=(0.03, 0.1, 0.3), wds=(0.1,), variants=({"model": "ConvNetSIAf"},)),
+            *rates(
+                lrs=(0.1, 0.3),
+                wds=(0.1,),
+                variants=({"model": "ResNet18SIAf", "num_channels": 2, "epochs": 80},),
+            ),
+        ),
+    ),
+    Experiment(
+        "fixed_norm_cpu",
+        "P1, fixed norm: periods with ρ free, none with ρ held at several values; 256 digits",
+        replace(TINY, epochs=120),
+        rates(
+            lrs=(0.1,),
+            wds=(0.1,),
+            variants=(
+                {},
+                *(
+                    {"fix_si_pnorm": True, "fix_si_pnorm_value": v}
+                    for v in (1.0, 2.0, 3.0, 4.0, 8.0)
+                ),
+            ),
+        ),
+    ),
+    Experiment(
+        "conventional_cpu",
+        "P2, conventional training: constant rates and cosines, with momentum and without; digits",
+        replace(TINY, epochs=40),
+        rates(lrs=(0.01, 0.1, 0.3, 1.0), wds=(0.02,), variants=CONVENTIONAL),
+    ),
+    Experiment(
+        "sphere_minima_cpu",
+        "P2, minima of the first regime: sharpness by rate, paths and angles; 512 digits",
+        replace(DIGITS, epochs=100, **ON_SPHERE),
+        (
+            *({"elr": elr, "trial": 0} for elr in (5e-4, 1e-3, 2e-3, 4e-3, 2e-2)),
+            {"elr": 6e-2, "trial": 0, "epochs": 50},
+            *({"elr": elr, "trial": 1} for elr in (1e-3, 4e-3)),
+        ),
+    ),
+    Experiment(
+        "three_regimes_resnet_cpu",
+        "P2, ResNet-18: the three regimes by effective rate; 256 digits",
+        replace(TINY, model="ResNet18SI", num_channels=2, epochs=24, save_freq=3, **ON_SPHERE),
+        elrs(1e-3, 1e-2, 1e-1, 1.0),
+    ),
+    Experiment(
+        "three_regimes_noise_cpu",
+        "P2, label noise: losses of true and of corrupted labels by effective rate; 256 digits",
+        replace(TINY, epochs=80, corrupt_train=0.2, **ON_SPHERE),
+        elrs(5e-4, 2e-3, 8e-3, 3e-2),
     ),
 )

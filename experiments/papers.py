@@ -21,6 +21,12 @@ PRACTICE = replace(
     PAPER, use_data_size=512, save_freq=50, keep=2, **{**TRAINABLE, "model": "ConvNetSI"}
 )
 EPOCH = 4  # steps of one, for 512 digits
+# Ordinary training at a constant rate and with a cosine, with and without momentum
+CONVENTIONAL = tuple(
+    {"momentum": momentum, **schedule}
+    for schedule in ({}, {"cosan_schedule": True})
+    for momentum in (0.0, 0.9)
+)
 NORMS = tuple({"norm": norm} for norm in ("layer", "group", "instance"))
 
 
@@ -62,24 +68,24 @@ PAPERS = (
     ),
     Experiment(
         "fixed_norm",
-        "no periods where the norm of the weights is held, at several values",
+        "P1, fixed norm: periods with ρ free, none with ρ held at several values",
         EVERY,
         rates(
             lrs=(0.03,),
             variants=(
                 {},
                 {"fix_si_pnorm": True},
-                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (5.0, 20.0)),
+                *({"fix_si_pnorm": True, "fix_si_pnorm_value": v} for v in (2.0, 5.0, 10.0, 20.0)),
             ),
         ),
     ),
     *two_scales(
         "figure1",
-        "P1, Figure 1: periods with all weights trainable",
+        "P1, Figure 1: periods with all weights trainable, ConvNet and ResNet-18",
         (
             replace(FIFTH, noninvlr=-1, init_scale=-1),
             rates(
-                lrs=(0.03,),
+                lrs=(0.003, 0.01, 0.03, 0.1),
                 variants=(
                     {"model": "ConvNetSIAf"},
                     {"model": "ResNet18SIAf", "dataset": "CIFAR100"},
@@ -97,7 +103,7 @@ PAPERS = (
     ),
     *two_scales(
         "range",
-        "periods over a decade of learning rates and one of weight decays, and outside of them",
+        "P1, range: periods over a decade of η and one of λ, and outside of them",
         (
             EVERY,
             rates(
@@ -124,7 +130,7 @@ PAPERS = (
     ),
     *two_scales(
         "vary_lr",
-        "frequency of periods by learning rate",
+        "P1, frequency of periods by learning rate",
         (EVERY, rates(lrs=(0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1))),
         (
             DIGITS,
@@ -133,7 +139,7 @@ PAPERS = (
     ),
     *two_scales(
         "vary_wd",
-        "frequency of periods by weight decay",
+        "P1, frequency of periods by weight decay",
         (
             EVERY,
             rates(lrs=(0.03,), wds=(0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003)),
@@ -145,7 +151,7 @@ PAPERS = (
     ),
     *two_scales(
         "vary_images",
-        "frequency of periods by learning rate on other images: CIFAR-100, or 512 of CIFAR-10",
+        "P1, frequency of periods on other images: CIFAR-100, or 512 of CIFAR-10",
         (replace(EVERY, dataset="CIFAR100"), rates(lrs=(0.005, 0.01, 0.02, 0.03))),
         (
             replace(DIGITS, dataset="CIFAR10", save_freq=20),  # as many images, in as many steps
@@ -154,14 +160,14 @@ PAPERS = (
     ),
     *two_scales(
         "base",
-        "one line with periods, every step and every epoch of it, to branch off from",
+        "P1, one period: one line with periods, every step and epoch of it, to branch off from",
         (replace(PAPER, trace=True), rates(lrs=(0.03,))),
         (replace(DIGITS, save_freq=1, trace=True), rates(lrs=(0.2,), wds=(0.1,))),
         epochs=120,
     ),
     *two_scales(
         "chaos",
-        "every step of three lines in chaotic equilibrium",
+        "P1, norm in chaos; P2, ordinary chaos: every step of three lines",
         (replace(EVERY, trace=True, epochs=200), rates(lrs=(1.0,), wds=(0.001, 0.002, 0.004))),
         (
             replace(FEW_TESTS, trace=True, epochs=80, save_freq=10),
@@ -170,13 +176,13 @@ PAPERS = (
     ),
     *two_scales(
         "minima",
-        "test errors at the minima of successive periods",
+        "P1, minima of successive periods: functions and test errors",
         (replace(PAPER, save_freq=10), rates(lrs=(0.03,))),
         (replace(FEW_TESTS, epochs=800, save_freq=2), rates(lrs=(0.03,), wds=(0.02,))),
     ),
     *two_scales(
         "full_batch",
-        "periods in full-batch gradient descent: one step an epoch",
+        "P1, full-batch gradient descent: one step an epoch",
         (replace(PAPER, fbgd=True, epochs=3000, save_freq=50), rates(lrs=(1.0,), wds=(0.005,))),
         (
             replace(DIGITS, fbgd=True, use_data_size=256, batch_size=256, epochs=1200),
@@ -187,7 +193,7 @@ PAPERS = (
     ),
     *two_scales(
         "each",
-        "periods with momentum, with augmentation, with all weights trainable",
+        "P1, practice: with momentum, with augmentation, with all weights trainable",
         (
             replace(EVERY, noaug=False),
             rates(
@@ -212,7 +218,7 @@ PAPERS = (
     ),
     *two_scales(
         "practice",
-        "periods as one trains: momentum, augmentation and all weights; CIFAR-10",
+        "P1, practice: momentum, augmentation and all weights at once; CIFAR-10",
         (replace(EVERY, **TRAINABLE, momentum=0.9, noaug=False), rates(lrs=(0.003,))),
         (
             replace(PRACTICE, model="ConvNetSIAf", num_channels=16, momentum=0.9, noaug=False),
@@ -221,14 +227,14 @@ PAPERS = (
     ),
     *two_scales(
         "adam",
-        "periods with Adam",
+        "P1, Adam",
         (replace(EVERY, optimizer="adam"), rates(lrs=(0.001, 0.003))),
         (replace(DIGITS, optimizer="adam", epochs=400), rates(lrs=(0.02,), wds=(0.04,))),
         epochs=120,
     ),
     *two_scales(
         "norms",
-        "periods with layer, group, instance and weight normalisation",
+        "P1, other normalisations: layer, group, instance, weight",
         (EVERY, rates(lrs=(0.03,), variants=(*NORMS, {"norm": "weight"}))),
         (
             replace(DIGITS, epochs=450),
@@ -237,5 +243,67 @@ PAPERS = (
                 lrs=(0.1,), wds=(0.08,), variants=(*NORMS, {"norm": "weight", "init_scale": 1.0})
             ),
         ),
+    ),
+    Experiment(
+        "sphere",
+        "P1, norm in chaos; P2, ordinary chaos: every step on the sphere at the rates of `chaos`",
+        replace(EVERY, trace=True, epochs=100, fix_elr=True, elr=1.0),
+        elrs(5e-4, 8e-4, 1.2e-3, 1.8e-3, 2.5e-3),
+    ),
+    Experiment(
+        "angles",
+        "new: angle of a step in equilibrium, with momentum and with AdamW",
+        replace(EVERY, trace=True, epochs=200),
+        rates(
+            variants=(
+                {"momentum": 0.9, "lr_init": 0.1},
+                {"optimizer": "adamw", "lr_init": 0.003, "wd": 0.1},
+            )
+        ),
+    ),
+    Experiment(
+        "sphere_cifar",
+        "P2, the three regimes: minima by rate, levels, stationarity, a random walk",
+        replace(FIFTH, fix_elr=True, elr=1.0),
+        elrs(1e-4, 2e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+    ),
+    Experiment(
+        "optima",
+        "P2, better optima: constant rates, the best of which on held-out images is compared with "
+        "a drop of the rate",
+        replace(FIFTH, use_test=False, fix_elr=True, elr=1.0),
+        elrs(1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 2e-3),
+    ),
+    Experiment(
+        "sphere_minima",
+        "P2, minima of the first regime: sharpness by rate, linear paths and angles between them",
+        replace(PAPER, save_freq=50, fix_elr=True, elr=1.0),
+        tuple(
+            {**line, "trial": t} for t in range(3) for line in elrs(1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
+        ),
+    ),
+    Experiment(
+        "conventional",
+        "P2, conventional training: constant rates and cosines, with and without momentum",
+        replace(FIFTH, epochs=200),
+        rates(lrs=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), variants=CONVENTIONAL),
+    ),
+    Experiment(
+        "three_regimes_resnet",
+        "P2, ResNet-18: the three regimes by effective rate",
+        replace(FIFTH, model="ResNet18SI", fix_elr=True, elr=1.0),
+        elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
+    ),
+    Experiment(
+        "three_regimes_cifar100",
+        "P2, 100 classes: the three regimes by effective rate",
+        replace(FIFTH, dataset="CIFAR100", fix_elr=True, elr=1.0),
+        elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1),
+    ),
+    Experiment(
+        "three_regimes_noise",
+        "P2, label noise: losses of true and of corrupted labels by effective rate",
+        replace(FIFTH, corrupt_train=0.2, fix_elr=True, elr=1.0),
+        elrs(1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3),
     ),
 )
