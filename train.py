@@ -218,7 +218,9 @@ class Training:
         options, trainer = self.options, self.trainer
         lr = trainer.base_lr * schedule(options, progress)
         trainer.set_lr(lr)
-        generator = torch.Generator().manual_seed(seed_from(options.seed, options.trial, epoch))
+        seed = seed_from(options.seed, options.trial, epoch)
+        models.seed_all(seed)  # for a network that draws random numbers, as dropout does
+        generator = torch.Generator().manual_seed(seed)
         batches = self.images.batches(
             options.batch_size, generator, shuffle=True, augment=not options.noaug
         )

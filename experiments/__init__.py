@@ -1,8 +1,8 @@
 """Named settings, the lines that they consist of, and running these: here or on a cluster.
 
-`setting` says what an experiment is, `demos` (a CPU, minutes) and `papers` (full scale) name some,
-`lines` turns them into commands and folders, `cost` counts their work, `runner` runs a line,
-`local` and `slurm` run many, and `status` says how far they are.
+`setting` defines an experiment; `demos` (a CPU) and `papers` (full scale) name some, and `block`
+reads the driver's. `lines` turns them into commands and folders, `cost` estimates what they take,
+`runner` runs a line, `local` and `slurm` run many, and `status` tells how far they are.
 """
 
 from experiments.demos import DEMOS

@@ -144,7 +144,8 @@ class Meter:
         for tensor in (self.sums, self.filter_sums, *self.trace_sums.values()):
             tensor.zero_()
         seen = 0
-        with mode(self.model, self.options.train_mode):
+        seed = seed_from(self.options.seed)  # of what the network draws, dropout for one
+        with mode(self.model, self.options.train_mode), models.random_numbers(seed):
             for x, y in self._shown("one pass") if wanted.needs_data(self.options) else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
                 with products(self.options.precision):

@@ -79,7 +79,7 @@ def build(
             f"{name} takes images of 32 x 32, these have {image_size[0]} x {image_size[1]}: "
             f"--model {own.FORM} gives another network"
         )
-    with _official_seed() if options.same_init else contextlib.nullcontext():
+    with random_numbers(OFFICIAL_SEED) if options.same_init else contextlib.nullcontext():
         if is_own:
             sizes = {"num_channels": options.num_channels, "depth": options.depth}
             model = own.make(name, num_classes=num_classes, **sizes)
@@ -105,7 +105,7 @@ def _prepare_last_layer(model: nn.Module, options: Model) -> None:
             f"{options.model} has no linear layer for --init_scale or --same_last_layer"
         )
     if options.same_last_layer:
-        with _official_seed():
+        with random_numbers(OFFICIAL_SEED):
             last_layer.reset_parameters()
     if options.init_scale > 0:
         with torch.no_grad():
@@ -114,17 +114,23 @@ def _prepare_last_layer(model: nn.Module, options: Model) -> None:
 
 
 @contextlib.contextmanager
-def _official_seed() -> Iterator[None]:
-    """Draw weights from the official seed; the generators go on afterwards as they would.
+def random_numbers(seed: int) -> Iterator[None]:
+    """Draw random numbers from this seed; the generators go on afterwards as they would.
 
-    All are seeded alike, as in the official code: a network from elsewhere may use any.
+    Those of torch (on every device), NumPy and Python: a network from elsewhere may use any.
     """
     before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        for seed in (torch.manual_seed, np.random.seed, random.seed):
-            seed(OFFICIAL_SEED)
+    with torch.random.fork_rng():
+        seed_all(seed)
         try:
             yield
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of torch, NumPy and Python alike, as the official code does."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

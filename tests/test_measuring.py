@@ -117,6 +117,32 @@ def test_a_run_is_the_same_whether_it_is_measured_or_not(run, tmp_path):
     assert all(torch.equal(plain[k], measured[k]) for k in plain)
 
 
+def test_a_network_that_draws_random_numbers(run, tmp_path):
+    """It trains alike measured, resumed or whole, and every measurement draws the same."""
+    (tmp_path / "own.py").write_text(
+        "import random\nfrom torch import nn\n"
+        "class Drop(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x * (1 + 0.1 * random.random()) if self.training else x\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 5, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU(),"
+        " nn.Flatten(), nn.Dropout(0.5), Drop(), nn.Linear(196, num_classes))\n"
+    )
+    extra = f"--model {tmp_path}/own.py:net --save_freq 1 --noninvlr -1 --save_freq_int 2"
+    whole = state_of(run(f"{extra} --epochs 3"), 3)
+    measured = state_of(run(f"{extra} --epochs 3 --metrics --eval_freq 1 --overwrite"), 3)
+    run(f"{extra} --epochs 1 --overwrite")
+    resumed = state_of(run(f"{extra} --epochs 3 --resume --metrics"), 3)
+    for other in (measured, resumed):
+        assert all(torch.equal(whole[k], other[k]) for k in whole)
+    flags = "--train_mode --eval_model --calc_grad_norms"
+    first, second = (measure(run.folder, flags) for _ in range(2))
+    metrics = arrays(run.folder)["train-tm"]
+    for name in ("loss", "acc", "gnorm_m"):
+        assert np.array_equal(first[name], second[name])
+        assert np.array_equal(first[name], metrics[name])
+
+
 # --- which arrays, of what, in which file ---
 
 
