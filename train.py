@@ -82,10 +82,10 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     steps = math.ceil(len(train_images) / options.batch_size)
     if options.save_freq_int > steps:
         raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
+    train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
     test_images = eval_images
     if options.metrics and not options.use_test:
         test_images = data.load_for(options, use_test=True)[1].to(device, layout)
-    train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
 
     with locked(folder / runs.LOCK, str(folder)):
         remove_litter(folder)

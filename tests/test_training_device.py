@@ -277,6 +277,28 @@ def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypa
     assert calls == [True, False, True, False]
 
 
+@pytest.mark.parametrize("metrics", ["", "--metrics"])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_all_images_of_a_run_are_on_its_device(run, monkeypatch, metrics, held_out):
+    """A CPU has no second device to see a difference, so the calls that move images are watched."""
+    moved, measured = [], []
+    to, init = data.ImageSet.to, Meter.__init__
+
+    def noted_to(self, *arguments):
+        moved.append(to(self, *arguments))
+        return moved[-1]
+
+    def noted_init(self, model, images, *arguments, **more):
+        measured.append(images)
+        init(self, model, images, *arguments, **more)
+
+    monkeypatch.setattr(data.ImageSet, "to", noted_to)
+    monkeypatch.setattr(Meter, "__init__", noted_init)
+    run(f"--epochs 1 {metrics}", TINY.replace("--use_test", "") if held_out else TINY)
+    assert len(measured) == (3 if metrics else 1)
+    assert all(any(images is each for each in moved) for images in measured)
+
+
 @pytest.mark.parametrize("norm", models.NORMS)
 def test_layout_is_the_one_that_suits_the_layers(norm):
     network = models.build(Model("ConvNetSI", 8, norm=norm), 10)
