@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.labels import lines_of
-from figures.style import EFFECTIVE_LR, describe, draw_phases, marker, name_lines
+from figures.style import describe, draw_phases, effective_lr_label, marker, name_lines
 from runs import Run, at_common_epochs
+from theory.dynamics import norm_power
 
 SHARE = "trace / number of weights"
 # title -> (arrays, a line style each, y axis, its scale); of a vector the largest element counts.
@@ -88,20 +89,25 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
 def effective_steps(runs: Sequence[Run]) -> Figure | None:
     """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch; None if none is known.
 
-    A step turns the weights by more than a small angle where it is large (P1, section 2).
+    A step of SGD turns the weights by more than a small angle where it is large (P1, section 2).
     """
     needed = ("effective_lr", "effective_gradient_norm")
-    if not any(run.curves.keys() >= {*needed} for run in runs):
+    runs = [
+        run for run in runs if run.curves.keys() >= {*needed} and norm_power(run.optimizer) == 2
+    ]
+    if not runs:
         return None
     lines, note = lines_of(runs)
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for line in lines:
-        for run in (run for run in line.runs if run.curves.keys() >= {*needed}):
+        for run in line.runs:
             epochs, rate, gradient = at_common_epochs(run.curves, *needed)
             draw_phases(phase_axis, rate, rate * gradient, line.colour)
             step_axis.plot(epochs, rate * gradient, color=line.colour, linewidth=1.2)
     step = "mean effective step η̃‖g̃‖ = η‖g‖ / ρ"
-    describe(phase_axis, "Effective step by effective rate", EFFECTIVE_LR, step, "log", "log")
+    describe(
+        phase_axis, "Effective step by effective rate", effective_lr_label(runs), step, "log", "log"
+    )
     describe(step_axis, "Effective step by epoch", "epoch", step, yscale="log")
     name_lines(figure, lines, note, (marker("o"), "start"))
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from figures.labels import label, lines_of
 from figures.style import COLOURS, colours, describe, name_below, shades
 from runs import Run
-from theory.dynamics import effective_lr
+from theory.dynamics import effective_lr, norm_power
 from theory.periods import find_periods
 
 TITLE = 34  # letters that fit above a panel
@@ -107,11 +107,13 @@ def layers(run: Run, title: str | None = None) -> Figure:
     for shade, name in zip(shades(names), names, strict=True):
         norm = arrays[f"{name}_norm"]
         norms.plot(epochs, norm, color=shade, linewidth=1.2)
-        rates.plot(epochs, effective_lr(run.lr_at(epochs), norm), color=shade, linewidth=1.2)
+        rate = effective_lr(run.lr_at(epochs), norm, run.optimizer)
+        rates.plot(epochs, rate, color=shade, linewidth=1.2)
     title = title or label(run, [run])
     describe(norms, f"Norm of each layer, {title}", "epoch", "norm of the layer", yscale="log")
     above = f"Effective learning rate of each layer, {title}"
-    describe(rates, above, "epoch", "η / (norm of the layer)²", yscale="log")
+    power = "²" if norm_power(run.optimizer) == 2 else ""
+    describe(rates, above, "epoch", f"η / (norm of the layer){power}", yscale="log")
     name_below(figure, norms.lines, names)
     return figure
 

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from figures.labels import SEEDS, Line, by_setting, labels, lines_of
 from figures.panels import mark_periods
 from figures.style import (
-    EFFECTIVE_LR,
     colours,
     describe,
     draw_phases,
     draw_seeds,
+    effective_lr_label,
     marker,
     name_below,
     name_lines,
@@ -106,7 +106,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     describe(error_axis, "Test error", "epoch", "error, %")
     describe(norm_axis, "Norm of the scale-invariant weights", "epoch", "ρ", yscale="log")
     gradient = "mean full gradient norm × ρ" if full else "mean effective gradient norm ρ‖g‖"
-    describe(phase_axis, "Phase diagram", EFFECTIVE_LR, gradient, "log", "log")
+    describe(phase_axis, "Phase diagram", effective_lr_label(runs), gradient, "log", "log")
     marks = [(marker("o"), "start"), (marker("v"), "ρ turns")]
     marks += [(marker("*", markersize=11), "published")] if published else []
     marks += [(plt.Line2D([], [], color=GREY), "before the branch")] if parents else []

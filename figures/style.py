@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
+from theory.dynamics import norm_power
 from utils import write_atomically
 
 DPI = 150
@@ -23,7 +24,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 NARROWEST = {"log": 2.0, "linear": 1.1}  # ratio of an axis's ends: rounding is not magnified
 TICKS = {"x": 5, "y": 7}  # labels at most
 STEPS = (1, 2, 2.5, 5, 10)  # between labels
-EFFECTIVE_LR = "effective learning rate η̃ = η / ρ²"
 LONGEST = 60  # letters in a line of a legend
 
 
@@ -98,6 +98,7 @@ class _LogTicks(Locator):
         decades = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         dense = ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3))
         powers = ((every, (1,)) for every in (1, 2, 3, 5, 10, 20, 50))
+        dense = dense if high < 1000 * low else ()
         steps = (*((1, digits) for digits in dense), *powers)
         for every, digits in steps:
             ticks = [d * 10.0**e for e in decades if e % every == 0 for d in digits]
@@ -138,6 +139,13 @@ def name_below(
     for line in legend.get_lines():
         if line.get_linestyle() != "None":
             line.set_linewidth(max(line.get_linewidth(), 2.5))
+
+
+def effective_lr_label(runs: Sequence) -> str:
+    """An axis of effective rates, by the optimisers of the runs."""
+    powers = sorted({norm_power(run.optimizer) or 0 for run in runs}, reverse=True)
+    forms = [{2: "η / ρ²", 1: "η / ρ"}.get(power, "unknown") for power in powers]
+    return f"effective learning rate η̃ = {' or '.join(forms)}"
 
 
 def name_lines(figure: Figure, lines: Sequence, note: str, *marks: tuple[Line2D, str]) -> None:

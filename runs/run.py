@@ -164,6 +164,13 @@ class Run:
         """Whether the effective learning rate was held fixed: training on the sphere (P2)."""
         return bool(self.config.get("fix_elr") or self.config.get("fix_all_elr"))
 
+    @property
+    def optimizer(self) -> str:
+        return self.config.get("optimizer", "sgd")
+
+    def _effective_lr(self, lr: np.ndarray, si_norm: np.ndarray) -> np.ndarray:
+        return dynamics.effective_lr(lr, si_norm, self.optimizer)
+
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """What was measured of the checkpoints, by name; what was not is left out.
@@ -184,7 +191,7 @@ class Run:
         epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
         lr = self.lr_at(epochs)
         if np.isfinite(lr).any():  # unknown where the configuration is gone
-            curves["effective_lr"] = Curve(epochs, dynamics.effective_lr(lr, si_norm))
+            curves["effective_lr"] = Curve(epochs, self._effective_lr(lr, si_norm))
         for arrays, name in ((si, "effective_gradient_norm"), (train, "full_gradient_norm")):
             if "gnorm_m" in arrays:
                 epochs, at, si_at = np.intersect1d(
@@ -205,7 +212,7 @@ class Run:
         if "train_acc" in log:
             columns["train_error"] = 100 * (1 - log["train_acc"])
         if {"lr", "si_norm"} <= log.keys():
-            columns["effective_lr"] = dynamics.effective_lr(log["lr"], log["si_norm"])
+            columns["effective_lr"] = self._effective_lr(log["lr"], log["si_norm"])
         return self.curves | {name: Curve(log["epoch"], values) for name, values in columns.items()}
 
     @cached_property

@@ -129,7 +129,8 @@ def distinct(make):
         rng = np.random.default_rng(seed)
         config = {"lr_init": 0.5, "wd": 0.02, "epochs": 60, **(config or {})}
         since = LOGGED % 20
-        loss = 10 ** (-2 * since / 20) * np.exp(rng.normal(0, 0.01, 60))
+        depth = np.where(since <= 16, since, 32 - since)  # lowest before ρ turns
+        loss = 10 ** (-2 * depth / 20) * np.exp(rng.normal(0, 0.01, 60))
         rho = 3 * np.exp(-0.9 * since / 20) * np.exp(rng.normal(0, 0.01, 60))
         rates = 0.5 * np.exp(-LOGGED / 100)
         made = make(loss, rho, config, line, lr=rates, train_acc=rng.uniform(0.1, 0.4, 60),

@@ -78,6 +78,20 @@ def test_effective_steps_and_their_rates(distinct):
     same(by_epoch.lines[0], SI_AT, lr * si["gnorm_m"] / rho)
 
 
+def test_effective_rates_are_those_of_the_optimiser(distinct):
+    """Of Adam η / ρ, by epoch and of each layer; its step is no multiple of the gradient."""
+    run = distinct({"optimizer": "adam"})
+    axis = axis_of(figures.figure2([run]), "full gradient norm")
+    at, _, si = common(run, "train-tm", "train-tm-prebn")
+    np.testing.assert_allclose(points(axis.lines[0])[0], rate_at(at) / si["params_norm"])
+    assert axis.get_xlabel().endswith("η / ρ")
+    norms, rates = figures.layers(run).axes
+    same(rates.lines[0], SI_AT, rate_at(SI_AT) / points(norms.lines[0])[1])
+    assert rates.get_ylabel().endswith("layer)") and metrics.effective_steps([run]) is None
+    both = axis_of(figures.figure2([run, distinct(line="sgd")]), "full gradient norm")
+    assert both.get_xlabel().endswith("η / ρ² or η / ρ")
+
+
 def test_marks_lie_on_their_curves_at_their_epochs(distinct):
     run = distinct()
     log = run.log()
@@ -89,6 +103,7 @@ def test_marks_lie_on_their_curves_at_their_epochs(distinct):
         for mark, column in ((norms[0], "si_norm"), (losses[0], "train_loss")):
             x, y = points(mark)
             assert np.array_equal(y, log[column][x.astype(int) - 1])
+        assert not {*turns} & {*lows}
         for begin, turn, low in zip((0, 20, 40), turns, lows, strict=True):
             inside = (log["epoch"] > begin) & (log["epoch"] <= begin + 20)
             assert turn == log["epoch"][inside][np.argmin(log["si_norm"][inside])]
