@@ -63,22 +63,22 @@ DEMOS = (
     # One figure of the papers each, in minutes
     Experiment(
         "figure1_cpu",
-        "P1, Figure 1 in minutes: all weights trainable; 256 CIFAR-10 images",
+        "P1, Figure 1 on a CPU: all weights trainable, width 8, 1,280 CIFAR-10 images",
         replace(
-            TINY,
-            dataset="CIFAR10",
-            use_test_size=300,
+            SMALL_CIFAR,
+            use_data_size=1280,
             noninvlr=-1,
             init_scale=-1,
-            epochs=100,
+            epochs=500,
             save_freq=10,
+            keep=2,
         ),
         (
-            *rates(lrs=(0.03, 0.1, 0.3), wds=(0.1,), variants=({"model": "ConvNetSIAf"},)),
+            *rates(lrs=(0.03, 0.1, 0.3), wds=(0.01,), variants=({"model": "ConvNetSIAf"},)),
             *rates(
-                lrs=(0.1, 0.3),
-                wds=(0.1,),
-                variants=({"model": "ResNet18SIAf", "num_channels": 2, "epochs": 80},),
+                lrs=(0.03, 0.1, 0.3),
+                wds=(0.01,),
+                variants=({"model": "ResNet18SIAf", "epochs": 700},),
             ),
         ),
     ),

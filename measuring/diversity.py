@@ -1,8 +1,8 @@
 """Are the minima of different periods different functions? (P1, section 5)
 
     python -m measuring.diversity --anchor 60 \\
-        --models_dir Experiments/demo_minima/lr_0.03_wd_0.02/trial_0 \\
-        --independent Experiments/demo_minima/lr_0.03_wd_0.02/trial_1
+        --models_dir Experiments/minima/lr_0.03_wd_0.001/trial_0 \\
+        --independent Experiments/minima/lr_0.03_wd_0.001/trial_1
 
 Compares an anchor checkpoint with later checkpoints of its run and of an independently trained
 network: the cosine of the scale-invariant (SI) weights, and the test accuracy of the ensemble of

@@ -24,8 +24,9 @@ def test_every_full_size_experiment_has_a_row():
 
 def test_cpu_sized_results_are_of_experiments():
     small = named(row[2] for row in FIGURES)
-    assert small <= EXPERIMENTS.keys() and len(small) >= 9
-    assert all((ROOT / "results" / name).is_dir() for name in small if name.endswith("_cpu"))
+    assert small <= EXPERIMENTS.keys() and len(small) >= 10
+    done = named(row[2] for row in FIGURES if "not run yet" not in row[2]) - {"demo_regimes"}
+    assert all((ROOT / "results" / name).is_dir() for name in done)
 
 
 def test_the_list_says_which_figure_an_experiment_is():
