@@ -146,6 +146,10 @@ DIGITS = {"dataset": "Digits", "num_channels": 8, "use_data_size": 512, "save_fr
 CIFAR = {"num_channels": 8, "use_data_size": 2560, "use_test_size": 500}
 
 
+# Of a branch whose log alone counts
+LOG_ONLY = {"metrics": False, "trace": False, "save_freq": 1000}
+
+
 def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
     """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
 

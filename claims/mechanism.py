@@ -9,6 +9,7 @@ import numpy as np
 from claims.claim import (
     CIFAR,
     DIGITS,
+    LOG_ONLY,
     OTHER_SEED,
     Finding,
     NotMeasurable,
@@ -83,13 +84,14 @@ def cause(base: list[Run]) -> Finding:
         free, held = [], []
         for _, epoch, needed in branch_points(run, (0.25, 0.5, 0.75)):
             for found, fixed in ((free, False), (held, True)):
-                arm = branch(run, epoch, PATIENCE * needed, seed=OTHER_SEED, fix_si_pnorm=fixed)
+                changes = {"seed": OTHER_SEED, "fix_si_pnorm": fixed, **LOG_ONLY}
+                arm = branch(run, epoch, PATIENCE * needed, **changes)
                 found.append(destabilises(arm) - epoch)
         epochs = round(20 / (rate(run) * run.steps_per_epoch))
         cycles = settled(run)
         ends = np.median(cycles.each("rho_turn")), np.median(cycles.each("rho_start"))
         fixed = [
-            branch(run, 0, epochs, fix_si_pnorm=True, fix_si_pnorm_value=float(rho))
+            branch(run, 0, epochs, fix_si_pnorm=True, fix_si_pnorm_value=float(rho), **LOG_ONLY)
             for rho in np.geomspace(*ends, 5)
         ]
         after = run.e_fold
@@ -200,7 +202,7 @@ def destabilisation(base: list[Run]) -> Finding:
             jumps = []
             for factor in FACTORS:
                 lr, wd = factor * run.config["lr_init"], run.config["wd"] / factor
-                changes = {"lr_init": lr, "wd": wd, "fix_si_pnorm": True, "trace": True}
+                changes = {"lr_init": lr, "wd": wd, "fix_si_pnorm": True, **LOG_ONLY, "trace": True}
                 epochs = -(-WITHIN // run.steps_per_epoch)
                 trace = branch(run, epoch, epochs, seed=OTHER_SEED, **changes).trace()
                 jumps.append(bool((trace["one_minus_cosine"][:WITHIN] > DELTA).any()))
@@ -265,7 +267,9 @@ def sharpness(base: list[Run]) -> Finding:
         found = []
         for _, epoch, needed in branch_points(run):
             arms = [
-                destabilises(branch(run, epoch, PATIENCE * needed, seed=OTHER_SEED, **changes))
+                destabilises(
+                    branch(run, epoch, PATIENCE * needed, seed=OTHER_SEED, **LOG_ONLY, **changes)
+                )
                 for changes in ({}, {"lr_init": lr / 2, "wd": 2 * wd})
             ]
             found.append((arms[1] - arms[0]) / theory if np.isfinite(arms).all() else math.nan)

@@ -7,6 +7,7 @@ import numpy as np
 
 from claims.claim import (
     DIGITS,
+    LOG_ONLY,
     Estimate,
     Finding,
     branch,
@@ -273,7 +274,7 @@ def practice(found: list[Run]) -> Finding:
     differences = []
     for run in found:
         start = run.config["epochs"] // 4
-        held = loss_periods(branch(run, start, 500, fix_si_pnorm=True))
+        held = loss_periods(branch(run, start, 500, fix_si_pnorm=True, **LOG_ONLY))
         log = run.log()
         free = loss_periods(run, start).until(start + 500)
         differences.append(float(free.is_regular) - held.is_regular)

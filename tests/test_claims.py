@@ -241,7 +241,7 @@ def test_a_branch_with_the_norm_held(run):
     """From the same checkpoint with other batches: the one keeps ρ, the other does not."""
     folder = run("--save_freq 1")
     parent = runs.Run(folder, runs.read_config(folder))
-    held = claim.branch(parent, 2, 2, seed=5, fix_si_pnorm=True)
+    held = claim.branch(parent, 2, 2, seed=5, fix_si_pnorm=True, **claim.LOG_ONLY)
     free = claim.branch(parent, 2, 2, seed=5)
     assert np.ptp(held.log()["si_norm"]) < 1e-4 < np.ptp(free.log()["si_norm"])
     assert held.log()["epoch"].tolist() == [3, 4] and held.folder.parent == folder
@@ -253,7 +253,7 @@ def test_practice_asks_whether_its_swings_need_the_norm(make, branches):
     line = [make(*saw(50), {"trial": t}, "a") for t in range(12)]
     found = periodic.practice(line)
     assert value(found, "regular loss, free minus held") == 1 and found.verdict == "supported"
-    assert all(c == {"fix_si_pnorm": True} for _, _, c in branches)
+    assert all(c["fix_si_pnorm"] for _, _, c in branches)
 
 
 # --- the norm ---
