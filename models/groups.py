@@ -34,6 +34,7 @@ EFFECT = 1e-2  # relative size of a change of the outputs that rounding alone do
 UNCHANGED = 1e-3  # relative change of the outputs up to which they are the same
 NOISY = 0.05  # relative change by rounding that is too large to tell what has an effect
 SMALL = 10**6  # weights up to which a CPU computes in float64
+LARGE = 10**7  # weights from which one example is enough, where the examples do not interact
 PATIENCE = 5.0  # seconds until a line says how far it is
 
 
@@ -122,7 +123,8 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
         return ScaleInvariance((), ())
     in_eval = tuple(name for name, module in model.named_modules() if not module.training)
     on_cpu = weights[0].device.type == "cpu"
-    is_small = sum(map(torch.numel, weights)) <= SMALL
+    size = sum(map(torch.numel, weights))
+    is_small, is_large = size <= SMALL, size >= LARGE
     precise = [torch.float64, torch.float32]
     if weights[0].device.type == "mps" or (on_cpu and not is_small):
         precise.reverse()  # float64 takes several times as long there
@@ -131,7 +133,14 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
             with torch.inference_mode(False):
                 probe = Probe(model, inputs, dtype)
                 with undisturbed(probe):
-                    return replace(_Search(probe, seed).run(), in_eval=in_eval)
+                    search = _Search(probe, seed)
+                    batch = probe.inputs
+                    is_one = is_large and probe.use_one_example(search.point())
+                    found = search.run()
+                    if is_one and (found.without_effect or found.unknown):
+                        probe.inputs = batch  # more may have an effect on more examples
+                        found = _Search(probe, seed).run()
+                    return replace(found, in_eval=in_eval)
         except Exception as error:  # the network may insist on a precision: the next is tried
             reason = error
     if isinstance(reason, ValueError):

@@ -471,6 +471,22 @@ def test_experts_without_an_input_are_named_and_the_others_found():
     assert len(found.groups) == 1 and len(found.groups[0]) > 6
 
 
+def test_a_large_network_is_probed_on_one_example_unless_examples_interact(monkeypatch):
+    monkeypatch.setattr(models.groups, "LARGE", 0)
+    sizes, x = [], torch.randn(16, 6)
+
+    class Seen(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x
+
+    for norm, least in ((nn.LayerNorm(8), 1), (nn.BatchNorm1d(8), 16)):
+        model = nn.Sequential(normalised(norm), Seen())
+        assert models.scale_invariant_groups(model, x).groups == (("0.0.weight",),)
+        assert sizes[-1] == least
+        sizes.clear()
+
+
 def test_a_line_of_progress(monkeypatch, capsys):
     monkeypatch.setattr(models.groups, "PATIENCE", 0.0)
     models.scale_invariant_groups(normalised(nn.BatchNorm1d(8)), torch.randn(16, 6))
