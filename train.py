@@ -34,6 +34,7 @@ from measuring.recorder import Recorder, measure_as
 from options import Train, tidy, train_options
 from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
+from theory.dynamics import effective_lr
 from training.device import describe, memory_format, seed_from, select_device
 from training.table import Table
 from training.trainer import Trainer, schedule
@@ -241,7 +242,7 @@ class Training:
             "test_loss": None,
             "test_acc": None,
             "si_norm": si_norm,
-            "effective_lr": lr / si_norm**2,
+            "effective_lr": float(effective_lr(lr, si_norm, options.optimizer)),
             "seconds": time.perf_counter() - began,
         }
 
