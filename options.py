@@ -547,10 +547,10 @@ def measure_options(argv: Sequence[str] | None = None) -> tuple[Measure, set[str
     return options, given
 
 
-def markdown_tables(kind: type[Options]) -> str:
+def markdown_tables(groups: Sequence[type[Options]]) -> str:
     """The options as the tables of docs/options.md, one for each group."""
     lines = []
-    for group in groups_of(kind):
+    for group in groups:
         lines += [f"**{group.__doc__.splitlines()[0]}**", "", "| option | default | meaning |"]
         lines.append("|---|---|---|")
         for each in fields(group):
@@ -564,4 +564,9 @@ def markdown_tables(kind: type[Options]) -> str:
 
 
 if __name__ == "__main__":
-    print(f"### train.py\n\n{markdown_tables(Train)}\n### test.py\n\n{markdown_tables(Measure)}")
+    print(f"### train.py\n\n{markdown_tables(groups_of(Train))}\n### test.py\n")
+    print(markdown_tables((Metrics, Measuring)))
+    print(
+        "The images, the network, the numbers and the machine are options of test.py too, as above."
+    )
+    print("Of these, what a command line does not give is the run's own.")
