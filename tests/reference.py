@@ -325,7 +325,7 @@ def train(state, o, first=0):
             "train_loss": loss / len(y),
             "train_acc": right / len(y),
             "si_norm": rho,
-            "effective_lr": rate / rho**2,
+            "effective_lr": rate / rho ** (2 if o.optimizer == "sgd" else 1),
         }
         if (epoch + 1 - first) % o.eval_freq == 0 or epoch + 1 == first + o.epochs:
             row["test_loss"], row["test_acc"] = evaluate(state, *test, *network)
