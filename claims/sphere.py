@@ -220,7 +220,7 @@ SAME_LOSS = 0.1  # training loss at which rates are compared
             *({"elr": elr, "epochs": epochs} for elr, epochs in (
                 (5e-4, 400), (1e-3, 200), (2e-3, 100))),
             **{**CIFAR, "use_test_size": None}, save_freq=4, keep=2),
-    seeds=11, hours=1.7,
+    seeds=11, hours=3.7,
     power=("a fall of 0.9 points a doubling with a spread of 0.7 between seeds, twice",
            power_of_mean(11, -0.9, 0.7, BELOW(0)) ** 2),
 )  # fmt: skip
