@@ -16,7 +16,7 @@ from utils import UserError, write_atomically
 NOT_RUN = "not run yet"
 SAMPLES = {"Digits": "digits", "CIFAR10": "CIFAR-10"}
 HEAD = {
-    "README.md": ["the papers say", "found, 95 % interval", "verdict", "rests on", "not known"],
+    "README.md": ["the papers say", "found, 95 % interval", "verdict", "rests on", "not known beyond"],
     "docs/claims.md": ["paper", "claim", "found", "margin", "verdict", "seeds, power", "commit"],
 }
 
@@ -30,10 +30,12 @@ def short(name: str, value: float | None, low: float | None, high: float | None)
     return f"{name} {value:.{digits}f}{limits}"
 
 
-def found(estimates: Sequence[Mapping[str, Any]], judged: bool = True) -> str:
+def found(
+    estimates: Sequence[Mapping[str, Any]], judged: bool = True, headline: bool = False
+) -> str:
     """Estimates in a few words; those of one quantity in several settings together.
 
-    The name of an estimate is "<setting>: <quantity>".
+    The name of an estimate is "<setting>: <quantity>". With `headline` only the first quantity.
     """
     groups: dict[str, list[Mapping]] = {}
     for estimate in estimates:
@@ -52,7 +54,7 @@ def found(estimates: Sequence[Mapping[str, Any]], judged: bool = True) -> str:
         limits = f" [{min(lows):.2f}, {max(highs):.2f}]" if lows else ""
         ends = " to ".join(dict.fromkeys(f"{v:.2f}" for v in (min(values), max(values))))
         words.append(f"{quantity} {ends}{limits} in {len(group)} settings")
-    return "; ".join(words)
+    return "; ".join(words[:1] if headline else words)
 
 
 def margins(entry: Mapping | None) -> str:
@@ -69,15 +71,20 @@ def interval(inside: Sequence[float | None]) -> str:
     return f"< {high:g}" if low is None else f"{low:.3g} to {high:.3g}"
 
 
-def told(claim: Claim, record: Mapping, exploratory: Mapping) -> tuple[str, str]:
+def told(
+    claim: Claim, record: Mapping, exploratory: Mapping, headline: bool = False
+) -> tuple[str, str]:
     """What was found, in words, and the verdict."""
     if claim.key in record:
         entry = record[claim.key]
-        return entry.get("reason") or found(entry["estimates"]), entry["verdict"]
+        words = entry.get("reason") or found(entry["estimates"], headline=headline)
+        return words, entry["verdict"]
     before = exploratory.get(claim.key)
     if before is None:
         return "no exploratory estimate", NOT_RUN
-    words = found(before["estimates"]) or found(before["estimates"], judged=False)
+    words = found(before["estimates"], headline=headline) or found(
+        before["estimates"], judged=False, headline=headline
+    )
     return f"*{words}*", NOT_RUN
 
 
@@ -100,19 +107,14 @@ def readme_table(record: Mapping, exploratory: Mapping) -> str:
             papers.setdefault(claim.paper, []).append(claim)
     rows = []
     for claims in papers.values():
-        words = [told(claim, record, exploratory) for claim in claims]
-        verdicts = [verdict for _, verdict in words]
-        several = len(set(verdicts)) > 1
-        names = [
-            f"{claim.key}: {verdict}" if several else verdict
-            for claim, verdict in zip(claims, verdicts, strict=True)
-        ]
-        limits = (claim.design["Limits"].split("; ")[0].rstrip(".") + "." for claim in claims)
+        words = [told(claim, record, exploratory, headline=True) for claim in claims]
+        limits = (claim.design["Limits"].split("; ")[0].rstrip(".") for claim in claims)
         rows.append([
-            "; ".join(f"[{claim.statement}](docs/claims.md#{claim.key})" for claim in claims),
-            "; ".join(text for text, _ in words), ", ".join(dict.fromkeys(names)),
-            "; ".join(dict.fromkeys(map(rests_on, claims))),
-            " ".join(dict.fromkeys(limits)),
+            "<br>".join(f"[{claim.statement}](docs/claims.md#{claim.key})" for claim in claims),
+            "<br>".join(text for text, _ in words),
+            "<br>".join(verdict for _, verdict in words),
+            "<br>".join(dict.fromkeys(map(rests_on, claims))),
+            "; ".join(dict.fromkeys(limits)),
         ])  # fmt: skip
     return summary(record) + "\n\n" + markdown(HEAD["README.md"], rows)
 
@@ -124,9 +126,10 @@ def summary(record: Mapping) -> str:
         counts[record.get(claim.key, {}).get("verdict", NOT_RUN)] += 1
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return (
-        f"What the papers claim and what is found here: of {len(CLAIMS)} rows, {words}, by margins "
-        "fixed before the runs ([docs/claims.md](docs/claims.md)). All are CPU-sized, none of "
-        "published size. Estimates in italics are exploratory, of 3 to 5 seeds seen before."
+        f"Of {len(CLAIMS)} claims {words}, by margins that were fixed before the runs. All are "
+        "CPU-sized, none of published size. Estimates in italics are exploratory: they come from 3 "
+        "to 5 seeds that had been seen when the margins were chosen, and decide nothing. "
+        "[docs/claims.md](docs/claims.md) has every estimate and margin."
     )
 
 
