@@ -94,7 +94,7 @@ def print_experiments() -> None:
         lines = lines_of(experiment)
         seconds = [cost.total(lines, gpu, timings=t).seconds for gpu, t in enumerate(timings)]
         times = ["not timed yet" if s is None else duration(s) for s in seconds]
-        rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 42)])
+        rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 35)])
     headers = ("experiment", "lines", "CPU core", "GPU", "what it shows")
     print(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
     print(f"\nTimes: as in runs in {ROOT}/ of the same networks, or else {cost.ON_REFERENCE}")
