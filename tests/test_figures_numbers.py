@@ -352,7 +352,8 @@ def test_what_the_monitor_saved_is_drawn_in_its_own_panels(tmp_path):
     table = {key: np.random.default_rng(i).uniform(1, 2, 90) for i, key in enumerate(keys)}
     table["step"] = np.arange(0, 900, 10.0)
     table["si_norm"] = np.tile(np.geomspace(3, 1, 30), 3)
-    table["loss"] = np.tile(np.geomspace(1, 0.01, 30), 3)
+    fall = np.append(np.geomspace(1, 0.01, 26), (0.02, 0.03, 0.04, 0.05))  # lowest before the turn
+    table["loss"] = np.tile(fall, 3)
     rows = [",".join(("group", *keys))]
     for group in ("other", "all"):
         factor = 1 if group == "all" else 7
