@@ -16,7 +16,13 @@ from utils import UserError, write_atomically
 NOT_RUN = "not run yet"
 SAMPLES = {"Digits": "digits", "CIFAR10": "CIFAR-10"}
 HEAD = {
-    "README.md": ["the papers say", "found, 95 % interval", "verdict", "rests on", "not known beyond"],
+    "README.md": [
+        "the papers say",
+        "found, 95 % interval",
+        "verdict",
+        "rests on",
+        "not known beyond",
+    ],
     "docs/claims.md": ["paper", "claim", "found", "margin", "verdict", "seeds, power", "commit"],
 }
 
