@@ -22,9 +22,11 @@ import torch
 from tqdm import tqdm
 
 import data
+import models
 import runs
 from measuring import Meter, parameter_names, wanted
 from measuring.rebuild import network
+from measuring.trial import try_measuring
 from options import FROM_RUN, NO_EFFECT_IN_TEST, Measure, chosen_epochs, measure_options
 from runs import checkpoints
 from training.device import describe, memory_format, seed_from, select_device
@@ -91,6 +93,9 @@ def measure_run(options: Measure, given: set[str]) -> None:
 
     compared = options.calc_cos_init or options.calc_l2_init
     initial = initial_weights(model, folder) if compared else None
+
+    if models.own.is_own(options.model):
+        try_measuring(model, images, options, scopes, initial)
 
     @functools.cache
     def meter_of(part: Measure) -> Meter:

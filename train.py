@@ -31,6 +31,7 @@ import models
 import runs
 from measuring import Meter
 from measuring.recorder import Recorder, measure_as
+from measuring.trial import try_training
 from options import Train, tidy, train_options
 from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
@@ -88,6 +89,12 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     if options.metrics and not options.use_test:
         test_images = data.load_for(options, use_test=True)[1].to(device, layout)
 
+    # Network
+    torch.manual_seed(seed_from(options.seed, options.trial))
+    model = models.build(options, train_images.num_classes, train_images.size)
+    if models.own.is_own(options.model):
+        try_training(model, options, train_images, eval_images, test_images)
+
     with locked(folder / runs.LOCK, str(folder)):
         remove_litter(folder)
         # Where to start: at the newest checkpoint, at the branch point, or afresh
@@ -95,9 +102,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         if content is None and branch_point:
             content = checkpoints.load(branch_point)
 
-        # Network and optimiser
-        torch.manual_seed(seed_from(options.seed, options.trial))
-        model = models.build(options, train_images.num_classes, train_images.size)
+        # Weights and optimiser
         if content:
             checkpoints.load_weights(model, content, str(branch_point or folder))
         model.to(device, memory_format=layout)
@@ -274,6 +279,7 @@ class Training:
             loss, accuracy = (row and row[f"{kind}_{what}"] for what in ("loss", "acc"))
             return {"loss": loss, "accuracy": None if accuracy is None else 100 * accuracy}
 
+        buffers = checkpoints.unsaved_buffers(self.trainer.model)
         checkpoints.save(
             self.folder / runs.LATEST if latest else runs.checkpoint_path(self.folder, epoch, part),
             {
@@ -283,6 +289,7 @@ class Training:
                 "train_res": result("train"),
                 "test_res": result("test"),
                 "fixed_norm": self.trainer.fixed_norm,
+                **({"buffers": buffers} if buffers else {}),
                 "config": asdict(self.options),
             },
         )

@@ -73,7 +73,7 @@ def user_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
     except (RuntimeError, MemoryError) as error:
-        if not _lacks_memory(error):
+        if not lacks_memory(error):
             raise
         reason = str(error).strip().split("\n")[0]
         print(f"{program}: error: not enough memory ({reason}): a smaller --batch_size or "
@@ -87,7 +87,7 @@ def user_errors(program: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lacks_memory(error: Exception) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Whether memory is exhausted, as Python, PyTorch on a GPU and PyTorch on a CPU report it."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or "can't allocate memory" in str(error)

@@ -22,6 +22,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 EIGENVALUES = 10  # leading ones
 EIGENVALUE_TOLERANCE = 1e-4  # relative
 SHARPNESS_TOLERANCE = 1e-3
+# A parameter that the loss does not depend on has a gradient of zero.
+UNUSED = {"allow_unused": True, "materialize_grads": True}
 
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -29,9 +31,14 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def split_like(vector: torch.Tensor, tensors: Tensors) -> Tensors:
-    """The inverse of `flatten`: pieces of a vector with the shapes of `tensors`."""
+    """The inverse of `flatten`: pieces of a vector with the shapes and types of `tensors`."""
     pieces = vector.split([t.numel() for t in tensors])
-    return [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
+    return [piece.view(t.shape).to(t.dtype) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    """The same logits in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def hessian_product(
@@ -47,10 +54,13 @@ def hessian_product(
     """
     images, labels = batch
     parameters = [model.get_parameter(name) for name in names]
-    total = loss(model(images), labels) @ weights
-    gradient = torch.autograd.grad(total, parameters, create_graph=True)
+    losses = loss(_precise(model(images)), labels)
+    total = losses @ weights.to(losses)
+    gradient = torch.autograd.grad(total, parameters, create_graph=True, **UNUSED)
     slope = sum((g * u).sum() for g, u in zip(gradient, v, strict=True))
-    return list(torch.autograd.grad(slope, parameters))
+    if not slope.requires_grad:  # the loss is linear in these parameters
+        return [torch.zeros_like(u) for u in v]
+    return list(torch.autograd.grad(slope, parameters, **UNUSED))
 
 
 def fisher_product(
@@ -58,17 +68,29 @@ def fisher_product(
 ) -> Tensors:
     """F v, with F the weighted sum of the images' Fisher matrices; see `hessian_product`."""
     parameters = {name: model.get_parameter(name) for name in names}
+    # Every place of a shared parameter, and each module once: with a module that has two names,
+    # functional_call would leave the weights of the call behind.
+    known = {id(p): name for name, p in parameters.items()}
+    places = {
+        f"{owner}.{key}".removeprefix("."): known[id(p)]
+        for owner, module in model.named_modules()
+        for key, p in module._parameters.items()
+        if id(p) in known
+    }
 
     def logits_of(weights):
-        return torch.func.functional_call(model, weights, (batch[0],))
+        placed = {place: weights[name] for place, name in places.items()}
+        call = torch.func.functional_call
+        return _precise(call(model, placed, (batch[0],), tie_weights=False))
 
     directions = dict(zip(names, v, strict=True))
     logits, change = torch.func.jvp(logits_of, (parameters,), (directions,))
     outputs = logits.detach().requires_grad_()
-    total = loss(outputs, batch[1]) @ weights
+    losses = loss(outputs, batch[1])
+    total = losses @ weights.to(losses)
     (slope,) = torch.autograd.grad(total, outputs, create_graph=True)
     (change,) = torch.autograd.grad(slope, outputs, change.detach())
-    return list(torch.autograd.grad(logits, list(parameters.values()), change))
+    return list(torch.autograd.grad(logits, list(parameters.values()), change, **UNUSED))
 
 
 Product = Callable[[nn.Module, list[str], Batch, Tensors, Loss, torch.Tensor], Tensors]

@@ -32,12 +32,16 @@ def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
     """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was.
 
     In train mode running statistics are not updated, which forward derivatives could not do; what
-    other layers change in their buffers is set back afterwards.
+    other layers change in their buffers, or put in their place, is set back afterwards.
     """
     was_training = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     tracked = [norm.track_running_stats for norm in norms]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if train_mode else []
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
     model.train(train_mode)
     for norm, track in zip(norms, tracked, strict=True):
         norm.track_running_stats = track and not train_mode
@@ -46,8 +50,10 @@ def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
     finally:
         for norm, track in zip(norms, tracked, strict=True):
             norm.track_running_stats = track
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for module, name, buffer, before in buffers:
+            module._buffers[name] = buffer
+            if buffer is not None:
+                buffer.copy_(before)
         for module, training in was_training:
             module.training = training
 
@@ -82,7 +88,7 @@ class Meter:
         self.device = device = images.images.device
         if not options.train_mode and not wanted.by_batch(options):
             self.batch_size = max(self.batch_size, EVALUATION_BATCH[device.type])
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.scopes = scopes = scopes or {"all": list(self.parameters)}
         self.invariant = parameter_names(model, si_only=True)
         self.sizes = {
@@ -183,7 +189,8 @@ class Meter:
         if options.calc_probs_stats:
             self.class_statistics.add(sums.class_statistics(logits, y))
         if needs_gradients:
-            gradients = torch.autograd.grad(losses.mean(), list(self.parameters.values()))
+            parameters = list(self.parameters.values())
+            gradients = torch.autograd.grad(losses.mean(), parameters, **curvature.UNUSED)
             by_name = dict(zip(self.parameters, gradients, strict=True))
             scopes = self.scopes.values()
             self.norms.add(torch.stack([models.norm(by_name[n] for n in s) for s in scopes]))
@@ -279,5 +286,5 @@ def _quadratic_form(product, model, names, batch, vectors, loss, weights) -> tor
     forms = []
     for v in vectors:
         pieces = product(model, names, batch, curvature.split_like(v, like), loss, weights)
-        forms.append(v @ curvature.flatten(pieces))
+        forms.append(v @ curvature.flatten(pieces).to(v))
     return torch.stack(forms).mean().double()

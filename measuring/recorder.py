@@ -4,7 +4,6 @@ The files are those of test.py, and so are the numbers: the same meters fill the
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,30 @@ def measure_as(options: Train) -> Measure:
     return Measure(**{name: getattr(options, name) for name in shared})
 
 
+def recording_meters(
+    model: torch.nn.Module,
+    train_images: data.ImageSet,
+    test_images: data.ImageSet,
+    options: Train,
+) -> list[Meter]:
+    """The meters of --metrics; the scopes are the names of the files."""
+    subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()
+    everything = parameter_names(model, si_only=False)
+    invariant = parameter_names(model, si_only=True)
+    parts = (
+        (
+            train_images,
+            (*runs.TRAIN_FLAGS, *subsets),
+            {"train-tm": everything, "train-tm-prebn": invariant},
+        ),
+        (test_images, runs.TEST_FLAGS, {"test-em": everything}),
+    )
+    return [
+        Meter(model, images, replace(measure_as(options), **dict.fromkeys(flags, True)), scopes)
+        for images, flags, scopes in parts
+    ]
+
+
 class Recorder:
     """The metrics files of one run.
 
@@ -44,22 +67,7 @@ class Recorder:
     ):
         self.folder, self.model, self.keep = folder, model, options.keep
         self.tables = {name: runs.Metrics.read_if_there(self.path(name)) for name in runs.METRICS}
-        everything = parameter_names(model, si_only=False)
-        invariant = parameter_names(model, si_only=True)
-
-        def meter(images: data.ImageSet, flags: Sequence[str], scopes: dict) -> Meter:
-            asked = replace(measure_as(options), **dict.fromkeys(flags, True))
-            return Meter(model, images, asked, scopes)
-
-        subsets = ("eval_on_train_subsets",) if train_images.corrupted.any() else ()
-        self.meters = [
-            meter(
-                train_images,
-                (*runs.TRAIN_FLAGS, *subsets),
-                {"train-tm": everything, "train-tm-prebn": invariant},
-            ),
-            meter(test_images, runs.TEST_FLAGS, {"test-em": everything}),
-        ]
+        self.meters = recording_meters(model, train_images, test_images, options)
         self.written = time.monotonic()
 
     def path(self, name: str) -> Path:

@@ -106,6 +106,8 @@ def _products(metrics: Metrics, what: str) -> dict[str, curvature.Product]:
 
 
 def parameter_names(model: torch.nn.Module, si_only: bool) -> list[str]:
-    """All parameters, or the scale-invariant ones, in the order of the network."""
-    invariant = models.si_parameters(model)
-    return [name for name, _ in model.named_parameters() if not si_only or name in invariant]
+    """All trainable parameters, or the scale-invariant ones, in the order of the network."""
+    if si_only:
+        invariant = models.si_parameters(model)
+        return [name for name, _ in model.named_parameters() if name in invariant]
+    return [name for name, p in model.named_parameters() if p.requires_grad]

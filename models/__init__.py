@@ -5,10 +5,8 @@ Every other part of the project asks these two.
 """
 
 import contextlib
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +21,9 @@ from models.groups import (
 )
 from models.layers import NORMS as NORMS
 from models.layers import Layers
+from models.probe import copied as copied
+from models.probe import random_numbers
+from models.probe import seed_all as seed_all
 from models.resnet import ResNet18
 from models.scale_invariance import norm as norm
 from models.scale_invariance import (
@@ -83,13 +84,15 @@ def build(
         if is_own:
             sizes = {"num_channels": options.num_channels, "depth": options.depth}
             model = own.make(name, num_classes=num_classes, **sizes)
+            if image_size is not None:
+                own.materialise(model, name, image_size)
         else:
             architecture, affine = MODELS[name]
             layers = Layers(options.norm, affine, options.norm_eps or NORM_EPS)
             model = architecture(num_classes, options.num_channels, options.depth, layers)
     _prepare_last_layer(model, options)
     if is_own and image_size is not None:
-        own.check_images(model, name, num_classes, image_size)
+        own.suit(model, name, num_classes, image_size)
         model.si_names = si_names or own.find_si_weights(model, name, image_size)
     return model
 
@@ -111,26 +114,3 @@ def _prepare_last_layer(model: nn.Module, options: Model) -> None:
         with torch.no_grad():
             weight = last_layer.weight
             weight.mul_(options.init_scale / weight.norm())
-
-
-@contextlib.contextmanager
-def random_numbers(seed: int) -> Iterator[None]:
-    """Draw random numbers from this seed; the generators go on afterwards as they would.
-
-    Those of torch (on every device), NumPy and Python: a network from elsewhere may use any.
-    """
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        seed_all(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-
-
-def seed_all(seed: int) -> None:
-    """Seed the generators of torch, NumPy and Python alike, as the official code does."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)

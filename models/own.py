@@ -1,27 +1,42 @@
 """Networks that are not part of this project, by the name of the function that makes them."""
 
-import copy
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.groups import scale_invariant_groups
-from utils import UserError, plural
+from models.groups import scale_invariant_groups, unwrapped
+from models.probe import copied, random_numbers, tensors
+from utils import UserError, lacks_memory, plural
 
-BATCH = 8  # random images on which the groups are found
+BATCH = 8  # random images on which a network is tried and its groups are found
 FORM = "path/to/file.py:function or package.module:name"
 
 
 def is_own(name: str) -> bool:
     """Whether a network's name is that of a function elsewhere, as in torchvision.models:vgg11."""
     return ":" in name
+
+
+@contextlib.contextmanager
+def fails(what: str) -> Iterator[None]:
+    """Show whatever someone else's code raises as one line, which begins with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if lacks_memory(error):
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise UserError(f"{what}: {type(error).__name__}: {reason}") from None
 
 
 def find_function(name: str) -> Callable[..., Any]:
@@ -34,12 +49,8 @@ def find_function(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise UserError(f"{name!r} does not name a network: {FORM}")
-    try:
+    with fails(f"importing {place} fails"):
         module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    except UserError:
-        raise
-    except Exception as error:  # whatever someone else's code raises
-        raise UserError(f"importing {place} fails: {type(error).__name__}: {error}") from None
     function = getattr(module, attribute, None)
     if not callable(function):
         there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -76,7 +87,8 @@ def _load_module(name: str) -> Any:
 def make(name: str, **arguments: Any) -> nn.Module:
     """Call the function of this name with those of the arguments that it names.
 
-    `num_classes` is given to every function.
+    `num_classes` is given to every function. The network is on the CPU, without what torch.compile
+    or data parallelism have put around it.
 
     Raises
     ------
@@ -88,62 +100,131 @@ def make(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError):  # of a callable that is not written in Python
         known = {}
     given = {key: v for key, v in arguments.items() if key in known or key == "num_classes"}
-    try:
+    call = ", ".join(f"{key}={value}" for key, value in given.items())
+    with fails(f"{name} fails when called with {call}"):
         network = function(**given)
-    except Exception as error:  # whatever someone else's code raises
-        call = ", ".join(f"{key}={value}" for key, value in given.items())
-        raise UserError(f"{name} fails when called with {call}: {error}") from None
-    if not isinstance(network, nn.Module):
-        raise UserError(f"{name} gives a {type(network).__name__}, not a network (torch.nn.Module)")
-    return network
+        if isinstance(network, nn.Module):
+            return unwrapped(network).cpu()
+    kind = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
+    raise UserError(f"{name} gives {kind}, not a network (an instance of torch.nn.Module)")
 
 
-def check_images(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -> None:
-    """Try a network on a batch of images, without changing it.
+def materialise(model: nn.Module, name: str, size: tuple[int, int]) -> None:
+    """Have lazy modules take the shapes that images of this (height, width) give them.
 
     Raises
     ------
-    UserError : it does not take images of this (height, width), or does not give (batch, classes).
+    UserError : it does not take such images.
     """
-    images = torch.zeros(2, 3, *size)
-    shape = " x ".join(map(str, images.shape))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = copy.deepcopy(model).eval()(images)
-    except Exception as error:  # whatever the network raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} does not take images of shape {shape}: {reason}") from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(
-            f"{name} gives {given} for images of shape {shape}, expected (2, {num_classes}): a "
-            f"logit for each of {num_classes} classes"
-        )
+    if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
+        images = torch.zeros(BATCH, 3, *size)
+        with fails(f"{name} does not take images of shape {_shape(images)}"), torch.no_grad():
+            model.eval()(images)  # running statistics stay
+        model.train()
+
+
+class Logits:
+    """A forward hook: of outputs that are not a tensor, it gives the one that can be the logits."""
+
+    def __init__(self, name: str, num_classes: int):
+        self.name, self.num_classes = name, num_classes
+
+    def __call__(self, model: nn.Module, inputs: tuple, outputs: Any) -> torch.Tensor:
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        shape = len(inputs[0]), self.num_classes
+        logits = [tensor for tensor in tensors(outputs) if tensor.shape == shape]
+        if len(logits) != 1:
+            mode = "train" if model.training else "evaluation"
+            raise UserError(
+                f"{self.name} gives a {type(outputs).__name__} in {mode} mode, with "
+                f"{plural(len(logits), 'tensor')} of logits of shape {shape}, expected one"
+            )
+        return logits[0]
+
+
+def suit(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -> None:
+    """Try a copy of a network on random images, in both modes.
+
+    It gets a hook if its outputs are a tuple or a dictionary, and one if it changes its inputs.
+
+    Raises
+    ------
+    UserError : nothing in it can be trained; it does not take images of this (height, width), or
+        does not give finite logits (batch, classes).
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError(f"{name} has no trainable parameters")
+    choose, images = Logits(name, num_classes), _random_images(size)
+    shape, is_plain, is_kept = _shape(images), True, True
+    for mode in (False, True):
+        given = images.clone()
+        with fails(f"{name} cannot be copied"):
+            network = copied(model, hooks=True).train(mode)
+        with fails(f"{name} does not take images of shape {shape}"), random_numbers(0):
+            outputs = network(given)
+        is_plain &= isinstance(outputs, torch.Tensor)
+        is_kept &= torch.equal(given, images)
+        logits = choose(network, (given,), outputs).detach()
+        if logits.shape != (BATCH, num_classes):
+            raise UserError(
+                f"{name} gives {tuple(logits.shape)} for images of shape {shape}, expected "
+                f"({BATCH}, {num_classes}): a logit for each of {num_classes} classes"
+            )
+        if not logits.is_floating_point():
+            raise UserError(f"{name} gives {logits.dtype}, expected floating-point logits")
+    if not logits.isfinite().all():
+        raise UserError(f"{name} gives NaN or infinite logits in train mode, before any training")
+    with fails(f"{name} cannot be given a hook"):
+        if not is_plain:
+            model.register_forward_hook(choose)
+        if not is_kept:
+            model.register_forward_pre_hook(_clone)
+
+
+def _clone(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.clone() for tensor in inputs)
+
+
+def _random_images(size: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(BATCH, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _shape(images: torch.Tensor) -> str:
+    return " x ".join(map(str, images.shape))
 
 
 def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple[str, ...]:
     """The names of the SI weights of a network that takes images, and say what they are.
 
     As in the papers' networks with trainable scales and shifts: of the scale-invariant groups, the
-    tensors of two or more dimensions.
+    tensors of two or more dimensions. Frozen ones are no part of what is trained.
 
     Raises
     ------
-    UserError : there are none.
+    UserError : there are none, or all are frozen.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, *size, generator=generator)
-    found = scale_invariant_groups(model.train(), images)
+    with fails(f"what is scale invariant in {name} cannot be found"):
+        found = scale_invariant_groups(model.train(), _random_images(size))
     in_groups = set().union(*found)
-    weights = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
-    if not weights:
+    invariant = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
+    weights = {n: p for n, p in invariant.items() if p.requires_grad}
+    if not invariant:
         raise UserError(
             f"{name} has no scale-invariant weights, so there is no norm ρ to follow or to fix: "
             "all that is done here is about networks with normalisation"
         )
+    if not weights:
+        raise UserError(
+            f"all scale-invariant weights of {name} are frozen (requires_grad=False), so there is "
+            "no norm ρ to follow or to fix"
+        )
     total = sum(p.numel() for p in weights.values())
     print(f"{name}: {total:,} scale-invariant weights in {plural(len(weights), 'tensor')}: "
           + ", ".join(weights))  # fmt: skip
+    if len(weights) < len(invariant):
+        frozen = ", ".join(n for n in invariant if n not in weights)
+        print(f"note: frozen, so not trained, held or recorded: {frozen}")
     alone = set().union(*(group for group in found if weights.keys() >= set(group)))
     mixed = [n for n in weights if n not in alone]
     if mixed:

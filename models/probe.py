@@ -90,10 +90,9 @@ class Probe:
         self.weights = {n: p for n, p in named.items() if _is_continuous(p)}
         self.present = {name: p.detach().clone() for name, p in self.weights.items()}
         self.buffers = [
-            (module, key, buffer.clone())
+            (module, key, None if buffer is None else buffer.clone())
             for module in self.network.modules()
             for key, buffer in module._buffers.items()
-            if buffer is not None
         ]
         for weight in self.weights.values():
             weight.requires_grad_(True)
@@ -128,11 +127,11 @@ class Probe:
             for name, weight in self.weights.items():
                 weight.data.copy_((replaced or {}).get(name, point.weights[name]))
             for module, key, buffer in self.buffers:
-                module._buffers[key] = buffer.clone()
+                module._buffers[key] = None if buffer is None else buffer.clone()
         args = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
         args, kwargs = ((), self.inputs) if isinstance(self.inputs, Mapping) else (args, {})
-        with _seeded(point.seed):
-            outputs = list(_tensors(self.network(*args, **kwargs)))
+        with random_numbers(point.seed):
+            outputs = list(tensors(self.network(*args, **kwargs)))
         if not any(map(torch.numel, outputs)):
             raise ValueError("the network gives no floating-point numbers")
         vector = torch.cat([_real(output).flatten() for output in outputs])
@@ -267,8 +266,8 @@ class Exact(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a network without its users' hooks; PyTorch's own, as of weight_norm, stay.
+def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
+    """A copy of a network, without its users' hooks unless `hooks`; PyTorch's own always stay.
 
     Also where modules keep results of computations beside parameters: activations that a forward
     pass has stored, and the weight that the older `torch.nn.utils.weight_norm` computes anew in
@@ -279,16 +278,17 @@ def copied(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-        for name in HOOKS:
-            hooks = getattr(module, name)
-            memo[id(hooks)] = OrderedDict(
-                (k, copy.deepcopy(hook)) for k, hook in hooks.items() if _is_pytorchs(hook)
+        for name in HOOKS if not hooks else ():
+            registered = getattr(module, name)
+            memo[id(registered)] = OrderedDict(
+                (k, copy.deepcopy(hook)) for k, hook in registered.items() if _belongs(hook)
             )
     return copy.deepcopy(model, memo)
 
 
-def _is_pytorchs(hook: Any) -> bool:
-    return getattr(hook, "__module__", type(hook).__module__).startswith("torch.")
+def _belongs(hook: Any) -> bool:
+    """Whether a hook is PyTorch's, or one that makes a network suit (`models.own`)."""
+    return getattr(hook, "__module__", type(hook).__module__).startswith(("torch.", "models."))
 
 
 @contextlib.contextmanager
@@ -309,18 +309,27 @@ def undisturbed(probe: Probe) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's, NumPy's and Python's generators; afterwards they go on as they would."""
+def random_numbers(seed: int) -> Iterator[None]:
+    """Draw random numbers from this seed; the generators go on afterwards as they would.
+
+    Those of torch (on every device), NumPy and Python: a network from elsewhere may use any.
+    """
     before = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        for set_seed in (torch.manual_seed, np.random.seed, random.seed):
-            set_seed(seed)
+        seed_all(seed)
         try:
             yield
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of torch, NumPy and Python alike, as the official code does."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _is_continuous(tensor: torch.Tensor) -> bool:
@@ -352,7 +361,7 @@ def _map(inputs: Any, function: Any) -> Any:
     return inputs
 
 
-def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
+def tensors(outputs: Any) -> Iterator[torch.Tensor]:
     """All floating-point and complex tensors in tuples, lists, dictionaries and dataclasses."""
     if isinstance(outputs, torch.Tensor):
         if _is_continuous(outputs):
@@ -365,4 +374,4 @@ def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
     elif not isinstance(outputs, tuple | list | set):
         return
     for value in outputs:
-        yield from _tensors(value)
+        yield from tensors(value)

@@ -13,20 +13,21 @@ from torch import nn
 
 
 def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The scale-invariant parameters of a network by name.
+    """The scale-invariant parameters of a network by name; frozen ones do not count.
 
     Those of the convolutions; in a network that is not of this project those that were found when
     it was made (`models.build`).
     """
     names = getattr(model, "si_names", None)
-    if names is not None:
-        return {name: model.get_parameter(name) for name in names}
-    return {
-        f"{name}.{key}": parameter
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-        for key, parameter in module.named_parameters()
-    }
+    if names is None:
+        names = [
+            f"{name}.{key}"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d)
+            for key, _ in module.named_parameters()
+        ]
+    parameters = {name: model.get_parameter(name) for name in names}
+    return {name: p for name, p in parameters.items() if p.requires_grad}
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

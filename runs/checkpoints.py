@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as e:  # whatever bytes that are no checkpoint lead torch to
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
-    wrong = _what_is_wrong(content)
+    wrong = what_is_wrong(content)
     if wrong:
         raise UserError(f"{path} is not a checkpoint: {wrong}")
     if all(key.startswith(_PARALLEL) for key in content["state_dict"]):
@@ -60,8 +60,8 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _what_is_wrong(content: Any) -> str | None:
-    """Why what torch.load gave is not a checkpoint; None: it is one."""
+def what_is_wrong(content: Any) -> str | None:
+    """Why some content is not that of a checkpoint; None: it is."""
     if not isinstance(content, dict) or "state_dict" not in content:
         return "it has no state_dict"
     weights = content["state_dict"]
@@ -81,7 +81,9 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
     ------
     UserError : they belong to another network; the first difference is named.
     """
-    own, saved = model.state_dict(), content["state_dict"]
+    saved, buffers = content["state_dict"], content.get("buffers", {})
+    _make_room(model, {**saved, **buffers})
+    own = model.state_dict()
     # The oldest torch versions did not count batches; the count plays no part here.
     missing = [k for k in own if k not in saved and not k.endswith("num_batches_tracked")]
     shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
@@ -108,6 +110,30 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
             f"expected {tuple(own[key].shape)}; {hint}"
         )
     model.load_state_dict(saved, strict=False)
+    for name, value in buffers.items():
+        model.get_buffer(name).copy_(value)
+
+
+def unsaved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that are not in the state_dict (persistent=False), by name."""
+    saved = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+    """Give buffers the shapes that are saved: some are None at first, or grow.
+
+    Nothing is done where the parameters do not fit: the checkpoint is of another network.
+    """
+    parameters = dict(model.named_parameters())
+    if any(name not in saved or saved[name].shape != p.shape for name, p in parameters.items()):
+        return
+    device = next((p.device for p in parameters.values()), None)
+    for owner, module in model.named_modules():
+        for key, buffer in module._buffers.items():
+            value = saved.get(f"{owner}.{key}" if owner else key)
+            if value is not None and getattr(buffer, "shape", None) != value.shape:
+                module._buffers[key] = torch.empty_like(value, device=device)
 
 
 def _affine(state: dict[str, torch.Tensor]) -> bool:

@@ -16,6 +16,7 @@ from measuring.rebuild import rebuild
 from options import Model
 
 NETS = """
+import torch
 from torch import nn
 
 def small(num_classes, num_channels=4):
@@ -50,6 +51,103 @@ def number(num_classes):
 
 def needs_more(num_classes, secret):
     return nn.Linear(2, num_classes)
+
+def body(num_classes, lazy=False):
+    conv, norm = nn.Conv2d(3, 4, 3, 4, bias=False), nn.BatchNorm2d(4)
+    linear = nn.Linear(4, num_classes)
+    if lazy:
+        conv, norm = nn.LazyConv2d(4, 3, 4, bias=False), nn.LazyBatchNorm2d()
+        linear = nn.LazyLinear(num_classes)
+    more = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(conv, norm, nn.ReLU(), *more, nn.Flatten(), linear)
+
+def frozen(num_classes, *layers):
+    network = body(num_classes)
+    for layer in layers:
+        network[layer].requires_grad_(False)
+    return network
+
+def lazy(num_classes): return body(num_classes, lazy=True)
+def no_last(num_classes): return frozen(num_classes, 7)
+def no_first(num_classes): return frozen(num_classes, 0)
+def no_convolution(num_classes): return frozen(num_classes, 0, 3)
+def nothing_trained(num_classes): return body(num_classes).requires_grad_(False)
+def compiled(num_classes): return torch.compile(body(num_classes))
+def parallel(num_classes): return nn.DataParallel(body(num_classes))
+def half(num_classes): return body(num_classes).half()
+def bare_class(num_classes): return Net
+def leaves(num_classes): raise SystemExit("usage")
+def vectors_normalised(num_classes):
+    return nn.Sequential(*body(4), nn.BatchNorm1d(4), nn.Linear(4, num_classes))
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = body(num_classes)
+    def forward(self, x): return self.body(x)
+
+class Tuple(Net):
+    def forward(self, x):
+        features = self.body[0](x)  # not scale invariant
+        logits = self.body[1:](features)
+        return (logits, features) if self.training else logits
+
+class Dictionary(Net):
+    def forward(self, x): return {"logits": self.body(x), "epoch": 3}
+
+class Auxiliary(Net):
+    def forward(self, x): return self.body(x), self.body(-x)
+
+class Integers(Net):
+    def forward(self, x): return self.body(x).long()
+
+class NaN(Net):
+    def forward(self, x): return self.body(x) * (float("nan") if self.training else 1)
+
+class Mask(Net):
+    def forward(self, x, mask): return self.body(x)
+
+class InPlace(Net):
+    def forward(self, x): return self.body(x.mul_(2))
+
+class WithoutGradient(Net):
+    def forward(self, x): return self.body(x).detach()
+
+class Unused(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.unused, self.copy = nn.Conv2d(2, 2, 2), self.body
+
+class Precise(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.body[7].double()
+    def forward(self, x): return self.body[7](self.body[:7](x).double())
+
+class Shared(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.body.insert(3, nn.Conv2d(4, 4, 3, bias=False))
+        self.body.insert(4, nn.BatchNorm2d(4))
+        self.body[5].weight = self.body[3].weight
+
+class Buffers(Net):  # the logits depend on one that is not saved and one that is None at first
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.register_buffer("hidden", torch.zeros(1), persistent=False)
+        self.register_buffer("late", None)
+        self.register_buffer("none", None)
+    def forward(self, x):
+        logits = self.body(x)
+        if self.training:
+            size = logits.detach().abs().mean()
+            self.hidden = 0.9 * self.hidden + size
+            self.late = size if self.late is None else self.late + size
+        return logits * (1 + self.hidden + (0 if self.late is None else self.late))
+
+class State(Net):
+    def get_extra_state(self): return {"rate": 1}
+    def set_extra_state(self, state): pass
 """
 TINY = (
     "--dataset Digits --use_data_size 100 --batch_size 50 --num_channels 6 --noninvlr 0 --gpu -1 "
@@ -156,15 +254,106 @@ def error(tmp_path, words, capsys):
     ("function", "message"),
     [
         ("plain", "has no scale-invariant weights"),
-        ("vectors", "does not take images of shape 2 x 3 x 32 x 32"),
-        ("wide", r"gives (2, 11) for images"),
-        ("number", "gives a int, not a network"),
+        ("vectors", "does not take images of shape 8 x 3 x 32 x 32"),
+        ("wide", r"gives (8, 11) for images"),
+        ("number", "gives int, not a network"),
         ("needs_more", "fails when called with num_classes=10"),
         ("nothing", "no function nothing"),
+        ("Auxiliary", "gives a tuple in evaluation mode, with 2 tensors of logits"),
+        ("Integers", "gives torch.int64, expected floating-point logits"),
+        ("NaN", "gives NaN or infinite logits in train mode"),
+        ("Mask", "does not take images of shape 8 x 3 x 32 x 32: TypeError"),
+        ("WithoutGradient", "cannot be trained on a batch of 50 images"),
+        ("State", "cannot be resumed from its checkpoints"),
+        ("half", "does not take images of shape 8 x 3 x 32 x 32"),
+        ("bare_class", "gives the class Net, not a network"),
+        ("leaves", "fails when called with num_classes=10: SystemExit: usage"),
+        ("nothing_trained", "has no trainable parameters"),
+        ("no_convolution", "all scale-invariant weights of"),
     ],
 )
 def test_what_is_wrong_with_a_network_is_said_in_a_line(tmp_path, nets, capsys, function, message):
-    assert message in error(tmp_path, f"{TINY} --model {nets}:{function}", capsys)
+    words = TINY.replace("--init_scale 10 ", "").replace("--noninvlr 0", "")
+    assert message in error(tmp_path, f"{words} --model {nets}:{function}", capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_last_batch_that_batch_normalisation_refuses(tmp_path, nets, capsys):
+    words = TINY.replace("--use_data_size 100", "--use_data_size 51")
+    shown = error(tmp_path, f"{words} --model {nets}:vectors_normalised", capsys)
+    assert "cannot be trained on a batch of 1 image (--batch_size 50, 51 training images)" in shown
+    assert not (tmp_path / "run").exists()
+    folder = start(tmp_path, f"{TINY} --epochs 1 --model {nets}:vectors_normalised")
+    with pytest.raises(SystemExit):
+        words = f"--models_dir {folder} --batch_size 99 --train_mode --eval_model"
+        measuring_script.main(words.split())
+    assert "cannot be measured with these options (--batch_size 99" in capsys.readouterr().err
+    assert not list(folder.glob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["Tuple", "Dictionary", "lazy", "no_last", "Unused", "Precise", "Shared", "InPlace", "Buffers"],
+)
+@pytest.mark.parametrize("option", ["", "--fbgd"])
+def test_unusual_networks_are_trained_and_measured(tmp_path, nets, function, option):
+    words = TINY.replace("--noninvlr 0", option).replace("--epochs 2", "--epochs 1")
+    folder = start(tmp_path, f"{words} --model {nets}:{function} --metrics --trace")
+    asked = "--fisher_trace --hess_trace --calc_grads --calc_l2_init --train_mode"
+    measuring_script.main(f"--models_dir {folder} {asked} --save_path {tmp_path}/x".split())
+    for name in (folder / "train-tm.npz", folder / "trace" / "epoch-0.npz", tmp_path / "x.npz"):
+        with np.load(name) as measured:
+            for key in set(measured.files) - {"gs_norm"}:
+                assert np.isfinite(measured[key]).all(), key
+
+
+@pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel"])
+def test_unusual_networks_go_on_to_the_bit(tmp_path, nets, function):
+    words = f"{TINY} --momentum 0.9 --model {nets}:{function}"
+    whole = start(tmp_path / "whole", words)
+    folder = start(tmp_path, f"{words} --epochs 1")
+    start(tmp_path, f"{words} --resume --metrics")
+    a, b = (torch.load(path / "checkpoint-2.pt") for path in (whole, folder))
+    assert not any("module" in key for key in a["state_dict"])
+    for key in {"state_dict", "buffers"} & a.keys():
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key] | b[key])
+    assert ("buffers" in a) == (function == "Buffers")
+
+
+def test_a_compiled_network_is_trained_as_the_one_inside(tmp_path, nets):
+    a, b = (
+        torch.load(start(tmp_path / f, f"{TINY} --model {nets}:{f}") / "checkpoint-2.pt")
+        for f in ("body", "compiled")
+    )
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(b["state_dict"][key], w) for key, w in a["state_dict"].items())
+
+
+@pytest.mark.parametrize("option", ["--fix_si_pnorm", "--fix_elr", "--fix_all_elr"])
+def test_frozen_weights_are_not_rescaled(tmp_path, nets, capsys, option):
+    words = f"{TINY} --model {nets}:no_first --trace --metrics {option}"
+    words += " --fix_si_pnorm_value 5" if option == "--fix_si_pnorm" else " --elr 0.01"
+    folder = start(tmp_path, words)
+    assert "note: frozen, so not trained, held or recorded: 0.weight" in capsys.readouterr().out
+    assert runs.read_config(folder)["si_weights"] == ["3.weight"]
+    first, last = (torch.load(folder / f"checkpoint-{e}.pt")["state_dict"] for e in (0, 2))
+    assert torch.equal(first["0.weight"], last["0.weight"])
+    with np.load(folder / "train-tm-prebn.npz") as measured:
+        assert measured["params_norm"][-1] == pytest.approx(last["3.weight"].norm().item())
+    with np.load(folder / "trace" / "epoch-1.npz") as trace:
+        assert trace["si_norm"][0] == pytest.approx(first["3.weight"].norm().item())
+
+
+def test_an_unused_tensor_has_no_curvature_and_no_gradient(tmp_path, nets):
+    found, words = {}, TINY.replace("size 100", "size 20").replace("--epochs 2", "--epochs 1")
+    for function in ("Net", "Unused"):
+        folder = start(tmp_path / function, f"{words} --model {nets}:{function}")
+        path = tmp_path / f"{function}.npz"
+        asked = f"--models_dir {folder} --epochs 0 --hess_evals --calc_grad_norms --train_mode"
+        measuring_script.main(f"{asked} --save_path {path}".split())
+        found[function] = dict(np.load(path))
+    for name in ("gnorm_m", "hess_evals"):
+        assert found["Unused"][name] == pytest.approx(found["Net"][name], rel=1e-3)
 
 
 def test_what_is_wrong_with_images_is_said_in_a_line(tmp_path, capsys):

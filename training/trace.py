@@ -34,7 +34,8 @@ class StepTrace:
         """Store the weights and norms; call it when the gradient is complete."""
         torch._foreach_copy_(self.old, self.weights)
         self.si_norm.copy_(models.norm(self.old))
-        self.gradient_norm.copy_(models.norm(w.grad for w in self.weights))
+        gradients = (torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights)
+        self.gradient_norm.copy_(models.norm(gradients))
 
     @torch.no_grad()
     def after(self, loss: torch.Tensor) -> None:

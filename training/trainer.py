@@ -154,7 +154,10 @@ class Trainer:
             print("note: the checkpoint's moments have other shapes than the weights: "
                   "momentum starts at zero")  # fmt: skip
             return
-        without = sum(not state for state in states)
+        without = sum(
+            not state and weight.requires_grad
+            for weight, state in zip(weights, states, strict=True)
+        )
         if without:
             print(f"note: {without} of {len(states)} weights have no moments in the checkpoint: "
                   "theirs start at zero")  # fmt: skip
