@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -111,16 +112,24 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
         )
     model.load_state_dict(saved, strict=False)
     for name, value in buffers.items():
-        model.get_buffer(name).copy_(value)
+        if value is not None:
+            model.get_buffer(name).copy_(value)
 
 
-def unsaved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers that are not in the state_dict (persistent=False), by name."""
+def unsaved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+    """The buffers that are not in the state_dict (persistent=False, or None), by name."""
     saved = model.state_dict()
-    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+    return {name: module._buffers[key] for name, module, key in _places(model) if name not in saved}
 
 
-def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+def _places(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str]]:
+    """The name of every buffer, its module, and its key there."""
+    for owner, module in model.named_modules():
+        for key in module._buffers:
+            yield f"{owner}.{key}" if owner else key, module, key
+
+
+def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor | None]) -> None:
     """Give buffers the shapes that are saved: some are None at first, or grow.
 
     Nothing is done where the parameters do not fit: the checkpoint is of another network.
@@ -129,11 +138,11 @@ def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
     if any(name not in saved or saved[name].shape != p.shape for name, p in parameters.items()):
         return
     device = next((p.device for p in parameters.values()), None)
-    for owner, module in model.named_modules():
-        for key, buffer in module._buffers.items():
-            value = saved.get(f"{owner}.{key}" if owner else key)
-            if value is not None and getattr(buffer, "shape", None) != value.shape:
-                module._buffers[key] = torch.empty_like(value, device=device)
+    for name, module, key in _places(model):
+        if name in saved and saved[name] is None:
+            module._buffers[key] = None
+        elif name in saved and getattr(module._buffers[key], "shape", None) != saved[name].shape:
+            module._buffers[key] = torch.empty_like(saved[name], device=device)
 
 
 def _affine(state: dict[str, torch.Tensor]) -> bool:
