@@ -27,7 +27,7 @@ import csv
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from utils import UserError, plural, user_errors
 
 DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
 ALL = "all"
-WRAPPED = ("optimizer", "base_optimizer", "_optimizer", "optim")  # where wrappers keep theirs
+COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")
 NOTICEABLE = 0.01  # a change of the outputs by doubling that is worth a word
 
 
@@ -58,7 +58,9 @@ class Record:
     step : number of the step, from 1.
     group : name of its first tensor, and how many more; "all" for all weights together.
     loss : mean of what was recorded since the record before.
-    lr, decay : learning rate η; the fraction of the weights that decay takes off in a step, ηλ.
+    lr, decay : learning rate η; ηλ, the fraction of the weights that decay takes off in a step (of
+        SGD with momentum, in the long run 1 / (1 - momentum) times as much). NaN where decay is
+        coupled to a gradient that is divided by its size, as in Adam with `weight_decay`.
     si_norm : ρ before the step.
     effective_lr : η̃, `theory.dynamics.effective_lr` for the optimiser: η / ρ² for SGD, η / ρ for
         Adam and its kin; NaN for optimisers whose it is not known.
@@ -96,17 +98,18 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
     """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
 
     None where there is no such balance: without a rate or weight decay, for Adam with coupled decay
-    (which the second moment divides by the gradients' size), and for optimisers of other kinds.
+    (which the second moment divides by the gradients' size), and for other optimisers than SGD,
+    AdamW and RAdam with decoupled decay, also those derived from them with a `step` of their own.
     """
-    decay = _number(group.get("lr")) * _number(group.get("weight_decay", 0.0))
+    decay, rule = _number(group.get("lr")) * _decay(optimizer, group), _rule(optimizer)
     if not 0 < decay < math.inf:
         return None
-    if isinstance(optimizer, torch.optim.SGD):
+    if isinstance(optimizer, torch.optim.SGD) and rule == "SGD":
         momentum = group["momentum"]
         if momentum:
             decay *= 1 - group["dampening"]
         return dynamics.equilibrium_angle(decay, momentum, nesterov=group["nesterov"])
-    if isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay"):
+    if rule in ("Adam", "AdamW", "RAdam") and group.get("decoupled_weight_decay"):
         return dynamics.equilibrium_angle(decay, float(group["betas"][0]), decoupled=True)
     return None
 
@@ -121,9 +124,11 @@ class Monitor:
     Parameters
     ----------
     model : the network, also under torch.compile or DataParallel.
-    optimizer : any torch.optim.Optimizer, also wrapped (Accelerate, Lookahead, SAM), or several
-        that share the weights, each of which steps once in a step of training. Their groups, rates
-        and what they train are looked at in every step that is measured.
+    optimizer : any torch.optim.Optimizer, or several (in a list, a dictionary or an object) that
+        share the weights and step at most once each between two calls of `record`. A wrapper
+        (Accelerate, Lookahead, SAM) is watched inside: what it does to the weights itself, as
+        Lookahead does, is not part of a step. Their groups, rates and what they train are looked at
+        in every step that is measured.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
     every : steps from one record to the next.
     start : number of steps made before, where training is resumed without a `state_dict`.
@@ -150,11 +155,8 @@ class Monitor:
         every: int = 10,
         start: int = 0,
     ):
-        if not (isinstance(every, int) and every >= 1 and isinstance(start, int) and start >= 0):
-            raise ValueError(f"every ({every}) and start ({start}) are steps, from 1 and 0 on")
-        several = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
-        self.optimizers = [_innermost(one) for one in several]
-        self.every, self.steps = every, start
+        self.every, self.steps = _whole("every", every, 1), _whole("start", start, 0)
+        self.optimizers = _inside(optimizer)
         self.model, self.inputs = unwrapped(model), inputs
         self.found = scale_invariant_groups(self.model, inputs)
         self.records: list[Record] = []
@@ -163,6 +165,7 @@ class Monitor:
         self._unsaved = 0
         self._old: list[torch.Tensor] = []
         self._stepped: set[int] = set()  # the optimisers that have made this step
+        self._is_open = self._has_failed = False  # a step was begun and has not ended
         self._measured: tuple[int, torch.Tensor, list[tuple]] | None = None
         self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
         self._look()
@@ -189,9 +192,19 @@ class Monitor:
         return {"steps": self.steps, "course": self.course.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.steps = state["steps"]
-        self.course.load_state_dict(state["course"])
+        """Go on from a `state_dict`.
+
+        Raises
+        ------
+        ValueError : it is not one; then nothing is changed.
+        """
+        course = Course()
+        try:
+            steps = _whole("steps", state["steps"], 0)
+            course.load_state_dict(state["course"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the state of a monitor: {error!r}") from None
+        self.steps, self.course = steps, course
 
     @property
     def periods(self) -> Periods:
@@ -225,20 +238,23 @@ class Monitor:
         names = [name for name in parameters if any(name in scope for scope in scopes)]
         self.weights = [parameters[name] for name in names]
         self.members = np.array([[name in scope for name in names] for scope in scopes], float)
-        self.labels = [ALL, *(_label(group) for group in self.groups)]
+        self.labels = _labels(self.groups)
         self.owner = [owner[id(weight)] for weight in self.weights]
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         with self._never_failing():
-            if self._stepped and id(optimizer) not in self._stepped:
-                return  # another optimiser has begun this step
+            if self._is_open or (self._stepped and id(optimizer) not in self._stepped):
+                return  # called by another step, as super().step() is; or the step of several
+            self._is_open = True
             self._stepped.clear()
             self.steps += 1
             if self._is_measured():
                 self._look()
                 self._old = [weight.detach().clone() for weight in self.weights]
                 self._measured = None
-                if self._old:
+                if not self._old:
+                    self._latest = []
+                else:
                     before = norms(self._old)
                     measured = torch.stack([before, before, 0 * before, 0 * before])
                     self._measured = self.steps, measured, []
@@ -249,6 +265,7 @@ class Monitor:
     def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Norms after the step, of the change and of the gradient; waits for nothing."""
         with self._never_failing():
+            self._is_open = False
             self._stepped.add(id(optimizer))
             if not self._is_measured() or self._measured is None:
                 return
@@ -262,9 +279,9 @@ class Monitor:
             rates = [
                 (
                     _number(group.get("lr")),
-                    _number(group.get("weight_decay", 0.0)),
+                    _decay(one, group),
                     equilibrium_angle(one, group),
-                    dynamics.norm_power(*(kind.__name__ for kind in type(one).__mro__)),
+                    dynamics.norm_power(_rule(one)),
                 )
                 for one, group in (
                     (self.optimizers[k], self.optimizers[k].param_groups[j]) for k, j in self.owner
@@ -280,7 +297,9 @@ class Monitor:
         except Exception as error:  # whatever it is, training is worth more
             self.close()
             self._measured = None
-            warnings.warn(f"the monitor stops: {type(error).__name__}: {error}", stacklevel=3)
+            if not self._has_failed:
+                warnings.warn(f"the monitor stops: {type(error).__name__}: {error}", stacklevel=4)
+            self._has_failed = True
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it.
@@ -289,6 +308,7 @@ class Monitor:
         holds what the latest step that was looked at did.
         """
         with self._never_failing():
+            self._stepped.clear()  # the next step of any optimiser is a new one
             if loss is not None:
                 value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
                 self._losses = [self._losses[0] + value, self._losses[1] + 1]
@@ -381,7 +401,7 @@ class Monitor:
         header = ",".join(COLUMNS) + "\n"
         old = path.read_bytes() if path.exists() else b""
         whole = old[: old.rfind(b"\n") + 1]
-        if whole and not whole.startswith(header.encode()):
+        if whole and whole.splitlines()[0].decode("utf-8-sig", "replace") != header.strip():
             raise ValueError(f"{path} is not a file of this monitor: its columns are others")
         text = io.StringIO(newline="")
         if not whole:
@@ -444,9 +464,9 @@ class Monitor:
         except Exception as error:  # the network may have changed
             notes.append(f"Doubling the groups fails: {error}")
         else:
-            for row, effect in zip(rows[1:], doubled, strict=False):
-                row.append(effect)
-            rows[0].append(None)
+            effects = dict(zip(_labels(self.groups)[1:], doubled, strict=True))
+            for row in rows:
+                row.append(effects.get(row[0]))
             if any(effect > NOTICEABLE for effect in doubled):
                 notes.append(
                     f"Doubling a group changes the outputs by up to {max(doubled):.2g} of their "
@@ -484,18 +504,63 @@ def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]
     return chosen.union(*mixed) or set().union(*groups)
 
 
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimiser that changes the weights, inside of wrappers such as Accelerate's and SAM."""
-    inside = True
-    while inside:
-        inner = (getattr(optimizer, name, None) for name in WRAPPED)
-        inside = next((one for one in inner if hasattr(one, "param_groups")), None)
-        optimizer = inside or optimizer
-    if not hasattr(optimizer, "register_step_pre_hook"):
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
+        raise ValueError(f"{name} is a whole number of steps, {least} or more, not {value!r}")
+    return int(value)
+
+
+def _inside(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The optimisers that change the weights: those in lists and in wrappers, each of them once."""
+    innermost: dict[int, torch.optim.Optimizer] = {}
+    seen: set[int] = set()
+
+    def search(one: Any) -> bool:
+        """Whether there are optimisers in it."""
+        if isinstance(one, Mapping):
+            one = list(one.values())
+        if isinstance(one, list | tuple):
+            return max(map(search, one), default=False)
+        is_optimizer = isinstance(one, torch.optim.Optimizer)
+        if not is_optimizer and not hasattr(one, "param_groups") and not hasattr(one, "step"):
+            return False
+        if id(one) in seen:
+            return True
+        seen.add(id(one))
+        kept = [
+            value
+            for key, value in getattr(one, "__dict__", {}).items()
+            if key not in ("state", "param_groups")
+        ]
+        is_wrapper = search([*kept, getattr(one, "optimizer", None)])  # it may be a property
+        if is_optimizer and not is_wrapper:
+            if not hasattr(one, "_optimizer_step_pre_hooks"):
+                raise ValueError(f"{type(one).__name__} does not call Optimizer.__init__: "
+                                 "its steps cannot be watched")  # fmt: skip
+            innermost[id(one)] = one
+        return is_optimizer or is_wrapper
+
+    if not search(optimizer):
         raise ValueError(
-            f"{type(optimizer).__name__} is no torch.optim.Optimizer: its steps cannot be watched"
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer and holds none: "
+            "its steps cannot be watched"
         )
-    return optimizer
+    return list(innermost.values())
+
+
+def _rule(optimizer: torch.optim.Optimizer) -> str:
+    """The name of the class whose `step` it is: a subclass may have a rule of its own."""
+    return type(optimizer).step.__qualname__.split(".")[-2]
+
+
+def _decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
+    """λ; NaN where ηλ is not what decay takes off, as it is divided with the gradient by its size,
+    or where it is not known.
+    """
+    is_torchs = _rule(optimizer) in COUPLED
+    if is_torchs and group.get("weight_decay") and not group.get("decoupled_weight_decay"):
+        return math.nan
+    return _number(group.get("weight_decay"))
 
 
 def _number(value: Any) -> float:
@@ -516,8 +581,14 @@ def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _label(group: tuple[str, ...]) -> str:
-    return group[0] + (f" +{len(group) - 1}" if len(group) > 1 else "")
+def _labels(groups: list[tuple[str, ...]]) -> list[str]:
+    """A name for all weights together and one for each group, no two alike."""
+    labels = [ALL]
+    for group in groups:
+        label = group[0] + (f" +{len(group) - 1}" if len(group) > 1 else "")
+        alike = sum(other.split(" (")[0] == label for other in labels)
+        labels.append(f"{label} ({alike + 1})" if alike else label)
+    return labels
 
 
 def _table(header: list[str], rows: list[list]) -> str:

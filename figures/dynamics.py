@@ -1,6 +1,7 @@
 """What the monitor saved of somebody's training: loss, ρ, η̃ and the angle of a step."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises
     ------
-    UserError : the file was not written by the monitor.
+    UserError : the file cannot be read, is damaged, or was not written by the monitor.
     """
-    text = path.read_text(errors="replace")
+    try:
+        text = path.read_text("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     whole = text[: text.rfind("\n") + 1].splitlines()  # a crash may have cut the last row
     table = csv.DictReader(whole)
     if not {"group", *WANTED} <= set(table.fieldnames or ()):
@@ -33,12 +37,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
         for row in table:
             if row["group"] != "all":
                 continue
+            if None in row or None in row.values():
+                raise ValueError("a row of another length")
+            if not math.isfinite(float(row["step"])):
+                raise ValueError(f"step {row['step']}")
             values = [float(row[key] or "nan") for key in WANTED]
             while rows and rows[-1][0] >= values[0]:
                 rows.pop()
             rows.append(values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged, line {table.line_num}: {error}") from None
     if not rows:
         raise UserError(f"{path} holds no records yet")
     return dict(zip(WANTED, np.array(rows).T, strict=True))

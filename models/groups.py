@@ -46,7 +46,8 @@ class ScaleInvariance:
     ----------
     groups : the names of the tensors of each group, in the network's order. No part of a group is
         a group. Two may share tensors: where a stream of a ResNet starts with two factors in a row,
-        it is a group with either of them.
+        it is a group with either of them. Where other factors stand in a row without a
+        normalisation between them (values and outputs of attention), one choice is listed.
     without_effect : tensors that change no output on this batch, as a bias in front of batch
         normalisation, or an expert that no input was sent to.
     in_eval : names of the modules that were in evaluation mode. Batch normalisation in that mode
@@ -116,6 +117,8 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
         outputs, they are not finite, or no weight has an effect on them.
     """
     model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{type(model).__name__} is no torch.nn.Module")
     weights = list(model.parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in weights):
         raise ValueError("the network has lazy modules: call it once before it is probed")
@@ -230,7 +233,8 @@ class _Search:
         noise = probe.change(point, rounded)
         if noise > NOISY:
             raise ValueError(
-                f"the probe failed: rounding alone changes the outputs by {noise:.1g} of their norm"
+                "the probe failed: rounding, or random numbers that no seed of PyTorch, NumPy or "
+                f"Python sets, change the outputs by {noise:.1g} of their norm"
             )
         self.tolerance, self.unchanged = max(TOLERANCE, noise), max(UNCHANGED, noise)
 
@@ -268,6 +272,11 @@ class _Search:
             raise ValueError(
                 "the probe failed: no weight has any effect on the outputs (are they constant, "
                 "saturated, or made from other tensors?)"
+            )
+        if not self.sizes.any():
+            raise ValueError(
+                "the probe failed: the outputs have no gradient by any weight (are they detached, "
+                "or computed under torch.no_grad?)"
             )
         return ScaleInvariance(tuple(groups), tuple(inert), unknown=tuple(sorted(set(unknown))))
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -362,16 +362,16 @@ def _map(inputs: Any, function: Any) -> Any:
 
 
 def tensors(outputs: Any) -> Iterator[torch.Tensor]:
-    """All floating-point and complex tensors in tuples, lists, dictionaries and dataclasses."""
+    """All floating-point and complex tensors in tuples, lists, dictionaries and objects."""
     if isinstance(outputs, torch.Tensor):
         if _is_continuous(outputs):
             yield outputs
         return
-    if hasattr(outputs, "__dataclass_fields__") and not isinstance(outputs, Mapping):
-        outputs = vars(outputs)
     if isinstance(outputs, Mapping):
         outputs = outputs.values()
+    elif is_dataclass(outputs):
+        outputs = [getattr(outputs, field.name) for field in fields(outputs)]
     elif not isinstance(outputs, tuple | list | set):
-        return
+        outputs = getattr(outputs, "__dict__", {}).values()
     for value in outputs:
         yield from tensors(value)

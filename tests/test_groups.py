@@ -1,6 +1,8 @@
 """What is scale invariant in a network, on networks of this project and on others'."""
 
+import dataclasses
 import itertools
+import types
 
 import pytest
 import torch
@@ -550,3 +552,41 @@ def test_saturation_is_no_invariance():
 
     found = models.scale_invariant_groups(Clamped(), torch.tensor([1.5, -1.5, 1.7, 1.6]))
     assert found == models.ScaleInvariance((), ())
+
+
+def test_outputs_without_a_gradient_are_a_probe_that_fails():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = normalised(nn.LayerNorm(8))
+
+        @torch.no_grad()
+        def forward(self, x):
+            return self.layers(x)
+
+    with pytest.raises(ValueError, match="no gradient by any weight"):
+        models.scale_invariant_groups(Detached(), torch.randn(16, 6))
+
+
+@pytest.mark.parametrize("kind", ["object", "slots", "dictionary", "distribution"])
+def test_outputs_may_be_objects(kind):
+    class Attributes(dict):
+        __getattr__ = dict.__getitem__  # KeyError for attributes that are not there
+
+    @dataclasses.dataclass(slots=True)
+    class Slots:
+        logits: torch.Tensor
+
+    make = {
+        "object": lambda x: types.SimpleNamespace(logits=x, number=3),
+        "slots": Slots,
+        "dictionary": lambda x: Attributes(logits=x),
+        "distribution": lambda x: torch.distributions.Normal(x, 1.0),
+    }[kind]
+
+    class Network(nn.Sequential):
+        def forward(self, x):
+            return make(super().forward(x))
+
+    found = models.scale_invariant_groups(Network(normalised(nn.LayerNorm(8))), torch.randn(16, 6))
+    assert found.groups == (("0.0.weight",),)

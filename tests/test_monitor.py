@@ -21,7 +21,7 @@ from figures.dynamics import dynamics, read
 from monitor import Monitor, equilibrium_angle
 from options import Model
 from runs import checkpoints
-from theory.dynamics import jump_threshold, next_norm
+from theory.dynamics import jump_threshold, next_norm, norm_power
 from theory.forecast import time_to_turn
 from theory.periods import Period, Periods, find_periods
 from training.device import seed_from
@@ -574,7 +574,9 @@ def test_sparse_gradients_and_rates_that_are_not_numbers():
         ({"every": 0}, "every"),
         ({"every": 1.5}, "every"),
         ({"start": -1}, "start"),
+        ({"every": True}, "every"),
         ({"optimizer": object()}, "object is no torch.optim.Optimizer"),
+        ({"model": torch.relu}, "is no torch.nn.Module"),
         ({"inputs": torch.zeros(4, 7)}, "fails when it is probed"),
     ],
 )
@@ -665,3 +667,154 @@ def test_several_runs_in_one_file_are_no_periods(tmp_path):
     columns = read(path)
     assert columns["step"].tolist() == list(range(1, 90))
     assert len(dynamics(columns)[1]) == 0
+
+
+class Composite:
+    """As some training scripts have it: an object that holds an optimiser for each part."""
+
+    def __init__(self, **optimizers):
+        vars(self).update(optimizers)
+
+    def step(self):
+        for optimizer in vars(self).values():
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["inner_optimizer", "wrapped", "opt", "_anything"])
+def test_optimisers_are_found_inside_of_any_wrapper_once(name):
+    model = small()
+    first = torch.optim.SGD(model[0].parameters(), 0.1)
+    second = torch.optim.SGD([*model[1].parameters(), *model[3].parameters()], 0.1)
+    for optimizer in (
+        Composite(**{name: Composite(a=first), "other": second}),
+        {name: first, "other": [second, first]},
+    ):
+        with Monitor(model, optimizer, batch()[0]) as monitor:
+            assert monitor.optimizers == [first, second] and monitor.left_out == {}
+    for nothing in ([], None, Composite(), nn.ReLU()):
+        with pytest.raises(ValueError, match="holds none: its steps cannot be watched"):
+            Monitor(model, nothing, batch()[0])
+
+
+class Clipping(torch.optim.SGD):
+    """A step that calls that of the class it is derived from: PyTorch runs the hooks twice."""
+
+    def step(self, closure=None):
+        group = self.param_groups[0]
+        with torch.no_grad():
+            for p in group["params"]:
+                p.mul_(0.9)
+        return super().step(closure)
+
+
+def test_a_step_within_a_step_and_one_that_fails_are_no_steps():
+    model, x = small(), batch()[0]
+    torch.optim.SGD(model.parameters(), 0.1)  # from now on PyTorch hooks its class, too
+    optimizer = Clipping(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer, x, every=1)
+    before = model[0].weight.norm().item()
+    loop(model, optimizer, 1, monitor.record)
+    assert monitor.steps == 1 and monitor.records[0].si_norm == pytest.approx(before)
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(fail)
+    loop(model, optimizer, 2, monitor.record)
+    assert [r.step for r in monitor.records if r.group == "all"] == [1, 2, 3]
+
+
+def test_an_optimiser_that_is_skipped_does_not_shift_the_steps_of_the_others():
+    """As a gradient scaler skips it."""
+    model, (x, y) = small(), batch()
+    first = torch.optim.SGD(model[0].parameters(), 0.1)
+    second = torch.optim.SGD([*model[1].parameters(), *model[3].parameters()], 0.1)
+    monitor = Monitor(model, [first, second], x, every=1)
+    for step in range(4):
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        for optimizer in [first, second][step == 1 :]:
+            optimizer.step()
+        monitor.record(loss)
+    angles = [r.angle for r in monitor.records if r.group == "all"]
+    assert monitor.steps == 4 and angles[1] == 0 and min(angles[0], *angles[2:]) > 0
+
+
+class LARS(torch.optim.SGD):
+    def step(self):
+        raise NotImplementedError
+
+
+def test_what_the_rate_and_decay_of_an_optimiser_mean_is_not_guessed():
+    """Subclasses with steps of their own; decay that is divided with the gradient."""
+    optim, decays = torch.optim, {"weight_decay": 0.1}
+    parameters = [nn.Parameter(torch.ones(2, 2))]
+    for make, rule, decay, is_balanced in [
+        (optim.SGD, 2, 0.1, True),
+        (optim.AdamW, 1, 0.1, True),
+        (optim.Adam, 1, math.nan, False),
+        (optim.NAdam, 1, math.nan, False),
+        (optim.RMSprop, 1, math.nan, False),
+        (optim.Adagrad, 1, math.nan, False),
+        (optim.Adafactor, None, 0.1, False),
+        (optim.ASGD, None, 0.1, False),
+        (LARS, None, 0.1, False),
+    ]:
+        optimizer = make(parameters, lr=0.1, **decays)
+        group = optimizer.param_groups[0]
+        assert norm_power(monitoring._rule(optimizer)) == rule, make
+        assert monitoring._decay(optimizer, group) == pytest.approx(decay, nan_ok=True), make
+        assert (equilibrium_angle(optimizer, group) is not None) == is_balanced, make
+    for name, power in {"SignSGD": 1, "NormalizedSGD": 1, "SGDW": 2, "Lion8bit": 1, "Lamb": None,
+                        "MuonWithAuxAdam": 1, "Adadelta": None}.items():  # fmt: skip
+        assert norm_power(name) == power, name
+
+
+def test_a_parameter_that_is_replaced_ends_the_numbers_of_its_group():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer, batch()[0], every=1)
+    loop(model, optimizer, 2, monitor.record)
+    model[0].weight = nn.Parameter(model[0].weight.detach().clone())
+    loop(model, optimizer, 2, monitor.record)
+    assert "0.weight is in no optimiser that is watched" in monitor.report()
+    assert monitor.metrics() == {}
+
+
+def test_groups_have_names_of_their_own():
+    groups = [("a",), ("a", "b"), ("a", "c"), ("all",), ("a", "d")]
+    assert monitoring._labels(groups) == [
+        "all", "a", "a +1", "a +1 (2)", "all (2)", "a +1 (3)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", [{}, None, {"steps": 1, "course": {}}, {"steps": -1}])
+def test_a_state_that_is_none_is_refused_and_nothing_changes(state):
+    model = small()
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1), batch()[0], start=7)
+    with pytest.raises(ValueError):
+        monitor.load_state_dict(state)
+    assert monitor.steps == 7
+
+
+def test_files_that_other_programs_have_written_or_damaged(tmp_path):
+    path, model = tmp_path / "dynamics.csv", small()
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1), batch()[0], every=1)
+    fed(monitor, range(1, 40))
+    monitor.save(path)
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # a spreadsheet's
+    assert read(path)["step"].tolist() == list(range(1, 40))
+    fed(monitor, range(40, 50))
+    monitor.save(path)
+    assert read(path)["step"].tolist() == list(range(1, 50))
+    for row, message in [
+        ("50,all,0.1", "another length"),
+        ("nan" + text.splitlines()[-2][2:], "nan"),
+    ]:
+        path.write_text(f"{text}{row}\n")
+        with pytest.raises(monitoring.UserError, match=f"damaged, line .*{message}"):
+            read(path)
+    with pytest.raises(monitoring.UserError, match="No such file"):
+        read(tmp_path / "none.csv")

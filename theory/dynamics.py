@@ -7,32 +7,34 @@ For Adam and its kin only the effective rate is defined here, η/ρ.
 import numpy as np
 from numpy.typing import ArrayLike
 
-RULES = {"sgd": 2, "adam": 1}  # power of ρ in the effective rate, by a word in the name
-NORMALISED = ("rmsprop", "adagrad", "lion", "muon", "signsgd")  # as with Adam
+# What the name of an optimiser holds -> power of ρ in the effective rate; the first that is there
+POWERS = {
+    **dict.fromkeys(("lars", "lamb", "asgd"), None),  # steps that grow with ρ, or a rate that falls
+    **dict.fromkeys(("adam", "rmsprop", "adagrad", "lion", "muon", "sign", "norm"), 1),
+    "sgd": 2,
+}
 
 
-def norm_power(*names: str) -> int | None:
+def norm_power(name: str) -> int | None:
     """The power p of ρ in the effective learning rate η / ρ^p of an optimiser.
 
     The gradient of scale-invariant weights is proportional to 1 / ρ, so a step of SGD turns them by
-    an angle proportional to η / ρ²: p = 2 (P1, section 2). The steps of Adam and its kin do not
-    depend on the size of the gradients, so theirs is proportional to η / ρ: p = 1.
+    an angle proportional to η / ρ²: p = 2 (P1, section 2). The steps of Adam (AdamW, NAdam, RAdam,
+    Adamax), RMSprop, Adagrad, Lion, Muon and of
+    normalised gradients or their signs do not depend on the size of the gradients, so
+    theirs is proportional to η / ρ: p = 1, whether weight decay is coupled or not. The steps of
+    Adafactor, LARS and LAMB grow with ρ, and Adadelta, Rprop and L-BFGS have sizes of their own:
+    they are not known here.
 
     Parameters
     ----------
-    names : of the optimiser, then of the classes that it is derived from, in any case of letters.
+    name : of the optimiser, in any case of letters.
 
     Returns
     -------
     None for an optimiser that is not known.
     """
-    for name in map(str.lower, names):
-        if name in NORMALISED:
-            return 1
-        for word, power in RULES.items():
-            if word in name:
-                return power
-    return None
+    return next((power for word, power in POWERS.items() if word in name.lower()), None)
 
 
 def effective_lr(
