@@ -26,6 +26,7 @@ import contextlib
 import csv
 import io
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -242,6 +243,8 @@ class Monitor:
         self.owner = [owner[id(weight)] for weight in self.weights]
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._has_failed:
+            return
         with self._never_failing():
             if self._is_open or (self._stepped and id(optimizer) not in self._stepped):
                 return  # called by another step, as super().step() is; or the step of several
@@ -264,6 +267,8 @@ class Monitor:
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Norms after the step, of the change and of the gradient; waits for nothing."""
+        if self._has_failed:
+            return
         with self._never_failing():
             self._is_open = False
             self._stepped.add(id(optimizer))
@@ -295,11 +300,13 @@ class Monitor:
             with torch.no_grad():
                 yield
         except Exception as error:  # whatever it is, training is worth more
-            self.close()
-            self._measured = None
-            if not self._has_failed:
-                warnings.warn(f"the monitor stops: {type(error).__name__}: {error}", stacklevel=4)
-            self._has_failed = True
+            self._has_failed = True  # the hooks stay until `record`: they may be iterated over now
+            self._measured, self._old = None, []
+            message = f"the monitor stops: {type(error).__name__}: {error}"
+            try:
+                warnings.warn(message, stacklevel=4)
+            except Warning:  # warnings are to be errors: not here
+                print(message, file=sys.stderr)
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it.
@@ -307,6 +314,9 @@ class Monitor:
         A tensor need not be on the CPU. May be called more rarely than once a step: a record then
         holds what the latest step that was looked at did.
         """
+        if self._has_failed:
+            self.close()
+            return
         with self._never_failing():
             self._stepped.clear()  # the next step of any optimiser is a new one
             if loss is not None:

@@ -3,6 +3,7 @@
 import csv
 import gc
 import math
+import warnings
 import weakref
 
 import numpy as np
@@ -818,3 +819,20 @@ def test_files_that_other_programs_have_written_or_damaged(tmp_path):
             read(path)
     with pytest.raises(monitoring.UserError, match="No such file"):
         read(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_a_monitor_that_fails_disturbs_neither_the_step_nor_other_hooks(monkeypatch, action):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    first, second = (Monitor(model, optimizer, batch()[0], every=1) for _ in range(2))
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(first, "_look", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        loop(model, optimizer, 2, lambda loss: (first.record(loss), second.record(loss)))
+    assert len(second.records) == 4 and first.records == []
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
