@@ -4,6 +4,7 @@ Every data set is decoded once, at the start. After that no Python code runs per
 one gather from the tensor, and the random numbers of an epoch are drawn at once.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -251,9 +252,13 @@ def _torchvision(name: str, path: Path) -> tuple[ImageSet, ImageSet]:
     folders = [path, path / name, path / name.lower()]
     root = next((f for f in folders if (f / file).exists()), path)
     parts = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
+    existed = path.exists()
     try:
         train, test = (dataset(str(root), download=True, **part) for part in parts)
     except (OSError, RuntimeError) as error:
+        if not existed:
+            with contextlib.suppress(OSError):  # a part of the archive may be in it
+                path.rmdir()
         archive = f"{file} and the test file" if svhn else f"the archive {dataset.filename}"
         raise UserError(
             f"{name} is not in {path} and could not be downloaded ({error}). Put {archive} there "

@@ -34,6 +34,10 @@ et al., NeurIPS 2022, arXiv 2209.03695, about training with ρ, and therefore η
 
 import argparse
 import math
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the import of torch without a word
 
 import torch
 from sklearn.datasets import load_digits
@@ -146,17 +150,18 @@ def find_periods(losses: list[float], rhos: list[float]) -> list[tuple[int, int,
 
 def print_periods(losses: list[float], rhos: list[float], lr: float) -> None:
     """Print a line for every period. Epochs are counted from 1."""
+    periods = find_periods(losses, rhos)
+    if not periods:
+        print("\nno periods: no fall of ρ ended in a jump of the loss")
+        return
     print("\nperiod   ρ turns at   lowest loss   highest loss   ρ falls   and rises   η̃ at the")
     print("              epoch   of the fall    of the jump   from to          to       turn")
-    periods = find_periods(losses, rhos)
     for number, (start, turn, top) in enumerate(periods, 1):
         print(
             f"{number:6d}{turn + 1:13d}{min(losses[start : turn + 1]):14.2g}"
             f"{max(losses[turn : top + 1]):15.2g}{rhos[start]:#7.3g}{rhos[turn]:#5.3g}"
             f"{rhos[top]:#10.3g}{lr / rhos[turn] ** 2:11.2g}"
         )
-    if not periods:
-        print("  none: no fall of ρ ended in a jump of the loss")
 
 
 def draw(losses: list[float], rhos: list[float], title: str) -> None:
@@ -189,6 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     if not (0 < options.lr < math.inf and 0 <= options.wd < math.inf and options.epochs > 0):
         parser.error("--lr must be positive, --wd at least 0 and --epochs at least 1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # now it ends training early
     torch.set_num_threads(1)  # so that the numbers do not depend on the number of cores
     losses, rhos = train(options.lr, options.wd, options.epochs)
     if losses:

@@ -89,6 +89,11 @@ def network(value: str) -> None:
         one_of(MODEL_NAMES)(value)
 
 
+def not_empty(text: str) -> None:
+    if not text:
+        raise ValueError("it is empty")
+
+
 def chosen_epochs(text: str) -> Sequence[int]:
     """Epochs separated by commas, "0,100,200", or every n-th one from 0 on, "every10"."""
     parts = text.removeprefix("every").lstrip(" _").split(",")
@@ -248,7 +253,9 @@ class Numbers(Options):
 class Saving(Options):
     """Where the run is, and what it saves."""
 
-    dir: str = option("./Experiments/run", "folder of the run; its files go to DIR/trial_<t>")
+    dir: str = option(
+        "./Experiments/run", "folder of the run; its files go to DIR/trial_<t>", not_empty
+    )
     save_freq: int | None = option(
         None, "save every N epochs (default: ever more rarely)", integer(1)
     )

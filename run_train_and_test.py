@@ -83,6 +83,9 @@ class Driver(Options):
 
 def edited_experiment() -> Experiment:
     """The experiment of the parameters at the top of this file."""
+    missing = [name for name in block.NAMES if name not in globals()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing from the parameters at the top of the driver")
     return block.experiment(**{name: globals()[name] for name in block.NAMES})
 
 

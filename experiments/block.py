@@ -3,7 +3,7 @@
 import shlex
 import sys
 import traceback
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,9 @@ def check(values: dict[str, Any]) -> None:
             raise UserError(f'{name} is a text in quotes, as in {name} = "...", not {value!r}')
         if name in LISTS and not (isinstance(value, (list, tuple)) and all(map(is_number, value))):
             example = value if is_number(value) else 0.01
-            raise UserError(f"{name} is a list of numbers, as in {name} = [{example}], not {value}")
+            raise UserError(
+                f"{name} is a list of numbers, as in {name} = [{example}], not {value!r}"
+            )
         if name == "fix_noninvlr" and not is_number(value):
             raise UserError(f"{name} is a number, as in {name} = 0.0, not {value!r}")
         if name == "same_last_layer" and not isinstance(value, bool):
@@ -47,6 +49,19 @@ def check(values: dict[str, Any]) -> None:
         if name == "params" and not isinstance(value, dict):
             example = '{"num_channels": 32}'
             raise UserError(f"{name} is a dictionary, as in {name} = {example}, not {value!r}")
+    exp_name, combine = values["exp_name"], values["combine"]
+    path = Path(exp_name)
+    if path == Path() or path.is_absolute() or ".." in path.parts or not exp_name.isprintable():
+        raise UserError(f"exp_name is the name of a folder in Experiments/, not {exp_name!r}")
+    if combine not in ("cross", "zip"):
+        raise UserError(f"combine is 'cross' or 'zip', not {combine!r}")
+    switches = {field.name: isinstance(field.default, bool) for field in fields(Train)}
+    for name, value in values["params"].items():
+        is_switch = switches.get(name, isinstance(value, bool))  # of an alias: not checked here
+        if is_switch and not isinstance(value, bool):
+            raise UserError(f'params: "{name}" is True or False, not {value!r}')
+        if not is_switch and isinstance(value, bool):
+            raise UserError(f'params: "{name}" takes a value, not {value}')
 
 
 def experiment(
@@ -80,6 +95,7 @@ def experiment(
     words = [word for key, value in params.items() for word in option_words(key, value)]
     _, in_params = parse(Train, words, "run_train_and_test.py", "")
     _, in_flags = parse(Train, flags, "run_train_and_test.py", "")
+    in_params |= {name for name, value in params.items() if value is False}
     twice = sorted(in_params & in_flags)
     if twice:
         raise UserError(f"{twice[0]} is both in params and in add_params: give it once")
@@ -97,25 +113,39 @@ def experiment(
             f'network = "{network}" with fix_noninvlr = {fix_noninvlr} trains none of its scales '
             'and shifts: set fix_noninvlr = -1 and "init_scale": -1 to train all weights'
         )
+    file, colon, _ = network.rpartition(":")
+    if colon and file.endswith(".py") and not Path(file).is_file():
+        raise UserError(f"network: there is no file {file}")
     if options.resume_epoch not in (None, -1):
         raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
-    options = replace(
-        options,
-        dataset=dataset,
-        data_path=data_path,
-        model=network,
-        noninvlr=fix_noninvlr,
-        same_last_layer=same_last_layer or options.same_last_layer,
-        **({} if fix_elr == "fix_lr" else {fix_elr: True}),
-        **lines[0],
-    )
+    try:
+        for line in reversed(lines):  # ends with the first
+            options = replace(
+                options,
+                dataset=dataset,
+                data_path=data_path,
+                model=network,
+                noninvlr=fix_noninvlr,
+                same_last_layer=same_last_layer or options.same_last_layer,
+                **({} if fix_elr == "fix_lr" else {fix_elr: True}),
+                **line,
+            )
+    except UserError as error:
+        option, colon, reason = str(error).partition(":")
+        name = ELSEWHERE.get(option.removeprefix("--"), option)
+        raise UserError(f"{name}{colon}{reason}") from None
     return Experiment(exp_name, "the parameters at the top of the driver", options, lines)
 
 
 def option_words(key: str, value: Any) -> list[str]:
-    """An entry of params as the words of a command line: true flags bare, false ones left out."""
+    """An entry of params as the words of a command line: true flags bare, false ones left out.
+
+    1e3 is a whole number.
+    """
     if value is None or isinstance(value, bool):
         return [f"--{key}"] if value else []
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return [f"--{key}", str(value)]
 
 
@@ -142,8 +172,6 @@ def differing(
         raise UserError("lrs and wds need at least one value each")
     if combine == "cross":
         pairs = list(product(lrs, wds))
-    elif combine != "zip":
-        raise UserError(f"combine is 'cross' or 'zip', not {combine!r}")
     elif len({len(lrs), len(wds)} - {1}) > 1:
         raise UserError(f"{len(lrs)} lrs and {len(wds)} wds cannot be zipped")
     else:

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import runs
 from experiments import cost
-from experiments.lines import ROOT, Line
+from experiments.lines import ROOT, Line, unfinished
 from experiments.runner import LineRunner
 from experiments.setting import Experiment
 from experiments.status import print_cost, to_do
 from utils import Interrupted, duration, plural
+
+OUT_OF_TIME = 124  # exit status, as of timeout(1)
 
 
 def cores() -> int:
@@ -30,7 +32,8 @@ def run_here(
 
     `until`: stop all lines when `time.monotonic()` reaches this; the next call continues them.
 
-    Returns the exit status: 1 if a line failed, otherwise `runs.DIVERGED_STATUS` if one diverged.
+    Returns the exit status: 1 if a line failed, otherwise `OUT_OF_TIME` if time was up before all
+    were finished, otherwise `runs.DIVERGED_STATUS` if one diverged.
     """
     sys.stdout.reconfigure(line_buffering=True)
     runners = []
@@ -51,6 +54,8 @@ def run_here(
         print(f"[{line.name}] diverged in epoch {epoch:g}: {line.log('train')}")
     for runner in failed:
         print(f"[{runner.line.name}] {runner.failed} failed: {runner.line.log(runner.failed)}")
+    if not failed and until is not None and unfinished(todo):
+        return OUT_OF_TIME
     return 1 if failed else runs.DIVERGED_STATUS if diverged else 0
 
 

@@ -19,11 +19,13 @@ NAMES = {
     "fix_si_pnorm_value": "ρ",
     "noninvlr": "η of the other weights",
     "use_data_size": "images",
+    "corrupt_train": "corrupted labels",
 }
 SWITCHES = {
     "fix_si_pnorm": ("norm held", "norm free"),
     "noaug": ("no augmentation", "augmentation"),
     "fbgd": ("full batch", "mini-batches"),
+    "use_squared_loss": ("squared loss", "cross-entropy"),
     "no_schedule": ("constant rate", "schedule"),
 }
 
@@ -79,22 +81,36 @@ def label(run: Run, among: Sequence[Run]) -> str:
 def labels(runs: Sequence[Run], without: Sequence[str] = (), unique: bool = True) -> list[str]:
     """What tells each of these runs from the others, the options `without` left aside.
 
-    The rate and every other option in which they differ. To be `unique` two equal ones get the
-    length, too, or the part of the folder's name in which they differ; a single one is its rate.
+    The rate and every other option in which they differ. To be `unique` equal ones get the seed,
+    the length, or the part of the folder's name in which they differ; a single one is its rate.
     """
     keys = [key for key in differing_options([run.config for run in runs]) if key not in without]
-    names = [run.config.get("name") or _name(run, runs, keys, without) for run in runs]
+    settings = [key for key in keys if key not in SEEDS]
+    names = [run.config.get("name") or _name(run, runs, settings, without) for run in runs]
     if not unique:
         return names
-    if len(set(names)) < len(names):
-        lengths = [run.config.get("epochs") for run in runs]
-        if len(set(lengths)) == len(runs):
-            return [_join(name, f"{n} epochs") for name, n in zip(names, lengths, strict=True)]
-        parts = _different_parts([run.folder.parts for run in runs])
-        names = [_join(name, part) for name, part in zip(names, parts, strict=True)]
+    seeds = [_join(*(_words(key, run.config) for key in keys if key in SEEDS)) for run in runs]
+    lengths = [f"{run.config.get('epochs')} epochs" for run in runs]
+    for more in (seeds, lengths):
+        for equal in _equal(names):
+            if len({more[i] for i in equal}) == len(equal):
+                for i in equal:
+                    names[i] = _join(names[i], more[i])
+    for equal in _equal(names):
+        parts = _different_parts([runs[i].folder.parts for i in equal])
+        for i, part in zip(equal, parts, strict=True):
+            names[i] = _join(names[i], part)
     if len(runs) == 1 and not names[0]:
         return [_rate(runs[0])]
     return names
+
+
+def _equal(names: Sequence[str]) -> list[list[int]]:
+    """The places of each name that is there more than once."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return [equal for equal in places.values() if len(equal) > 1]
 
 
 def _join(*parts: str) -> str:
@@ -108,7 +124,7 @@ def _rate(run: Run) -> str:
 def _name(run: Run, runs: Sequence[Run], keys: Sequence[str], without: Sequence[str]) -> str:
     rates = {_rate(other) for other in runs}
     parts = [_rate(run)] if len(rates) > 1 and not {"elr", "lr_init"} & set(without) else []
-    for key in sorted(keys, key=SEEDS.__contains__):  # the seeds last
+    for key in keys:
         if key not in (*RATES, "epochs"):
             parts.append(_words(key, run.config))
     branches = {other.config.get("resume_epoch") for other in runs}
@@ -124,6 +140,8 @@ def _words(key: str, config: dict) -> str:
         return ""  # its start's: "norm held" says it
     if key in SWITCHES:
         return SWITCHES[key][not value]
+    if value is None and key == "use_data_size":
+        return "all images"
     if value is None or isinstance(value, bool):
         return name if value else f"no {name}"
     if key == "norm":

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.labels import label, lines_of
-from figures.style import COLOURS, colours, describe, name_below, shades
+from figures.style import COLOURS, colours, describe, draw_curve, name_below, shades
 from runs import Run
 from theory.dynamics import effective_lr, norm_power
 from theory.periods import find_periods
@@ -54,10 +54,10 @@ def loss_panels(
         norm_axis.sharex(loss_axis)
         runs = [runs] if isinstance(runs, Run) else runs
         for i, run in reversed([*enumerate(runs)]):
-            style = {"color": colour, "alpha": 0.35 if i else 1, "linewidth": 0.8 if i else 1.3}
+            width, alpha = (0.8, 0.35) if i else (1.3, 1)
             for axis, name in ((loss_axis, "train_loss"), (norm_axis, "si_norm")):
                 if name in run.history:
-                    axis.plot(*run.history[name], **style)
+                    draw_curve(axis, run.history[name], colour, width, alpha)
             mark_periods(loss_axis, norm_axis, run, colour)
     for (title, runs), _, loss_axis, norm_axis in drawn:
         runs = [runs] if isinstance(runs, Run) else runs

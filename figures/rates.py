@@ -131,7 +131,7 @@ def conventional(runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] 
         shared = shared or axis
         for run in group:
             epochs, si_norm = run.history["si_norm"]
-            rate = effective_lr(run.lr_at(epochs), si_norm) / (1 - _momentum(run))
+            rate = effective_lr(run.lr_at(epochs), si_norm, run.optimizer) / (1 - _momentum(run))
             shade = shades(rates)[rates.index(run.base_lr)]
             axis.plot(epochs, np.where(rate > 0, rate, np.nan), color=shade, linewidth=1.2)
         for low, high in boundaries:

@@ -158,6 +158,12 @@ def name_lines(figure: Figure, lines: Sequence, note: str, *marks: tuple[Line2D,
     name_below(figure, *zip(*named, *marks, strict=True), note or None)
 
 
+def draw_curve(axis: Axes, curve: Sequence, colour: str, width: float, alpha: float = 1) -> None:
+    """A curve by epoch; a single value as a point."""
+    dot = "." if len(curve[0]) == 1 else ""
+    axis.plot(*curve, color=colour, linewidth=width, alpha=alpha, marker=dot)
+
+
 def draw_seeds(axis: Axes, curves: Sequence, colour: str, width: float, log: bool) -> None:
     """A curve (`runs.Curve`) by epoch; of several seeds their mean and range.
 
@@ -165,13 +171,13 @@ def draw_seeds(axis: Axes, curves: Sequence, colour: str, width: float, log: boo
     """
     if len(curves) < 2:
         for curve in curves:
-            axis.plot(*curve, color=colour, linewidth=width)
+            draw_curve(axis, curve, colour, width)
         return
     epochs = functools.reduce(np.intersect1d, (curve.epochs for curve in curves))
     values = np.array([curve.values[np.searchsorted(curve.epochs, epochs)] for curve in curves])
     with np.errstate(divide="ignore"):
         mean = np.exp(np.log(values).mean(0)) if log else values.mean(0)
-    axis.plot(epochs, mean, color=colour, linewidth=width)
+    draw_curve(axis, (epochs, mean), colour, width)
     axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
 
 

@@ -132,7 +132,17 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
 
 @pytest.mark.parametrize("changes, message", [
     ({'"num_channels": 32': '"num_chanels": 32'}, "did you mean --num_channels?"),
-    ({"lrs = [0.01]": "lrs = [-1]"}, "--lr_init"),
+    ({"lrs = [0.01]": "lrs = [-1]"}, "error: lrs: -1 is not"),
+    ({"lrs = [0.01]": "lrs = [1, -1]"}, "error: lrs: -1 is not"),
+    ({"lrs = [0.01]": ""}, "lrs is missing"),
+    ({'combine = "zip"': 'combine = "Zip"'}, "combine is 'cross' or 'zip', not 'Zip'"),
+    ({'"my_experiment"': '""'}, "exp_name is the name of a folder in Experiments/, not ''"),
+    ({'"my_experiment"': '"../elsewhere"'}, "exp_name is the name of a folder"),
+    ({'"my_experiment"': '"/tmp/elsewhere"'}, "exp_name is the name of a folder"),
+    ({'"metrics": True': '"metrics": 1'}, '"metrics" is True or False, not 1'),
+    ({'"epochs": 1000': '"epochs": True'}, '"epochs" takes a value, not True'),
+    ({'"metrics": True': '"use_test": False'}, "use_test is both in params and in add_params"),
+    ({'network = "ConvNetSI"': 'network = "nowhere.py:f"'}, "there is no file nowhere.py"),
     ({"lrs = [0.01]": "lrs = []"}, "at least one value"),
     ({"lrs = [0.01]": "lrs = [1, 2]", "wds = [0.001]": "wds = [1, 2, 3]"}, "cannot be zipped"),
     ({'"save_freq": 1': '"dir": "elsewhere"'}, "name another exp_name instead"),
@@ -164,6 +174,11 @@ def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, messag
     done = start(changes)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+
+
+def test_whole_numbers_may_be_written_as_floats(start):
+    done = start({'"epochs": 1000': '"epochs": 1e3'}, "--test")
+    assert "--epochs 1000 " in done.stdout
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):

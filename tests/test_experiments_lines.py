@@ -292,7 +292,7 @@ def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys):
         for name, body in (("a", ""), ("b", "import time; time.sleep(300)"), ("c", ""))
     )
     began = time.monotonic()
-    assert local.run_here(SMALL, [fast, slow, never], 1, began + 3) == 0
+    assert local.run_here(SMALL, [fast, slow, never], 1, began + 3) == local.OUT_OF_TIME
     assert time.monotonic() - began < 30 and len(bare) == 1
     assert runs.read_state(fast.folder)["state"] == "done"
     assert runs.read_state(slow.folder)["state"] == "stopped"

@@ -143,6 +143,18 @@ def test_names_are_what_differs_and_nothing_else(tmp_path, options, names):
     assert len({*labels([*pair, fake(tmp_path / "c" / "trial_0", norm="group")])}) == 3
 
 
+def test_seeds_and_folders_name_only_runs_that_are_equal_otherwise(tmp_path):
+    some = [
+        fake(tmp_path / "a" / "one", lr_init=0.1),
+        fake(tmp_path / "a" / "two", lr_init=0.2),
+        fake(tmp_path / "b" / "two", lr_init=0.2),
+        fake(tmp_path / "b" / "three", lr_init=0.3),
+        fake(tmp_path / "c" / "three", lr_init=0.3, trial=3),
+    ]
+    names = ["η = 0.1", "η = 0.2, a", "η = 0.2, b", "η = 0.3, trial 0", "η = 0.3, trial 3"]
+    assert labels(some) == names
+
+
 def test_seeds_of_a_setting_are_one_line_and_copies_are_not(tmp_path):
     runs = [fake(tmp_path / f"{lr}_{t}", lr_init=lr, trial=t) for lr in (1, 2) for t in (0, 1)]
     assert by_setting(runs) == [runs[:2], runs[2:]]

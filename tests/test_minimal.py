@@ -96,7 +96,7 @@ def test_the_table_has_a_line_for_every_period(capsys):
     # turns after the fifth epoch; losses; ρ falls from 5 to 2, rises to 4; η̃ = 0.1 / 2²
     assert [float(v) for v in row.split()] == [1, 5, 0.1, 2, 5, 2, 4, 0.025]
     minimal.print_periods([1.0], [1.0], lr=0.1)
-    assert "none" in capsys.readouterr().out
+    assert "no periods" in capsys.readouterr().out
 
 
 def test_an_epoch_is_a_step_on_every_part_of_a_random_order():
