@@ -116,7 +116,7 @@ def train(lr: float, wd: float, epochs: int) -> tuple[list[float], list[float]]:
             if epoch % 10 == 0:
                 print(f"{epoch:5d}{loss:#9.3g}{rho:#9.3g}{lr / rho**2:11.2g}")
     except KeyboardInterrupt:
-        print("stopped; these are the periods so far")
+        print("stopped")
     return losses[: len(rhos)], rhos
 
 

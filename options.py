@@ -468,7 +468,8 @@ def parse(
         return_unknown_args=True,
     )
     if unknown:
-        known = [f"--{name}" for each in fields(kind) for name in spellings(each)]
+        known = [f"--{name}" for each in fields(kind) for name in spellings(each)
+                 if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip
         hint = nearest(unknown[0].split("=")[0], known)
         raise UserError(f"unknown option {unknown[0]}{hint}; --help lists the options")
     if groups:

@@ -13,7 +13,7 @@ from experiments.lines import ROOT, Line, unfinished
 from experiments.runner import LineRunner
 from experiments.setting import Experiment
 from experiments.status import print_cost, to_do
-from utils import Interrupted, duration, plural
+from utils import Interrupted, UserError, duration, plural
 
 OUT_OF_TIME = 124  # exit status, as of timeout(1)
 
@@ -47,7 +47,10 @@ def run_here(
     if len(failed) < len(lines):
         import figures  # imported here because matplotlib is slow
 
-        figures.report([ROOT / experiment.name])
+        try:
+            figures.report([ROOT / experiment.name])
+        except UserError as error:  # the status is that of the runs
+            print(f"note: no figures: {error}")
     diverged = [line for line in lines if runs.diverged_at(line.folder) is not None]
     for line in diverged:
         epoch = runs.diverged_at(line.folder)

@@ -285,6 +285,15 @@ def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, bare, job
     assert {runs.read_state(r.line.folder)["state"] for r in runners} == {"done"}
 
 
+def test_without_anything_to_draw_the_status_is_that_of_the_runs(tmp_path, bare, monkeypatch):
+    def nothing(folders):
+        raise UserError("there are no measured runs")
+
+    monkeypatch.setitem(sys.modules, "figures", SimpleNamespace(report=nothing))
+    slow = scripted(tmp_path / "a", train="import time; time.sleep(300)")
+    assert local.run_here(SMALL, [slow], 1, time.monotonic() + 1) == local.OUT_OF_TIME
+
+
 def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys):
     """What has not begun does not begin; the figures of what there is are drawn."""
     fast, slow, never = (

@@ -115,6 +115,10 @@ def test_a_window_of_epochs(distinct, capsys):
         main(["--epochs", "4:2"])
     with pytest.raises(UserError, match="--branches"):
         main(["--branchs"])
+    with pytest.raises(UserError, match="unknown option --foo; "):  # not --folders, no option
+        main(["--foo"])
+    with pytest.raises(UserError, match=r"nowhere\.csv"):
+        main(["nowhere.csv"])
 
 
 # --- names ---
