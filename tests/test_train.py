@@ -203,6 +203,15 @@ def test_the_table_shows_the_log(run, capsys):
         assert values == pytest.approx(expected, abs=0.0051)
 
 
+def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
+    table = Table()
+    for value in (1.0, 1.8e30, float("inf")):
+        table.show({"epoch": 1, "lr": 1, "train_loss": value, "train_acc": 1, "si_norm": value,
+                    "test_loss": value, "test_acc": 1, "seconds": 1}, evaluated=True)  # fmt: skip
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert {len(row) for row in rows} == {len(header)}
+
+
 def test_the_header_of_the_table_comes_again(capsys):
     table, row = Table(), {"epoch": 1, "lr": 1, "train_loss": 1, "train_acc": 1, "si_norm": 1,
                            "seconds": 1, "test_loss": None}  # fmt: skip

@@ -6,6 +6,12 @@ from typing import Any
 from tqdm import tqdm
 
 
+def _column(value: float, width: int, decimals: int) -> str:
+    """A number in its column; as a power of ten where it is too long for that."""
+    text = f"{value:{width}.{decimals}f}"
+    return text if len(text) <= width else f"{value:{width}.2e}"
+
+
 class Table:
     """One line per evaluated epoch on a terminal; one per epoch in a log, as the official code."""
 
@@ -27,10 +33,10 @@ class Table:
                 tqdm.write(self.HEADER)
             test = f"{'':9}  {'':10}"
             if row["test_loss"] is not None:
-                test = f"{row['test_loss']:9.4f}  {100 - 100 * row['test_acc']:10.2f}"
+                test = f"{_column(row['test_loss'], 9, 4)}  {100 - 100 * row['test_acc']:10.2f}"
             tqdm.write(
-                f"{row['epoch']:5} {row['lr']:9.4g}  {row['train_loss']:10.6f}"
-                f"  {100 - 100 * row['train_acc']:11.2f}  {test}  {row['si_norm']:8.4f}"
+                f"{row['epoch']:5} {row['lr']:9.4g}  {_column(row['train_loss'], 10, 6)}"
+                f"  {100 - 100 * row['train_acc']:11.2f}  {test}  {_column(row['si_norm'], 8, 4)}"
                 f"  {row['seconds']:7.2f}"
             )
             self.lines += 1
