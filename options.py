@@ -6,6 +6,7 @@ defaults are those of the papers' official code, so its command lines work here.
 `python options.py` prints the tables of docs/options.md (a test keeps them in step).
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -572,6 +573,7 @@ def markdown_tables(groups: Sequence[type[Options]]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Print the tables of docs/options.md.").parse_args()
     print(f"### train.py\n\n{markdown_tables(groups_of(Train))}\n### test.py\n")
     print(markdown_tables((Metrics, Measuring)))
     print(

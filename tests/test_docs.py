@@ -184,6 +184,14 @@ def test_imports_go_one_way():
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+@pytest.mark.parametrize("words", [["options.py"], ["-m", "theory.toy"]], ids=" ".join)
+def test_scripts_without_options_refuse_them(words):
+    done = subprocess.run(
+        [sys.executable, *words, "--foo"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "--foo" in done.stderr and not done.stdout
+
+
 def test_only_scripts_know_the_command_line():
     for folder in ("training", "models", "theory", "runs"):
         for path in (ROOT / folder).glob("*.py"):

@@ -23,6 +23,7 @@ above
 and below it some are: descent can converge there, and nowhere above.
 """
 
+import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,6 +106,7 @@ def convergence_boundary(
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # no options
     for pairs in ((1, 2, 4), (1,), (1, 1), (0.5, 3), (1, 2, 3, 4, 5)):
         found, bound = convergence_boundary(pairs), stability_bound(pairs)
         print(f"alpha {pairs}: converges up to ELR {found:.5f}, bound 2 / sum(alpha) {bound:.5f}")
