@@ -242,6 +242,12 @@ def test_images_of_any_one_size(tmp_path, nets):
     assert len(runs.read_log(folder)) == 2
 
 
+@pytest.fixture(autouse=True)
+def no_line_of_progress(monkeypatch):
+    """However slow the machine is."""
+    monkeypatch.setattr("models.groups.PATIENCE", 1e9)
+
+
 def error(tmp_path, words, capsys):
     with pytest.raises(SystemExit) as stop:
         start(tmp_path, words)
