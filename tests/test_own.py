@@ -269,7 +269,7 @@ def error(tmp_path, words, capsys):
         ("Integers", "gives torch.int64, expected floating-point logits"),
         ("NaN", "gives NaN or infinite logits in train mode"),
         ("Mask", "does not take images of shape 8 x 3 x 32 x 32: TypeError"),
-        ("WithoutGradient", "cannot be trained on a batch of 50 images"),
+        ("WithoutGradient", "the outputs have no gradient by any weight"),
         ("State", "cannot be resumed from its checkpoints"),
         ("half", "does not take images of shape 8 x 3 x 32 x 32"),
         ("bare_class", "gives the class Net, not a network"),
