@@ -320,3 +320,28 @@ def test_code_version_is_the_commit_and_whether_its_files_differ(tmp_path, monke
     monkeypatch.setattr(runs.config, "__file__", str(tmp_path / "copy" / "runs" / "config.py"))
     (tmp_path / "copy").mkdir()
     assert version() is None  # of another repository's commit
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_e_fold_is_what_weight_decay_alone_takes(tmp_path, momentum):
+    """Of SGD without a gradient, in epochs of 4 steps."""
+    w, velocity, steps = 1.0, 0.0, 0
+    while w > np.exp(-1):
+        velocity = momentum * velocity + 0.01 * w
+        w, steps = w - 0.1 * velocity, steps + 1
+    config = {"lr_init": 0.1, "wd": 0.01, "momentum": momentum, "optimizer": "sgd", "fbgd": False,
+              "train_images": 100, "batch_size": 32}  # fmt: skip
+    assert runs.Run(tmp_path, config).e_fold == pytest.approx(steps / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("slower, dead", [(1.0, "conv_layers.0.weight"), (1.1, None)])
+def test_a_layer_that_weight_decay_alone_shrinks_is_dead(tmp_path, slower, dead):
+    config = {"lr_init": 0.1, "wd": 0.01, "momentum": 0.0, "optimizer": "sgd", "fbgd": True,
+              "epochs": 4000}  # fmt: skip
+    epochs = np.arange(0, 4001, 100)
+    np.savez(
+        tmp_path / "train-tm-prebn.npz", report_epochs=epochs, params_norm=np.ones(41),
+        **{"conv_layers.0.weight_norm": np.exp(-epochs / 1000 / slower),
+           "conv_layers.3.weight_norm": np.exp(-epochs / 5000)},
+    )  # fmt: skip
+    assert runs.Run(tmp_path, config).dead_layer == dead
