@@ -162,13 +162,13 @@ def test_without_matplotlib_there_is_no_picture(monkeypatch, capsys, tmp_path):
     assert "No picture" in capsys.readouterr().out and not any(tmp_path.iterdir())
 
 
-def test_as_a_script_it_prints_the_table_and_draws(tmp_path):
+def test_as_a_script_it_says_that_there_is_no_period_and_draws(tmp_path):
     script = [sys.executable, ROOT / "minimal.py", "--epochs", "10"]
     process = processes.Started(script, cwd=tmp_path)
     out, error = process.communicate()
     assert process.returncode == 0, error
     assert re.search(r"^ +10 +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE)
-    assert "ρ turns at" in out and (tmp_path / minimal.PICTURE).exists()
+    assert "no periods: no fall of ρ" in out and (tmp_path / minimal.PICTURE).exists()
 
 
 def recorded():
