@@ -467,7 +467,10 @@ class Monitor:
             words.append("No equilibrium of decay and gradients to compare with here.")
         else:
             ratio = whole.angle / whole.equilibrium_angle
-            words.append(f"The latest step turned the weights by {ratio:.2g} of the equilibrium.")
+            words.append(
+                f"The latest step turned the weights by {whole.angle:.2g} rad, {ratio:.2g} times "
+                "the angle at which decay and gradients balance (column equilibrium)."
+            )
         rows = [[getattr(record, column) for column in TABLE.values()] for record in self._latest]
         try:
             doubled = doubling_effects(self.model, self.inputs, self.groups)
@@ -482,6 +485,11 @@ class Monitor:
                     f"Doubling a group changes the outputs by up to {max(doubled):.2g} of their "
                     "norm: an epsilon or the precision matters (docs/spikes.md)."
                 )
+        if any(record.jump_threshold for record in self._latest):
+            notes.append(
+                f"A step whose η̃‖g̃‖ exceeds the column δ-jump turns the weights by more than "
+                f"{math.degrees(math.acos(1 - DELTA)):.0f} degrees."
+            )
         header = [*TABLE, "doubled"][: len(rows[0])]
         return "\n".join([*words, *notes, "", _table(header, rows)])
 
@@ -499,7 +507,7 @@ TABLE = {
     "angle": "angle",
     "equilibrium": "equilibrium_angle",
     "η̃‖g̃‖": "effective_step",
-    "δ-jump above": "jump_threshold",
+    "δ-jump": "jump_threshold",
 }
 
 
