@@ -8,12 +8,13 @@ defaults are those of the papers' official code, so its command lines work here.
 
 import argparse
 import math
-import operator
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, TypeVar, get_args
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import arg
 
 from utils import UserError, nearest
 
@@ -30,34 +31,46 @@ Check = Callable[[Any], None]  # raises ValueError that says what would be right
 T = TypeVar("T")
 
 
-def option(
-    default: Any, help: str, check: Check | None = None, aliases: Sequence[str] = (), **more: Any
-) -> Any:
-    """A field of a dataclass of options; `more` is for argparse's add_argument."""
-    metadata = {"help": help, "check": check, "aliases": aliases, "more": more}
-    return field(default=default, metadata=metadata)
+def option(default: Any, help: str, check: Check | None = None) -> Any:
+    """A field of a dataclass of options."""
+    return field(default=default, metadata={"help": help, "check": check})
 
 
-def number(*, off: float | None = None, whole: bool = False, **bounds: float) -> Check:
-    """A finite (or whole) number within bounds, which are named as in `operator`; or `off`."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    expected = f"a {'whole' if whole else 'finite'} number "
-    expected += " and ".join(f"{signs[name]} {bound:g}" for name, bound in bounds.items())
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    off: float | None = None,
+    whole: bool = False,
+) -> Check:
+    """A finite (or whole) number from low to high; an `open_` end is excluded, `off` allowed."""
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'>' if open_low else '>='} {low:g}")
+    if high < math.inf:
+        bounds.append(f"{'<' if open_high else '<='} {high:g}")
+    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
     expected += "" if off is None else f", or {off:g}"
 
     def check(value: float) -> None:
-        kinds = int if whole else (int, float)
-        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-        inside = right and all(getattr(operator, n)(value, bound) for n, bound in bounds.items())
-        if not inside and not (right and value == off):
-            raise ValueError(f"{value!r} is not {expected.strip()}")
+        right_type = isinstance(value, int if whole else (int, float))
+        if value == off or (
+            right_type
+            and math.isfinite(value)
+            and (value > low if open_low else value >= low)
+            and (value < high if open_high else value <= high)
+        ):
+            return
+        raise ValueError(f"{value} is not {expected}")
 
     return check
 
 
-def integer(low: int) -> Check:
-    """A whole number from `low` on."""
-    return number(ge=low, whole=True)
+def integer(low: int, high: float = math.inf) -> Check:
+    """A whole number from low to high."""
+    return number(low, high, whole=True)
 
 
 def one_of(known: Sequence[str]) -> Check:
@@ -109,8 +122,6 @@ class Options:
     def __post_init__(self):
         for each in fields(self):
             value, check = getattr(self, each.name), each.metadata["check"]
-            if each.type is bool and not isinstance(value, bool):
-                raise UserError(f"--{each.name}: {value!r} is not True or False")
             if check is None or (value is None and each.default is None):
                 continue
             try:
@@ -136,14 +147,13 @@ class Data(Options):
     corrupt_train: float | None = option(
         None,
         "replace the labels of this fraction of the training images by random ones",
-        number(ge=0, le=1),
+        number(0, 1),
     )
     split_classes: int | None = option(
         None,
         "keep five of ten classes: 0 keeps 0, 1, 2, 8, 9 and 1 keeps 3 to 7 (renumbered)",
-        number(ge=0, le=1, whole=True),
+        integer(0, 1),
     )
-    noaug: bool = option(False, "train without random crops and flips", aliases=("no_aug",))
     use_squared_loss: bool = option(
         False, "loss (Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the "
         "cross-entropy (P2)",
@@ -164,20 +174,12 @@ class Model(Options):
     norm: str = option("batch", "normalisation: " + ", ".join(NORM_NAMES), one_of(NORM_NAMES))
     norm_eps: float | None = option(
         None, "added to the variance in the normalisation (default: 1e-12; for checkpoints of the "
-        "official code 1e-5; a branch: that of its run)", number(gt=0),
+        "official code 1e-5; a branch: that of its run)", number(0, open_low=True),
     )  # fmt: skip
-    init_scale: float = option(
+    init_scale: Annotated[float, arg(aliases=("--initscale",))] = option(
         -1.0,
         "initial Frobenius norm of the last layer's weights (-1: leave them)",
-        number(gt=0, off=-1),
-        aliases=("initscale",),
-    )
-    noninvlr: float = option(
-        -1.0,
-        "learning rate of the weights that are not scale invariant (SI) (0: frozen; -1: as the "
-        "others)",
-        number(ge=0, off=-1),
-        aliases=("fix_noninvlr",),
+        number(0, open_low=True, off=-1),
     )
     same_init: bool = option(
         False, "initialise the network from the official code's fixed seed, the same in every run"
@@ -192,21 +194,25 @@ class Model(Options):
 class Optimisation(Options):
     """What is trained, and how."""
 
-    lr_init: float = option(0.01, "learning rate η", number(ge=0))
-    wd: float = option(
-        1e-4, "weight decay λ (added to the gradient; adamw: decoupled)", number(ge=0)
-    )
+    lr_init: float = option(0.01, "learning rate η", number(0))
+    wd: float = option(1e-4, "weight decay λ (added to the gradient; adamw: decoupled)", number(0))
     optimizer: str = option("sgd", ", ".join(OPTIMIZERS), one_of(OPTIMIZERS))
-    momentum: float = option(0.9, "momentum of SGD", number(ge=0, lt=1))
+    momentum: float = option(0.9, "momentum of SGD", number(0, 1, open_high=True))
+    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
+        -1.0, "learning rate of the weights that are not scale invariant (SI) (0: frozen; -1: as "
+        "the others)", number(0, off=-1),
+    )  # fmt: skip
     epochs: int = option(1001, "epochs to train", integer(1))
-    no_schedule: bool = option(False, "constant learning rate", aliases=("noschedule",))
+    no_schedule: Annotated[bool, arg(aliases=("--noschedule",))] = option(
+        False, "constant learning rate"
+    )
     c_schedule: float | None = option(
         None,
         "after the first quarter the rate falls linearly to 1/P of lr_init (0: off)",
-        number(ge=0),
+        number(0),
     )
     d_schedule: float | None = option(
-        None, "the rate is divided by P after each quarter of training (0: off)", number(ge=0)
+        None, "the rate is divided by P after each quarter of training (0: off)", number(0)
     )
     cosan_schedule: bool = option(False, "cosine annealing of the rate to 0")
     fbgd: bool = option(False, "full-batch gradient descent: one step an epoch")
@@ -219,7 +225,12 @@ class Optimisation(Options):
         False, "as --fix_elr, and every filter of the SI weights keeps one common norm (P2)"
     )
     elr: float | None = option(
-        None, "effective learning rate ELR of --fix_elr and --fix_all_elr", number(gt=0)
+        None,
+        "effective learning rate ELR of --fix_elr and --fix_all_elr",
+        number(0, open_low=True),
+    )
+    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
+        False, "train without random crops and flips"
     )
     use_test: bool = option(
         False, "train on all training images and evaluate on the test set (default: hold out the "
@@ -249,6 +260,9 @@ class Saving(Options):
     save_freq: int | None = option(
         None, "save every N epochs (default: ever more rarely)", integer(1)
     )
+    save_freq_int: int = option(
+        0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone)", integer(0)
+    )
     keep: int | None = option(None, "keep only the newest N checkpoints (default: all)", integer(1))
     eval_freq: int = option(10, "evaluate on the test (or held-out) set every N epochs", integer(1))
     metrics: bool = option(False, "measure saved epochs while training: writes test.py's files")
@@ -263,14 +277,9 @@ class Saving(Options):
 
 @dataclass(frozen=True)
 class Machine(Options):
-    """Files, and the machine."""
+    """Where it is computed."""
 
     data_path: str = option("./datasets", "folder of the data (CIFAR is downloaded into it)")
-    save_freq_int: int = option(
-        0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone); in test.py, "
-        "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
-        integer(0),
-    )  # fmt: skip
     gpu: int = option(
         0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)", integer(-1)
     )
@@ -281,8 +290,10 @@ class Machine(Options):
 
 
 @dataclass(frozen=True)
-class Train(Machine, Saving, Numbers, Optimisation, Model, Data):
-    """The options of train.py, from the last group to the first.
+class Train(
+    Machine, Saving, Numbers, Optimisation, Model, Data
+):  # fields: from the last to the first
+    """The options of train.py.
 
     Raises
     ------
@@ -291,23 +302,27 @@ class Train(Machine, Saving, Numbers, Optimisation, Model, Data):
 
     def __post_init__(self):
         super().__post_init__()
-        idle = idle_options(self)
-        for exclusive in (
-            ("no_schedule", "c_schedule", "d_schedule", "cosan_schedule"),
-            ("fix_elr", "fix_all_elr"),
-            ("resume", "overwrite"),
-        ):
-            active = [name for name in exclusive if getattr(self, name) and name not in idle]
-            if len(active) > 1:
-                raise UserError(f"--{active[0]} and --{active[1]} contradict each other: give one")
         if self.lr_init == 0 and not self.on_sphere:
             raise UserError("--lr_init: 0 is not a finite number > 0 (--fix_elr does without one)")
+        schedules = {
+            "no_schedule": self.no_schedule and not self.cosan_schedule,
+            "c_schedule": self.c_schedule,
+            "d_schedule": self.d_schedule and not self.c_schedule,
+            "cosan_schedule": self.cosan_schedule,
+        }
+        named = [name for name, value in schedules.items() if value]
+        if len(named) > 1:
+            raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
+        if self.fix_elr and self.fix_all_elr:
+            raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
         if self.on_sphere and self.elr is None:
             raise UserError("--fix_elr and --elr go together: --fix_elr needs a value of --elr")
         if self.on_sphere and self.fix_si_pnorm and self.fix_si_pnorm_value > 0:
             raise UserError("--fix_elr keeps the initial norm: leave out --fix_si_pnorm_value")
         if self.on_sphere and self.optimizer != "sgd":
             raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one")
         if self.fbgd and self.save_freq_int > 1:
             raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
 
@@ -327,10 +342,8 @@ class Metrics(Options):
         "..._normal, ..._corrupt",
     )  # fmt: skip
     all_pnorm: bool = option(False, "<parameter>_norm and <parameter>_numel of every parameter")
-    calc_grad_norms: bool = option(
-        False,
-        "gnorm_m: mean over batches of the gradient's norm",
-        aliases=("calc_grad_norms_small_memory",),
+    calc_grad_norms: Annotated[bool, arg(aliases=("--calc_grad_norms_small_memory",))] = option(
+        False, "gnorm_m: mean over batches of the gradient's norm"
     )
     calc_grad_norms_all: bool = option(False, "gnorm_all: the gradient's norm of every batch")
     calc_grad_norms_param_groups: bool = option(
@@ -378,8 +391,19 @@ class Measuring(Options):
     use_aug: bool = option(False, "measure on randomly cropped and flipped images")
     eval_on_random_subset: int | None = option(
         None, "measure on N random images of the set, fixed by --seed (N left out, or 0: 5000, or "
-        "all of a smaller set)", integer(0), nargs="?", const=0,
+        "all of a smaller set)", integer(0),
     )  # fmt: skip
+    save_freq_int: int = option(
+        0,
+        "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
+        integer(0),
+    )
+    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
+        False, "accepted, and changes nothing: images are augmented with --use_aug alone"
+    )
+    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
+        -1.0, "accepted, and changes nothing: nothing is trained"
+    )
 
 
 @dataclass(frozen=True)
@@ -419,13 +443,6 @@ NO_EFFECT_IN_TEST = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are a `UserError`."""
-
-    def error(self, message: str) -> None:
-        raise UserError(message.removeprefix("argument "))
-
-
 def parse(
     kind: type[T], argv: Sequence[str] | None, prog: str, description: str
 ) -> tuple[T, set[str]]:
@@ -436,51 +453,36 @@ def parse(
 
     Raises
     ------
-    UserError : an option is unknown, lacks its value, or has a wrong one.
-    SystemExit : with status 0 after --help.
+    UserError : an option is unknown, or its value is out of range.
+    SystemExit : with status 2 and a message for a value that is not of its type; 0 after --help.
     """
-    parser = Parser(
+    argv = list(sys.argv[1:] if argv is None else argv)
+    groups = groups_of(kind)
+    by_group = [(group.__name__.lower(), group, field(default_factory=group)) for group in groups]
+    parts, unknown = tyro.cli(
+        make_dataclass(kind.__name__, by_group) if groups else kind,
+        args=argv,
         prog=prog,
-        usage="%(prog)s [options]",
         description=description.split("\n")[0],
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        return_unknown_args=True,
     )
-    known = []
-    for group in groups_of(kind) or [kind]:
-        section = parser.add_argument_group(group.__doc__.split("\n")[0].rstrip("."))
-        for each in fields(group):
-            known += add_argument(section, each).option_strings
-    words = []
-    for word in sys.argv[1:] if argv is None else argv:
-        if words and re.match(r"-(\d|\.|inf)", word):  # argparse would take it for an option
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    given, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
+        known = [f"--{name}" for each in fields(kind) for name in spellings(each)
+                 if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip
         hint = nearest(unknown[0].split("=")[0], known)
-        raise UserError(f"unknown option {unknown[0]}{hint}; {prog} --help lists the options")
-    return kind(**vars(given)), {*vars(given)}
-
-
-def add_argument(section: Any, each: Field) -> argparse.Action:
-    """Add a field to a section of a parser: a flag, an option with a value, or folders."""
-    value = (*get_args(each.type), each.type)[0]  # int for int | None, Path for tuple[Path, ...]
-    unsaid = each.default is False or each.default in (None, "", ())
-    default = "" if unsaid else f" (default: {each.default})"
-    more = {"help": each.metadata["help"] + default, **each.metadata["more"]}
-    if each.default == ():
-        return section.add_argument(each.name, nargs="*", type=value, **more)
-    names = [f"--{name}" for name in spellings(each)]
-    if value is bool:
-        return section.add_argument(*names, action="store_true", **more)
-    return section.add_argument(*names, type=value, metavar=value.__name__.upper(), **more)
+        raise UserError(f"unknown option {unknown[0]}{hint}; --help lists the options")
+    if groups:
+        parts = kind(**{k: v for part in vars(parts).values() for k, v in vars(part).items()})
+    words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word[:2] == "--"}
+    return parts, {each.name for each in fields(kind) if words & {*spellings(each)}}
 
 
 def spellings(each: Field) -> list[str]:
     """The name of an option and its aliases, without the dashes."""
-    return [each.name, *each.metadata["aliases"]]
+    extras = getattr(each.type, "__metadata__", ())
+    return [each.name, *(alias[2:] for extra in extras for alias in getattr(extra, "aliases", ()))]
 
 
 def words(options: Options) -> list[str]:
@@ -543,6 +545,11 @@ def measure_options(argv: Sequence[str] | None = None) -> tuple[Measure, set[str
     ------
     UserError, SystemExit : as `parse`.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    subset = "--eval_on_random_subset"  # official lines give it without a number
+    for i, (word, following) in enumerate(zip(argv, [*argv, "--"][1:], strict=True)):
+        if word == subset and following.startswith("--"):
+            argv[i] = f"{subset}=0"
     options, given = parse(Measure, argv, "test.py", "Measure the checkpoints of one run.")
     if options.models_dir is None:
         raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
@@ -556,10 +563,11 @@ def markdown_tables(groups: Sequence[type[Options]]) -> str:
         lines += [f"**{group.__doc__.splitlines()[0]}**", "", "| option | default | meaning |"]
         lines.append("|---|---|---|")
         for each in fields(group):
-            others = "".join(f" (`--{alias}`)" for alias in each.metadata["aliases"])
+            name, *aliases = spellings(each)
+            others = "".join(f" (`--{alias}`)" for alias in aliases)
             default = "off" if each.default is False else each.default
             shown = "" if default is None else f"`{default}`"
-            lines.append(f"| `--{each.name}`{others} | {shown} | {each.metadata['help']} |")
+            lines.append(f"| `--{name}`{others} | {shown} | {each.metadata['help']} |")
         lines.append("")
     return "\n".join(lines)
 

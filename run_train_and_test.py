@@ -75,7 +75,7 @@ class Driver(Options):
     )
     time: float | None = option(
         None, "minutes after which all lines are stopped; the same command continues them",
-        number(gt=0),
+        number(0, open_low=True),
     )  # fmt: skip
     launcher: str = option("local", "local, slurm (a job array)", one_of(("local", "slurm")))
     sbatch: str = option("", "SLURM: options of sbatch, as in gpus-per-node=1,time=240", key_values)

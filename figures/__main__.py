@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from figures import paths, plt, report, save
 from figures.dynamics import dynamics, read
 from figures.report import listing
@@ -41,7 +43,7 @@ def window(text: str) -> tuple[float, float]:
 class Draw(Options):
     """What to draw."""
 
-    folders: tuple[Path, ...] = option(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = option(  # noqa: RUF009
         (), "experiments, lines, runs or branches to draw together (none: list the experiments)"
     )
     branches: bool = option(False, "draw the branches too that are below the folders")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 from tqdm import tqdm
 
 import models
@@ -41,7 +42,9 @@ SHARED = (
 class Paths(Options):
     """Which checkpoints to connect."""
 
-    checkpoints: tuple[Path, ...] = option((), "two or more, of any runs")
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = option(  # noqa: RUF009
+        (), "two or more, of any runs"
+    )
     points: int = option(11, "points of each path, its ends included", integer(2))
     arc: bool = option(False, "turn the SI weights along the great circle between their ends")
     save_path: str = option("paths.npz", "where the results go")

@@ -195,7 +195,7 @@ def test_scripts_without_options_refuse_them(words):
 def test_only_scripts_know_the_command_line():
     for folder in ("training", "models", "theory", "runs"):
         for path in (ROOT / folder).glob("*.py"):
-            assert not re.search(r"import .*\bparse\b", path.read_text()), path
+            assert not re.search(r"\btyro\b|import .*\bparse\b", path.read_text()), path
 
 
 @pytest.fixture
