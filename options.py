@@ -7,7 +7,11 @@ defaults are those of the papers' official code, so its command lines work here.
 """
 
 import argparse
+import contextlib
+import io
+import itertools
 import math
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
@@ -36,41 +40,26 @@ def option(default: Any, help: str, check: Check | None = None) -> Any:
     return field(default=default, metadata={"help": help, "check": check})
 
 
-def number(
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-    off: float | None = None,
-    whole: bool = False,
-) -> Check:
-    """A finite (or whole) number from low to high; an `open_` end is excluded, `off` allowed."""
-    bounds = []
-    if low > -math.inf:
-        bounds.append(f"{'>' if open_low else '>='} {low:g}")
-    if high < math.inf:
-        bounds.append(f"{'<' if open_high else '<='} {high:g}")
-    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
+def number(*, off: float | None = None, whole: bool = False, **bounds: float) -> Check:
+    """A finite (or whole) number within bounds, which are named as in `operator`; or `off`."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    expected = f"a {'whole' if whole else 'finite'} number "
+    expected += " and ".join(f"{signs[name]} {bound:g}" for name, bound in bounds.items())
     expected += "" if off is None else f", or {off:g}"
 
     def check(value: float) -> None:
-        right_type = isinstance(value, int if whole else (int, float))
-        if value == off or (
-            right_type
-            and math.isfinite(value)
-            and (value > low if open_low else value >= low)
-            and (value < high if open_high else value <= high)
-        ):
-            return
-        raise ValueError(f"{value} is not {expected}")
+        kinds = int if whole else (int, float)
+        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        inside = right and all(getattr(operator, n)(value, bound) for n, bound in bounds.items())
+        if not inside and not (right and value == off):
+            raise ValueError(f"{value!r} is not {expected.strip()}")
 
     return check
 
 
-def integer(low: int, high: float = math.inf) -> Check:
-    """A whole number from low to high."""
-    return number(low, high, whole=True)
+def integer(low: int) -> Check:
+    """A whole number from `low` on."""
+    return number(ge=low, whole=True)
 
 
 def one_of(known: Sequence[str]) -> Check:
@@ -122,6 +111,8 @@ class Options:
     def __post_init__(self):
         for each in fields(self):
             value, check = getattr(self, each.name), each.metadata["check"]
+            if isinstance(each.default, bool) and not isinstance(value, bool):
+                raise UserError(f"--{each.name}: {value!r} is not True or False")
             if check is None or (value is None and each.default is None):
                 continue
             try:
@@ -147,12 +138,15 @@ class Data(Options):
     corrupt_train: float | None = option(
         None,
         "replace the labels of this fraction of the training images by random ones",
-        number(0, 1),
+        number(ge=0, le=1),
     )
     split_classes: int | None = option(
         None,
         "keep five of ten classes: 0 keeps 0, 1, 2, 8, 9 and 1 keeps 3 to 7 (renumbered)",
-        integer(0, 1),
+        number(ge=0, le=1, whole=True),
+    )
+    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
+        False, "train without random crops and flips"
     )
     use_squared_loss: bool = option(
         False, "loss (Σ o² - 2 o_y + 1) / C of outputs o, label y, C classes, instead of the "
@@ -174,12 +168,18 @@ class Model(Options):
     norm: str = option("batch", "normalisation: " + ", ".join(NORM_NAMES), one_of(NORM_NAMES))
     norm_eps: float | None = option(
         None, "added to the variance in the normalisation (default: 1e-12; for checkpoints of the "
-        "official code 1e-5; a branch: that of its run)", number(0, open_low=True),
+        "official code 1e-5; a branch: that of its run)", number(gt=0),
     )  # fmt: skip
     init_scale: Annotated[float, arg(aliases=("--initscale",))] = option(
         -1.0,
         "initial Frobenius norm of the last layer's weights (-1: leave them)",
-        number(0, open_low=True, off=-1),
+        number(gt=0, off=-1),
+    )
+    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
+        -1.0,
+        "learning rate of the weights that are not scale invariant (SI) (0: frozen; -1: as the "
+        "others)",
+        number(ge=0, off=-1),
     )
     same_init: bool = option(
         False, "initialise the network from the official code's fixed seed, the same in every run"
@@ -194,14 +194,12 @@ class Model(Options):
 class Optimisation(Options):
     """What is trained, and how."""
 
-    lr_init: float = option(0.01, "learning rate η", number(0))
-    wd: float = option(1e-4, "weight decay λ (added to the gradient; adamw: decoupled)", number(0))
+    lr_init: float = option(0.01, "learning rate η", number(ge=0))
+    wd: float = option(
+        1e-4, "weight decay λ (added to the gradient; adamw: decoupled)", number(ge=0)
+    )
     optimizer: str = option("sgd", ", ".join(OPTIMIZERS), one_of(OPTIMIZERS))
-    momentum: float = option(0.9, "momentum of SGD", number(0, 1, open_high=True))
-    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
-        -1.0, "learning rate of the weights that are not scale invariant (SI) (0: frozen; -1: as "
-        "the others)", number(0, off=-1),
-    )  # fmt: skip
+    momentum: float = option(0.9, "momentum of SGD", number(ge=0, lt=1))
     epochs: int = option(1001, "epochs to train", integer(1))
     no_schedule: Annotated[bool, arg(aliases=("--noschedule",))] = option(
         False, "constant learning rate"
@@ -209,10 +207,10 @@ class Optimisation(Options):
     c_schedule: float | None = option(
         None,
         "after the first quarter the rate falls linearly to 1/P of lr_init (0: off)",
-        number(0),
+        number(ge=0),
     )
     d_schedule: float | None = option(
-        None, "the rate is divided by P after each quarter of training (0: off)", number(0)
+        None, "the rate is divided by P after each quarter of training (0: off)", number(ge=0)
     )
     cosan_schedule: bool = option(False, "cosine annealing of the rate to 0")
     fbgd: bool = option(False, "full-batch gradient descent: one step an epoch")
@@ -225,12 +223,7 @@ class Optimisation(Options):
         False, "as --fix_elr, and every filter of the SI weights keeps one common norm (P2)"
     )
     elr: float | None = option(
-        None,
-        "effective learning rate ELR of --fix_elr and --fix_all_elr",
-        number(0, open_low=True),
-    )
-    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
-        False, "train without random crops and flips"
+        None, "effective learning rate ELR of --fix_elr and --fix_all_elr", number(gt=0)
     )
     use_test: bool = option(
         False, "train on all training images and evaluate on the test set (default: hold out the "
@@ -260,9 +253,6 @@ class Saving(Options):
     save_freq: int | None = option(
         None, "save every N epochs (default: ever more rarely)", integer(1)
     )
-    save_freq_int: int = option(
-        0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone)", integer(0)
-    )
     keep: int | None = option(None, "keep only the newest N checkpoints (default: all)", integer(1))
     eval_freq: int = option(10, "evaluate on the test (or held-out) set every N epochs", integer(1))
     metrics: bool = option(False, "measure saved epochs while training: writes test.py's files")
@@ -277,9 +267,14 @@ class Saving(Options):
 
 @dataclass(frozen=True)
 class Machine(Options):
-    """Where it is computed."""
+    """Files, and the machine."""
 
     data_path: str = option("./datasets", "folder of the data (CIFAR is downloaded into it)")
+    save_freq_int: int = option(
+        0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone); in test.py, "
+        "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
+        integer(0),
+    )  # fmt: skip
     gpu: int = option(
         0, "number of the GPU (-1: CPU; without any GPU, 0 is the CPU too)", integer(-1)
     )
@@ -290,10 +285,8 @@ class Machine(Options):
 
 
 @dataclass(frozen=True)
-class Train(
-    Machine, Saving, Numbers, Optimisation, Model, Data
-):  # fields: from the last to the first
-    """The options of train.py.
+class Train(Machine, Saving, Numbers, Optimisation, Model, Data):
+    """The options of train.py, from the last group to the first.
 
     Raises
     ------
@@ -302,27 +295,23 @@ class Train(
 
     def __post_init__(self):
         super().__post_init__()
+        idle = idle_options(self)
+        for exclusive in (
+            ("no_schedule", "c_schedule", "d_schedule", "cosan_schedule"),
+            ("fix_elr", "fix_all_elr"),
+            ("resume", "overwrite"),
+        ):
+            active = [name for name in exclusive if getattr(self, name) and name not in idle]
+            if len(active) > 1:
+                raise UserError(f"--{active[0]} and --{active[1]} contradict each other: give one")
         if self.lr_init == 0 and not self.on_sphere:
             raise UserError("--lr_init: 0 is not a finite number > 0 (--fix_elr does without one)")
-        schedules = {
-            "no_schedule": self.no_schedule and not self.cosan_schedule,
-            "c_schedule": self.c_schedule,
-            "d_schedule": self.d_schedule and not self.c_schedule,
-            "cosan_schedule": self.cosan_schedule,
-        }
-        named = [name for name, value in schedules.items() if value]
-        if len(named) > 1:
-            raise UserError(f"--{named[0]} and --{named[1]} contradict each other: give one")
-        if self.fix_elr and self.fix_all_elr:
-            raise UserError("--fix_elr and --fix_all_elr contradict each other: give one")
         if self.on_sphere and self.elr is None:
             raise UserError("--fix_elr and --elr go together: --fix_elr needs a value of --elr")
         if self.on_sphere and self.fix_si_pnorm and self.fix_si_pnorm_value > 0:
             raise UserError("--fix_elr keeps the initial norm: leave out --fix_si_pnorm_value")
         if self.on_sphere and self.optimizer != "sgd":
             raise UserError("--fix_elr needs --optimizer sgd: Adam's steps have another length")
-        if self.resume and self.overwrite:
-            raise UserError("--resume and --overwrite contradict each other: give one")
         if self.fbgd and self.save_freq_int > 1:
             raise UserError("--save_freq_int has nothing to save with --fbgd: one step an epoch")
 
@@ -393,17 +382,6 @@ class Measuring(Options):
         None, "measure on N random images of the set, fixed by --seed (N left out, or 0: 5000, or "
         "all of a smaller set)", integer(0),
     )  # fmt: skip
-    save_freq_int: int = option(
-        0,
-        "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
-        integer(0),
-    )
-    noaug: Annotated[bool, arg(aliases=("--no_aug",))] = option(
-        False, "accepted, and changes nothing: images are augmented with --use_aug alone"
-    )
-    noninvlr: Annotated[float, arg(aliases=("--fix_noninvlr",))] = option(
-        -1.0, "accepted, and changes nothing: nothing is trained"
-    )
 
 
 @dataclass(frozen=True)
@@ -453,30 +431,45 @@ def parse(
 
     Raises
     ------
-    UserError : an option is unknown, or its value is out of range.
-    SystemExit : with status 2 and a message for a value that is not of its type; 0 after --help.
+    UserError : an option is unknown, lacks its value, or has a wrong one.
+    SystemExit : with status 0 after --help.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     groups = groups_of(kind)
     by_group = [(group.__name__.lower(), group, field(default_factory=group)) for group in groups]
-    parts, unknown = tyro.cli(
-        make_dataclass(kind.__name__, by_group) if groups else kind,
-        args=argv,
-        prog=prog,
-        description=description.split("\n")[0],
-        use_underscores=True,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        return_unknown_args=True,
-    )
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            parts, unknown = tyro.cli(
+                make_dataclass(kind.__name__, by_group) if groups else kind,
+                args=argv,
+                prog=prog,
+                description=description.split("\n")[0],
+                use_underscores=True,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff,
+                        tyro.conf.DisallowNone),
+                return_unknown_args=True,
+            )  # fmt: skip
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(message_in(errors.getvalue())) from None
     if unknown:
         known = [f"--{name}" for each in fields(kind) for name in spellings(each)
                  if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip
         hint = nearest(unknown[0].split("=")[0], known)
-        raise UserError(f"unknown option {unknown[0]}{hint}; --help lists the options")
+        raise UserError(f"unknown option {unknown[0]}{hint}; {prog} --help lists the options")
     if groups:
         parts = kind(**{k: v for part in vars(parts).values() for k, v in vars(part).items()})
     words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word[:2] == "--"}
     return parts, {each.name for each in fields(kind) if words & {*spellings(each)}}
+
+
+def message_in(box: str) -> str:
+    """The message of the box that tyro prints for a mistake, on one line."""
+    rows = [line.strip("│ ") for line in box.splitlines()[1:]]
+    message = itertools.takewhile(lambda row: row.strip("─╰╯"), rows)
+    return " ".join(message).removeprefix("Error parsing ")
 
 
 def spellings(each: Field) -> list[str]:
@@ -563,11 +556,10 @@ def markdown_tables(groups: Sequence[type[Options]]) -> str:
         lines += [f"**{group.__doc__.splitlines()[0]}**", "", "| option | default | meaning |"]
         lines.append("|---|---|---|")
         for each in fields(group):
-            name, *aliases = spellings(each)
-            others = "".join(f" (`--{alias}`)" for alias in aliases)
+            others = "".join(f" (`--{alias}`)" for alias in spellings(each)[1:])
             default = "off" if each.default is False else each.default
             shown = "" if default is None else f"`{default}`"
-            lines.append(f"| `--{name}`{others} | {shown} | {each.metadata['help']} |")
+            lines.append(f"| `--{each.name}`{others} | {shown} | {each.metadata['help']} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from textwrap import fill
 from tabulate import tabulate
 
 import runs
-from experiments import EXPERIMENTS, Experiment, block, cost, status
+from experiments import EXPERIMENTS, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.slurm import key_values, submit
@@ -75,18 +75,10 @@ class Driver(Options):
     )
     time: float | None = option(
         None, "minutes after which all lines are stopped; the same command continues them",
-        number(0, open_low=True),
+        number(gt=0),
     )  # fmt: skip
     launcher: str = option("local", "local, slurm (a job array)", one_of(("local", "slurm")))
     sbatch: str = option("", "SLURM: options of sbatch, as in gpus-per-node=1,time=240", key_values)
-
-
-def edited_experiment() -> Experiment:
-    """The experiment of the parameters at the top of this file."""
-    missing = [name for name in block.NAMES if name not in globals()]
-    if missing:
-        raise UserError(f"{missing[0]} is missing from the parameters at the top of the driver")
-    return block.experiment(**{name: globals()[name] for name in block.NAMES})
 
 
 def print_experiments() -> None:
@@ -114,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         print_experiments()
         return 0
-    experiment = EXPERIMENTS.get(arguments.experiment) or edited_experiment()
+    experiment = EXPERIMENTS.get(arguments.experiment) or block.experiment(globals())
     experiment = experiment.on_folder(arguments.image_folder)
     if arguments.trials > 1:
         experiment = experiment.in_trials(range(arguments.trials))

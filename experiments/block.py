@@ -1,25 +1,25 @@
 """The block of parameters at the top of the driver: the experiment it describes, its mistakes."""
 
+import re
 import shlex
 import sys
 import traceback
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import SimpleNamespace, TracebackType
+from typing import Any, get_args
 
 from experiments.setting import Differing, Experiment
-from options import Train, parse
-from utils import UserError
+from options import Train, parse, spellings
+from utils import UserError, nearest
 
-TEXTS = ("exp_name", "dataset", "data_path", "network", "combine", "fix_elr", "add_params")
-LISTS = ("lrs", "wds", "elrs")
-NAMES = (*TEXTS, *LISTS, "fix_noninvlr", "params", "same_last_layer")
-# Options that have a line of their own in the block.
+# Options of train.py that are given elsewhere: in the block, or to the driver.
 ELSEWHERE = {
     "dataset": "dataset", "data_path": "data_path", "model": "network", "noninvlr": "fix_noninvlr",
     "lr_init": "lrs", "wd": "wds", "elr": "elrs", "fix_elr": "fix_elr", "fix_all_elr": "fix_elr",
+    "dir": "exp_name", "overwrite": "--overwrite of the driver",
 }  # fmt: skip
 
 
@@ -27,158 +27,144 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check(values: dict[str, Any]) -> None:
-    """Check the type of each parameter.
+def are_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_number, value))
+
+
+def is_folder_name(value: Any) -> bool:
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    path = Path(value)
+    return path != Path() and not path.is_absolute() and ".." not in path.parts
+
+
+TEXT = ('a text in quotes, as in "..."', lambda value: isinstance(value, str))
+NUMBERS = ("a list of numbers, as in [0.01]", are_numbers)
+# Parameter -> what it should be, and whether a value is that.
+PARAMETERS = {
+    "exp_name": ("the name of a folder in Experiments/", is_folder_name),
+    **dict.fromkeys(("dataset", "data_path", "network", "add_params"), TEXT),
+    **dict.fromkeys(("lrs", "wds", "elrs"), NUMBERS),
+    "fix_noninvlr": ("a number, as in 0.0", is_number),
+    "params": ('a dictionary, as in {"depth": 3}', lambda value: isinstance(value, dict)),
+    "combine": ('"zip" or "cross"', ("zip", "cross").__contains__),
+    "fix_elr": (
+        '"fix_lr", "fix_elr" or "fix_all_elr"', ("fix_lr", "fix_elr", "fix_all_elr").__contains__,
+    ),
+    "same_last_layer": ("True or False", lambda value: isinstance(value, bool)),
+}  # fmt: skip
+
+
+def experiment(namespace: Mapping[str, Any]) -> Experiment:
+    """The experiment that the parameters describe, which are variables of this namespace.
 
     Raises
     ------
-    UserError : one is wrong; it says what it is and what it should be.
+    UserError : one is missing or wrong, they contradict each other, or train.py refuses them.
     """
-    for name, value in values.items():
-        if name in TEXTS and not isinstance(value, str):
-            raise UserError(f'{name} is a text in quotes, as in {name} = "...", not {value!r}')
-        if name in LISTS and not (isinstance(value, (list, tuple)) and all(map(is_number, value))):
-            example = value if is_number(value) else 0.01
-            raise UserError(
-                f"{name} is a list of numbers, as in {name} = [{example}], not {value!r}"
-            )
-        if name == "fix_noninvlr" and not is_number(value):
-            raise UserError(f"{name} is a number, as in {name} = 0.0, not {value!r}")
-        if name == "same_last_layer" and not isinstance(value, bool):
-            raise UserError(f"{name} is True or False, not {value!r}")
-        if name == "params" and not isinstance(value, dict):
-            example = '{"num_channels": 32}'
-            raise UserError(f"{name} is a dictionary, as in {name} = {example}, not {value!r}")
-    exp_name, combine = values["exp_name"], values["combine"]
-    path = Path(exp_name)
-    if path == Path() or path.is_absolute() or ".." in path.parts or not exp_name.isprintable():
-        raise UserError(f"exp_name is the name of a folder in Experiments/, not {exp_name!r}")
-    if combine not in ("cross", "zip"):
-        raise UserError(f"combine is 'cross' or 'zip', not {combine!r}")
-    switches = {field.name: isinstance(field.default, bool) for field in fields(Train)}
-    for name, value in values["params"].items():
-        is_switch = switches.get(name, isinstance(value, bool))  # of an alias: not checked here
-        if is_switch and not isinstance(value, bool):
-            raise UserError(f'params: "{name}" is True or False, not {value!r}')
-        if not is_switch and isinstance(value, bool):
-            raise UserError(f'params: "{name}" takes a value, not {value}')
-
-
-def experiment(
-    *,
-    exp_name: str,
-    dataset: str,
-    data_path: str,
-    network: str,
-    fix_noninvlr: float,
-    params: dict[str, Any],
-    lrs: list[float],
-    wds: list[float],
-    combine: str,
-    fix_elr: str,
-    elrs: list[float],
-    same_last_layer: bool,
-    add_params: str,
-) -> Experiment:
-    """The experiment that the parameters describe.
-
-    Raises
-    ------
-    UserError : they contradict each other, or train.py does not take them.
-    """
-    check(locals())
-    lines = differing(lrs, wds, combine, fix_elr, elrs)
-    try:
-        flags = shlex.split(add_params)
-    except ValueError as error:
-        raise UserError(f"add_params {add_params}: {error}") from None
-    words = [word for key, value in params.items() for word in option_words(key, value)]
-    _, in_params = parse(Train, words, "run_train_and_test.py", "")
-    _, in_flags = parse(Train, flags, "run_train_and_test.py", "")
-    in_params |= {name for name, value in params.items() if value is False}
-    twice = sorted(in_params & in_flags)
-    if twice:
-        raise UserError(f"{twice[0]} is both in params and in add_params: give it once")
-    for name in sorted((in_params | in_flags) & ELSEWHERE.keys()):
-        where = "params" if name in in_params else "add_params"
-        raise UserError(f"{where} holds {name}: change {ELSEWHERE[name]} in the block instead")
-    if "dir" in in_params | in_flags:
+    for name, (what, is_right) in PARAMETERS.items():
+        if name not in namespace:
+            raise UserError(f"{name} is missing from the parameters at the top of the driver")
+        if not is_right(namespace[name]):
+            raise UserError(f"{name}: {namespace[name]!r} is not {what}")
+    block = SimpleNamespace(**{name: namespace[name] for name in PARAMETERS})
+    lines = differing(block)
+    in_params, in_flags = options_in(block.params), options_among(block.add_params)
+    for place, given in (("params", in_params), ("add_params", in_flags)):
+        for name in given.keys() & ELSEWHERE.keys():
+            raise UserError(f"{place} holds {name}: use {ELSEWHERE[name]} instead")
+    for name in in_params.keys() & in_flags.keys():
+        raise UserError(f"{name} is both in params and in add_params: give it once")
+    if block.network.endswith("Af") and block.fix_noninvlr == 0:
         raise UserError(
-            "dir: a line's folder is Experiments/<exp_name>/<its rates>, where it is measured and "
-            "drawn; name another exp_name instead"
+            f'network = "{block.network}" with fix_noninvlr = 0 trains none of its scales and '
+            'shifts: set fix_noninvlr = -1 and "init_scale": -1 to train all weights'
         )
-    options, _ = parse(Train, [*words, *flags], "run_train_and_test.py", "")
-    if network.endswith("Af") and fix_noninvlr == 0:
-        raise UserError(
-            f'network = "{network}" with fix_noninvlr = {fix_noninvlr} trains none of its scales '
-            'and shifts: set fix_noninvlr = -1 and "init_scale": -1 to train all weights'
-        )
-    file, colon, _ = network.rpartition(":")
+    file, colon, _ = block.network.rpartition(":")
     if colon and file.endswith(".py") and not Path(file).is_file():
         raise UserError(f"network: there is no file {file}")
+    given = {
+        "dataset": block.dataset, "data_path": block.data_path, "model": block.network,
+        "noninvlr": block.fix_noninvlr, **in_params, **in_flags,
+    }  # fmt: skip
+    if block.same_last_layer:
+        given["same_last_layer"] = True
+    if block.fix_elr != "fix_lr":
+        given[block.fix_elr] = True
+    try:
+        options, *_ = [Train(**given, **line) for line in lines]
+    except UserError as error:  # in the names of the block
+        message = re.sub(r"^--(\w+):", lambda m: f"{ELSEWHERE.get(m[1], m[1])}:", str(error))
+        raise UserError(message) from None
+    if options.optimizer != "sgd" and given.get("momentum"):
+        raise UserError("momentum belongs to SGD, and Adam has its own moments: leave it out")
     if options.resume_epoch not in (None, -1):
         raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
-    try:
-        for line in reversed(lines):  # ends with the first
-            options = replace(
-                options,
-                dataset=dataset,
-                data_path=data_path,
-                model=network,
-                noninvlr=fix_noninvlr,
-                same_last_layer=same_last_layer or options.same_last_layer,
-                **({} if fix_elr == "fix_lr" else {fix_elr: True}),
-                **line,
-            )
-    except UserError as error:
-        option, colon, reason = str(error).partition(":")
-        name = ELSEWHERE.get(option.removeprefix("--"), option)
-        raise UserError(f"{name}{colon}{reason}") from None
-    return Experiment(exp_name, "the parameters at the top of the driver", options, lines)
+    return Experiment(block.exp_name, "the parameters at the top of the driver", options, lines)
 
 
-def option_words(key: str, value: Any) -> list[str]:
-    """An entry of params as the words of a command line: true flags bare, false ones left out.
+def options_in(params: dict[str, Any]) -> dict[str, Any]:
+    """The options that params gives, name -> value; None stands for the default.
 
-    1e3 is a whole number.
+    Raises
+    ------
+    UserError : there is no such option.
     """
-    if value is None or isinstance(value, bool):
-        return [f"--{key}"] if value else []
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return [f"--{key}", str(value)]
+    known = {name: each for each in fields(Train) for name in spellings(each)}
+    given = {}
+    for key, value in params.items():
+        if key not in known:
+            raise UserError(f"params: unknown option {key!r}{nearest(str(key), known)}")
+        kinds = (known[key].type, *get_args(known[key].type))
+        if isinstance(value, float) and value.is_integer() and int in kinds:
+            value = int(value)  # 1e3
+        if value is not None:
+            given[known[key].name] = value
+    return given
 
 
-def differing(
-    lrs: list[float], wds: list[float], combine: str, fix_elr: str, elrs: list[float]
-) -> tuple[Differing, ...]:
+def options_among(flags: str) -> dict[str, Any]:
+    """The options that add_params gives, name -> value.
+
+    Raises
+    ------
+    UserError : train.py does not take them.
+    """
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise UserError(f"add_params {flags}: {error}") from None
+    if {"-h", "--help"} & {*words}:
+        raise UserError("add_params holds --help: python train.py --help lists the options")
+    options, given = parse(Train, words, "train.py", "")
+    return {name: getattr(options, name) for name in given}
+
+
+def differing(block: SimpleNamespace) -> tuple[Differing, ...]:
     """The rates of each line: pairs of lrs and wds or, on the sphere, elrs.
 
     Raises
     ------
     UserError : an empty list, lists of different lengths to zip, or lists without effect.
     """
-    if fix_elr not in ("fix_lr", "fix_elr", "fix_all_elr"):
-        raise UserError(f"fix_elr is 'fix_elr', 'fix_all_elr' or 'fix_lr', not {fix_elr!r}")
-    if fix_elr != "fix_lr":
+    lrs, wds, elrs = block.lrs, block.wds, block.elrs
+    if block.fix_elr != "fix_lr":
         if not elrs:
             raise UserError("elrs needs at least one value")
         if len(lrs) > 1 or len(wds) > 1:
-            raise UserError(f"lrs and wds have no effect with {fix_elr}: leave one value in each")
+            raise UserError(
+                f"lrs and wds have no effect with {block.fix_elr}: leave one value in each"
+            )
         return tuple({"elr": elr} for elr in elrs)
     if elrs:
         raise UserError('elrs has no effect with fix_elr = "fix_lr": leave it empty')
     if not lrs or not wds:
         raise UserError("lrs and wds need at least one value each")
-    if combine == "cross":
-        pairs = list(product(lrs, wds))
-    elif len({len(lrs), len(wds)} - {1}) > 1:
+    if block.combine == "cross" or 1 in (len(lrs), len(wds)):
+        return tuple({"lr_init": lr, "wd": wd} for lr, wd in product(lrs, wds))
+    if len(lrs) != len(wds):
         raise UserError(f"{len(lrs)} lrs and {len(wds)} wds cannot be zipped")
-    else:
-        longest = max(len(lrs), len(wds))
-        lrs, wds = (rates * (longest // len(rates)) for rates in (lrs, wds))
-        pairs = list(zip(lrs, wds, strict=True))
-    return tuple({"lr_init": lr, "wd": wd} for lr, wd in pairs)
+    return tuple({"lr_init": lr, "wd": wd} for lr, wd in zip(lrs, wds, strict=True))
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

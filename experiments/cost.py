@@ -16,13 +16,12 @@ import numpy as np
 
 import runs
 from experiments.lines import ROOT, Line
+from options import Train
 from utils import UserError, duration
 
-IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 50_000) | {
-    "SVHN": 73_257, "Digits": 1500,
-}  # fmt: skip
-TEST_IMAGES = dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), 10_000) | {
-    "SVHN": 26_032, "Digits": 297,
+IMAGES = {  # to train on, and of the test set
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), (50_000, 10_000)),
+    "SVHN": (73_257, 26_032), "Digits": (1500, 297),
 }  # fmt: skip
 FORWARD = 1 / 3  # share of the forward pass in a step: the backward pass is worth two of them
 START = 4.0  # seconds until a command has loaded its libraries and its data
@@ -35,24 +34,16 @@ REFERENCE = {
     "ResNet18": {8: (175_192, 0.50), 32: (2_792_800, 4.0)},
 }
 ON_REFERENCE = "as measured on a core of an AMD EPYC"
-
-Network = tuple  # model, width, depth, normalisation
+NETWORK = ("model", "num_channels", "depth", "norm")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What some lines take.
-
-    Attributes
-    ----------
-    seconds : on one core of a CPU, or one GPU; None where a network has never been timed.
-    disk : bytes of checkpoints when the lines are done; None if it is not known.
-    source : what `seconds` rests on.
-    """
+    """Seconds of a core of a CPU or of a GPU, and bytes of checkpoints; None if not known."""
 
     seconds: float | None
     disk: float | None
-    source: str
+    source: str  # what `seconds` rests on
 
     def on(self, gpu: bool) -> str:
         """The cost as text, on a GPU or on a core of a CPU."""
@@ -73,41 +64,36 @@ class Timings:
     """
 
     def __init__(self, gpu: bool, root: Path = ROOT):
-        times: dict[Network, list[float]] = {}
+        times: dict[tuple, list[float]] = {}
         for path in root.glob(f"*/*/trial_*/{runs.CONFIG}"):
-            with contextlib.suppress(
-                UserError, KeyError, ValueError
-            ):  # damaged, or of old versions
+            with contextlib.suppress(UserError, KeyError, ValueError):  # damaged, or old
                 config = runs.read_config(path.parent, labels=False)
                 cpu = re.fullmatch(r"CPU, (\d+) threads", config["device"])
                 seconds = [row["seconds"] for row in runs.read_log(path.parent)[1:]]
                 if seconds and bool(cpu) != gpu:
-                    network = tuple(config[k] for k in ("model", "num_channels", "depth", "norm"))
                     image = statistics.median(seconds) / config["train_images"]
+                    network = tuple(config[key] for key in NETWORK)
                     times.setdefault(network, []).append(image * (int(cpu[1]) if cpu else 1))
         self.gpu = gpu
         self.measured = {k: statistics.median(v) for k, v in times.items()}
-        ratios = [v / reference(k)[1] for k, v in self.measured.items() if reference(k)]
+        ratios = [v / reference(*k)[1] for k, v in self.measured.items() if reference(*k)]
         self.ratio = statistics.median(ratios) if ratios else None
 
-    def of(self, network: Network) -> tuple[float | None, str]:
+    def of(self, network: tuple) -> tuple[float | None, str]:
         """Seconds for an image, and what they rest on; None if there is nothing to go by."""
+        known = reference(*network)
         if network in self.measured:
             return self.measured[network], "as in runs here"
-        known = reference(network)
-        if known is None or (self.gpu and self.ratio is None):
-            return None, ""
-        if self.ratio is None:
-            return known[1], ON_REFERENCE
-        return known[1] * self.ratio, "from other networks' runs here"
+        if known and self.ratio:
+            return known[1] * self.ratio, "from other networks' runs here"
+        return (known[1], ON_REFERENCE) if known and not self.gpu else (None, "")
 
 
-def reference(network: Network) -> tuple[float, float] | None:
+def reference(model: str, width: int, depth: int, norm: str) -> tuple[float, float] | None:
     """Parameters and seconds for an image by `REFERENCE`: between its widths on a log-log scale.
 
-    Beyond its last width both grow as the square of the width.
+    Beyond its last width both grow as the square of the width. Any normalisation counts the same.
     """
-    model, width, depth, _ = network
     known = REFERENCE.get(model.removesuffix("Af").removesuffix("SI"))
     if known is None or depth != 3:
         return None
@@ -119,44 +105,43 @@ def reference(network: Network) -> tuple[float, float] | None:
     return parameters, ms / 1e3
 
 
+def images(options: Train) -> tuple[int, int]:
+    """How many images are trained on, and how many are measured on besides."""
+    train, test = IMAGES[options.dataset]
+    return options.use_data_size or train, options.use_test_size or test
+
+
 def in_epochs(line: Line, left: bool = False) -> float:
     """The work of a line, or what is `left` of it, in epochs of training.
 
     Measuring a checkpoint is a pass over the training images, and a forward pass over the test set.
     """
-    o = line.options
-    epochs, checkpoints = line.work(left)
-    test_images = o.use_test_size or TEST_IMAGES[o.dataset]
-    share = FORWARD * test_images / (o.use_data_size or IMAGES[o.dataset])
-    return epochs + checkpoints * (1 + share)
-
-
-def cost(line: Line, timings: Timings, left: bool = False) -> Cost:
-    """The cost of a line with its metrics, or of what is `left` of it."""
-    o = line.options
-    network = (o.model, o.num_channels, o.depth, o.norm)
-    seconds, source = timings.of(network)
-    work = in_epochs(line, left)
-    if seconds is not None:
-        commands = (1 if o.metrics else len(line.commands)) if work else 0
-        seconds = commands * START + work * seconds * (o.use_data_size or IMAGES[o.dataset])
-    moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
-    kept = len(line.checkpoints)
-    if o.keep is not None:
-        kept = min(kept, o.keep)
-    known = reference(network)
-    disk = 4.0 * known[0] * (1 + moments) * kept if known else None
-    return Cost(seconds, disk, source)
+    epochs, checkpoints = line.epochs, {*line.checkpoints}
+    if left:
+        log = runs.read_log(line.folder)
+        epochs = max(epochs - int(log[-1]["epoch"]), 0) if log else epochs
+        with contextlib.suppress(UserError):  # a damaged file is measured anew
+            checkpoints -= runs.Metrics.read_if_there(line.folder / "train-tm.npz").rows.keys()
+    train, test = images(line.options)
+    return epochs + len(checkpoints) * (1 + FORWARD * test / train)
 
 
 def total(
     lines: Sequence[Line], gpu: bool = False, left: bool = False, timings: Timings | None = None
 ) -> Cost:
-    """The cost of several lines, one after the other, or of what is `left` of them."""
+    """The cost of lines with their metrics, one after the other, or of what is `left` of them."""
     timings = timings or Timings(gpu)
-    costs = [cost(line, timings, left) for line in lines]
-    seconds, disk = (
-        None if None in values else sum(values)
-        for values in ([c.seconds for c in costs], [c.disk for c in costs])
-    )
-    return Cost(seconds, disk, ", ".join(sorted({c.source for c in costs})))
+    times, sizes, sources = [], [], set()
+    for line in lines:
+        o, work = line.options, in_epochs(line, left)
+        network = tuple(getattr(o, key) for key in NETWORK)
+        image, source = timings.of(network)
+        commands = (1 if o.metrics else len(line.commands)) if work else 0
+        times.append(None if image is None else commands * START + work * image * images(o)[0])
+        sources.add(source)
+        moments = int(o.momentum > 0) if o.optimizer == "sgd" else 2
+        kept = min(len(line.checkpoints), o.keep or len(line.checkpoints))
+        known = reference(*network)
+        sizes.append(4.0 * known[0] * (1 + moments) * kept if known else None)
+    seconds, disk = (None if None in parts else sum(parts) for parts in (times, sizes))
+    return Cost(seconds, disk, ", ".join(sorted(sources)))

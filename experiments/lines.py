@@ -30,18 +30,6 @@ class Line:
         """The epochs after which the run saves a checkpoint."""
         return [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
 
-    def work(self, left: bool = False) -> tuple[int, int]:
-        """How many epochs to train and checkpoints to measure: all, or those `left` to do."""
-        if not left:
-            return self.epochs, len(self.checkpoints)
-        rows = runs.read_log(self.folder)
-        trained = int(rows[-1]["epoch"]) if rows else 0
-        try:
-            measured = runs.Metrics.read_if_there(self.folder / "train-tm.npz").rows
-        except UserError:  # a damaged file is measured anew
-            measured = {}
-        return max(self.epochs - trained, 0), len({*self.checkpoints} - measured.keys())
-
     def log(self, step: str) -> Path:
         return self.folder / f"{step}.log"
 

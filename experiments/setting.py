@@ -48,6 +48,35 @@ class Experiment:
         return replace(self, name=f"{self.name}_quick", options=options, lines=lines, quick={})
 
 
+# The fully scale-invariant setting of P1's figures: plain SGD at a constant rate.
+PAPER = Train(
+    num_channels=32, noninvlr=0.0, init_scale=10.0, momentum=0.0, epochs=1000, use_test=True,
+    noaug=True, no_schedule=True, metrics=True, save_freq=1,
+)  # fmt: skip
+# P1's networks with all weights trainable.
+TRAINABLE = {"model": "ConvNetSIAf", "noninvlr": -1.0, "init_scale": -1.0}
+# Metrics of every fifth epoch; the log has loss, errors and norm of every epoch.
+FIFTH = {"save_freq": 5, "eval_freq": 1}
+# The dynamics of P1 in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of 1
+# shortens the way to the first period: with v = w / √η a step is v' = (1 - ηλ) v - g(v), so that
+# apart from ηλ only the start depends on η.
+DIGITS = {"dataset": "Digits", "num_channels": 8, "use_data_size": 512, "save_freq": 10}
+TINY_DIGITS = {
+    "dataset": "Digits", "num_channels": 4, "use_data_size": 256, "batch_size": 64, "save_freq": 5,
+    "keep": 2,
+}  # fmt: skip
+CIFAR = {"num_channels": 8, "use_data_size": 2560}
+
+
+def setting(
+    name: str, shows: str, *lines: Differing, quick: Differing | None = None, **options: Any
+) -> Experiment:
+    """An experiment by what differs from `PAPER`; lines with an elr are trained on the sphere."""
+    if "elr" in lines[0]:
+        options = {"fix_elr": True, "elr": 1.0, **options}
+    return Experiment(name, shows, replace(PAPER, **options), lines, quick or {})
+
+
 def rates(
     lrs: Sequence[float] = (0.01,),
     wds: Sequence[float] = (0.001,),
@@ -64,20 +93,3 @@ def rates(
 def elrs(*values: float) -> tuple[Differing, ...]:
     """A line on the sphere for every effective learning rate."""
     return tuple({"elr": elr} for elr in values)
-
-
-# The fully scale-invariant setting of P1's figures: plain SGD at a constant rate.
-PAPER = Train(
-    num_channels=32,
-    noninvlr=0.0,
-    init_scale=10.0,
-    momentum=0.0,
-    epochs=1000,
-    use_test=True,
-    noaug=True,
-    no_schedule=True,
-    metrics=True,
-    save_freq=1,
-)
-# P1's networks with all weights trainable.
-TRAINABLE = {"model": "ConvNetSIAf", "noninvlr": -1.0, "init_scale": -1.0}

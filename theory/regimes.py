@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import kendalltau
 
 REGIMES = ("convergence", "chaotic equilibrium", "divergence")  # by rising rate
 RANDOM = 0.9  # fraction of random guessing's error above which nothing is learnt
@@ -110,5 +109,7 @@ def _trend(values: np.ndarray) -> int:
     )
     if before / STEADY < after < before * STEADY or after == before:
         return 0
+    from scipy.stats import kendalltau  # imported here because it is slow
+
     correlation = kendalltau(np.arange(len(late)), late)
     return int(np.sign(correlation.statistic)) if correlation.pvalue < CHANCE else 0
