@@ -23,7 +23,6 @@ from monitor import Monitor, equilibrium_angle
 from options import Model
 from runs import checkpoints
 from theory.dynamics import jump_threshold, next_norm, norm_power
-from theory.forecast import time_to_turn
 from theory.periods import Period, Periods, find_periods
 from training.device import seed_from
 
@@ -348,29 +347,6 @@ def test_a_compiled_network_and_accumulated_gradients():
     record = monitor.records[1]
     assert record.group == "0.weight" and record.loss == 0.5
     assert record.effective_gradient_norm == pytest.approx(rho * gradient.norm().item())
-
-
-def test_forecast_of_periods_like_clockwork_and_of_overdue_ones():
-    """ρ falls by 2 % in each unit of time to one level, then rises; a later fall goes deeper."""
-    fall = np.exp(-0.02 * np.arange(60))
-    rho = np.concatenate([fall, np.linspace(fall[-1], 1, 5)[1:]] * 3)
-    loss = np.concatenate([np.geomspace(1, 0.01, 60), np.full(4, 1.0)] * 3)
-    times = np.arange(len(rho))
-    found = find_periods(times, loss, rho).cycles
-    assert len(found) == 3
-    now = 2 * 64 + 30
-    expected = found[-1].turn - times[now]
-    seen = slice(0, now + 1)
-    assert time_to_turn(times[seen], rho[seen], found[:2]) == pytest.approx(expected, abs=1)
-    assert time_to_turn(times[seen], rho[seen], found[:0]) is None
-    # At 1.3 times the rate the same η̃ is at a norm √1.3 as large, and ρ falls 1.3 times as fast
-    sooner = time_to_turn(times[seen], rho[seen], found[:2], lr_ratio=1.3)
-    assert sooner == pytest.approx((expected - math.log(1.3) / 2 / 0.02) / 1.3, abs=1)
-    # Past the old level: a quarter of the usual depth is still expected
-    deep = np.concatenate([rho[: 2 * 64], np.exp(-0.02 * np.arange(90))])
-    times = np.arange(len(deep))
-    late = time_to_turn(times, deep, found[:2])
-    assert late == pytest.approx(0.25 * 59, rel=0.05)
 
 
 def test_the_command_prints_the_groups(capsys, tmp_path):

@@ -178,8 +178,7 @@ def test_figure2(lr):
     if not TURNS[lr]:
         return
     assert found.cv == pytest.approx({"0.01": 0.17, "0.03": 0.24}[lr], abs=0.005)
-    assert all(period.is_jump for period in found.cycles[:2])
-    # Every fourth epoch, unevenly: the same periods. Units of ρ, loss and time do not matter.
+    # Half of the epochs, unevenly: the same periods. Units of time, loss and ρ do not matter.
     kept = np.sort(np.random.RandomState(0).choice(1000, 500, replace=False))
     assert len(find_periods(*columns[:, kept])) >= len(found) - 1
     other = find_periods(*(columns.T * [20, 3, 7]).T)
@@ -198,22 +197,18 @@ def test_turning_points_are_in_order_and_extremes():
         assert p.rho_end >= 1.1 * p.rho_turn and p.rho_start >= 1.1 * p.rho_turn
         assert p.loss_high >= 4 * p.loss_low
         assert p.rho_turn == rho[(epochs >= p.start) & (epochs <= p.end)].min()
-    phases = found.phases(epochs)
-    change = np.diff(np.log(rho), append=np.log(rho[-1]))  # in the epoch after the record
-    assert change[phases == "A"].mean() > 0 > change[phases == "B"].mean()
-    assert change[phases == "C"].mean() > 0 and (phases == "B").mean() > 0.6
 
 
 def test_one_record_after_the_other():
-    detector, confirmed = Detector(), []
+    detector, known = Detector(), []
     columns = record("0.01")
     for k, (time, loss, rho) in enumerate(columns.T, 1):
-        period = detector.add(time, loss, rho)
-        if period:
-            confirmed.append(period.turn)
-            assert period.turn < time <= period.turn + 10  # known soon
+        detector.add(time, loss, rho)
+        if len(detector.periods) > len(known):
+            known.append(detector.periods[-1].turn)
+            assert known[-1] < time <= known[-1] + 10  # known soon
             assert find_periods(*columns[:, :k]).cycles == tuple(detector.periods)
-    assert confirmed == TURNS["0.01"]
+    assert known == TURNS["0.01"]
 
 
 def test_what_is_not_finite():
@@ -232,13 +227,6 @@ def test_short_records():
     assert find_periods([1, 2], [0.1, 1], [1, 2]).turns.tolist() == []  # no fall before the rise
     with pytest.raises(ValueError):
         find_periods([1, 2], [1], [1, 2])
-
-
-def test_records_of_a_fall():
-    """As many in the first period, whose maximum is the first record, as in the others."""
-    rho = [*range(9, 0, -1), 5, *range(9, 0, -1), 5]
-    found = find_periods(range(20), [1 / r if r > 1 else 0.01 for r in rho[:-1]] + [1], rho)
-    assert found.each("records").tolist() == [8, 8]
 
 
 def test_minima():
@@ -285,11 +273,6 @@ def cycle(turn, start=None, low=None, high=None, end=None, records=9, wavering=0
 ])  # fmt: skip
 def test_what_is_orderly(change, orderly):
     assert cycle(100, **{"start": 0, **change}).is_orderly == orderly
-
-
-@pytest.mark.parametrize("high, jump", [(109.9, True), (110.1, False)])
-def test_a_jump_takes_less_than_a_tenth_of_the_fall(high, jump):
-    assert cycle(100, start=0, high=high).is_jump == jump
 
 
 def of_lengths(lengths, disorderly=0):
@@ -339,14 +322,15 @@ def test_mean_frequency_and_variation_of_lengths():
     assert (found.mean, found.frequency, found.cv) == pytest.approx((15, 1 / 15, 1 / 3))
     assert math.isnan(of_lengths([10]).cv) and of_lengths([10]).mean == 10
     assert len(found.after(10)) == 2 and found.after(9.9) == found
+    assert found.until(20) == Periods(found.cycles[:2], found.end)
+    assert Periods(found.cycles, 90).until(39.9) == Periods(found.cycles[:2], 39.9)
 
 
-def test_minima_and_phases_go_from_one_maximum_of_the_loss_to_the_turn():
+def test_minima_lie_between_a_maximum_of_the_loss_and_the_next_turn():
     found = Periods((cycle(10, 0, high=12, end=20), cycle(30, 20, high=38, end=45)))
     times = [-5, 5, 9, 11, 15, 25, 35, 40, 50]
     loss = [9, 0.1, 0.2, 0.01, 2, 1, 0.02, 0.01, 0.01]
     assert found.minima(times, loss).tolist() == [5, 25]
-    assert "".join(found.phases(times)) == "ABBCABCAA"
 
 
 def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
@@ -356,7 +340,7 @@ def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
     first, second = find_periods(range(13), loss, rho).cycles
     assert (first.start, first.turn, first.high, first.end) == (0, 4, 7, 7)
     assert (first.rho_end, first.loss_high) == (1.6, 3)
-    assert first.wavering == pytest.approx(math.log(1.53 / 1.5) / math.log(2))
+    assert first.records == 4 and first.wavering == pytest.approx(math.log(1.02) / math.log(2))
     assert (second.start, second.low, second.turn) == (7, 11, 11)
     assert (second.records, second.wavering) == (4, 0)
     # A loss that is not finite is infinitely high: never a minimum.

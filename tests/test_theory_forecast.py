@@ -7,6 +7,7 @@ import pytest
 from test_periods import cycle
 
 from theory.forecast import Course, time_to_turn
+from theory.periods import find_periods
 
 
 def periods(*depths):
@@ -17,6 +18,20 @@ def periods(*depths):
 def after(found, level):
     """Times from the end of the last period on, and ρ of these logarithms."""
     return found[-1].end + np.arange(len(level)), np.exp(level)
+
+
+def test_a_fall_takes_as_long_as_the_last_one_from_the_same_effective_rate():
+    """ρ falls by 2 % in each unit of time to one level, then rises: like clockwork."""
+    fall = np.exp(-0.02 * np.arange(60))
+    rho = np.tile([*fall, *np.linspace(fall[-1], 1, 5)[1:]], 3)
+    loss = np.tile([*np.geomspace(1, 0.01, 60), 1, 1, 1, 1], 3)
+    times, now = np.arange(len(rho)), 2 * 64 + 30
+    found = find_periods(times, loss, rho).cycles
+    expected, seen = found[2].turn - now, slice(0, now + 1)
+    assert time_to_turn(times[seen], rho[seen], found[:2]) == pytest.approx(expected, abs=1)
+    # At 1.3 times the rate the same η̃ is at a norm √1.3 as large, and ρ falls 1.3 times as fast.
+    sooner = time_to_turn(times[seen], rho[seen], found[:2], lr_ratio=1.3)
+    assert sooner == pytest.approx((expected - math.log(1.3) / 2 / 0.02) / 1.3, abs=1)
 
 
 def test_what_is_left_of_an_overdue_fall_is_a_quarter_of_the_usual_depth():

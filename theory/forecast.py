@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from theory.periods import Detector, Period
 
-RECENT = 5  # periods whose depth is the usual one
-OVERDUE = 0.25  # of the usual depth, which is expected to be left at the least
-LATE = 1 / 2  # of the fall, from which its present rate is read
+RECENT = 5  # periods whose median depth is the usual one
+OVERDUE = 0.25  # of the usual depth: the least that is expected to be left
+LATE = 1 / 2  # of the fall, at its end, from which its present rate is read
 
 
 def time_to_turn(
@@ -24,24 +24,24 @@ def time_to_turn(
 ) -> float | None:
     """How much longer ρ will fall, in phase B: the time until the next destabilisation.
 
-    As long as the last fall took from the present effective rate η̃ = η / ρ^p to that at which it
-    turned. Where the last fall does not tell, as it began at a smaller ρ, ln ρ falls on at the rate
-    of the later half of this fall. A fall that has come close to that η̃, or passed it, has a
-    quarter of the usual depth (the median over the last five periods, of ln ρ) before it yet: how
-    much deeper a period goes hardly depends on how deep it is already.
+    It is the time that the last fall took from the present effective rate η̃ = η / ρ^p to the one
+    at which it turned. If the last fall began at a higher η̃ than the present one, ln ρ is
+    extrapolated at the rate of the later half of this fall. A fall that is close to the η̃ of the
+    last turn, or beyond, is expected to go on for a quarter of the usual depth (the median fall of
+    ln ρ in the last five periods): how much deeper it goes hardly depends on how deep it is.
 
     Parameters
     ----------
-    times, rho : (n,) records up to now, from the beginning of the last period's fall on; those
-        whose ρ is not a positive number are passed over.
-    periods : those that have turned.
+    times, rho : (n,) records up to now, from the beginning of the last period's fall on. Records
+        whose ρ is not a positive number are ignored.
+    periods : the periods so far.
     lr_ratio : the learning rate now over that of the last fall.
-    power : p, of the optimiser (`theory.dynamics.norm_power`).
+    power : p (`theory.dynamics.norm_power`).
 
     Returns
     -------
-    In the unit of `times`; None without a period behind, while ρ does not fall, or for rates that
-    are not positive numbers.
+    In the unit of `times`; None without a period so far, while ρ does not fall, or if the rates are
+    not positive numbers.
     """
     if not periods or not 0 < lr_ratio < math.inf:
         return None
@@ -57,7 +57,7 @@ def time_to_turn(
     rate = -np.polyfit(times[late:], level[late:], 1)[0]
     if late < begin or rate <= 0:
         return None
-    same = level[-1] - math.log(lr_ratio) / power  # ln ρ of the last fall with the present η̃
+    same = level[-1] - math.log(lr_ratio) / power  # ln ρ of the last fall at the present η̃
     left = same - math.log(last.rho_turn)
     usual = float(np.median([math.log(p.rho_start / p.rho_turn) for p in periods[-RECENT:]]))
     if left < OVERDUE * usual:
@@ -70,12 +70,12 @@ def time_to_turn(
 
 
 class Course:
-    """Where a training run is in its periods while it goes on: fed one record after the other.
+    """Follows the periods of a training run while it goes on, one record after the other.
 
     Attributes
     ----------
-    periods : list of Period, those so far.
-    phase : "A", "B" or "C". A turn is known when ρ has risen by a tenth: until then it is B.
+    periods : the periods so far.
+    phase : "A", "B" or "C". It stays B until ρ has risen by a tenth, when a turn is known.
     """
 
     def __init__(self):
@@ -86,7 +86,7 @@ class Course:
         self._rates: list[tuple[float, float]] = []  # (time, η) where η changed
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it knows, in plain numbers, lists and dictionaries."""
+        """The whole state, in plain numbers, lists and dictionaries."""
         detector = {**vars(self._detector), "periods": [astuple(p) for p in self.periods]}
         return {
             "detector": detector,
@@ -96,7 +96,7 @@ class Course:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         vars(self._detector).update(state["detector"])
         self._detector.periods = [Period(*values) for values in state["detector"]["periods"]]
         self.periods, self.phase = self._detector.periods, state["phase"]
@@ -106,10 +106,10 @@ class Course:
     def add(
         self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
     ) -> float | None:
-        """Take the next record; in phase B, `time_to_turn`.
+        """Take the next record; in phase B, return `time_to_turn`.
 
-        A record whose ρ is not a positive number is passed over. There is no forecast where rates
-        are not positive numbers, or have changed under an optimiser of unknown `power`.
+        A record whose ρ is not a positive number is ignored. There is no forecast if rates are not
+        positive numbers, or have changed under an optimiser of unknown `power`.
         """
         if not 0 < rho < math.inf:
             return None
@@ -132,7 +132,8 @@ class Course:
         at_turn = ([rate for since, rate in self._rates if since <= last.turn] or [math.nan])[-1]
         if not (0 < at_turn < math.inf and 0 < lr < math.inf):
             return None
-        ratio = lr / at_turn
-        if power is None and not math.isclose(ratio, 1):
+        if power is None and not math.isclose(lr / at_turn, 1):
             return None
-        return time_to_turn(*zip(*self._history, strict=True), self.periods, ratio, power or 2)
+        return time_to_turn(
+            *zip(*self._history, strict=True), self.periods, lr / at_turn, power or 2
+        )

@@ -1,11 +1,10 @@
 """Periods of training: cycles of the norm ρ and of the loss (P1, section 3). NumPy only.
 
-A period is a cycle of ρ: it falls, turns, and rises by at least 10 %, while the loss rises at least
-fourfold from its minimum in the fall to its maximum in the rise. The turning points also give the
-phases: in B weight decay dominates and ρ falls; in C, from the turn to the maximum of the loss, the
-network destabilises; in A the gradients dominate, until ρ reaches its maximum. A jump, where the
-loss rises at once, is the sharp special case: with momentum, augmentation or small steps periods
-are smooth.
+In a period ρ falls, turns, and rises by at least 10 %, while the loss rises at least fourfold from
+its minimum in the fall to its maximum in the rise. The turning points also bound the phases: in B
+weight decay dominates and ρ falls; in C, from the turn to the maximum of the loss, training
+destabilises; in A the gradients dominate, until ρ reaches its maximum. A jump, where the loss rises
+at once, is the sharp special case: with momentum, augmentation or small steps periods are smooth.
 
 `Detector` takes one record at a time, in any training loop; `find_periods` takes the records of a
 whole run.
@@ -20,31 +19,30 @@ from numpy.typing import ArrayLike
 
 RISE = 1.1  # ρ turns where it changes direction by this factor
 LOSS_RISE = 4.0  # of the loss, from its minimum while ρ falls to its maximum while ρ rises
-SHARP = 0.1  # of phase B: a shorter phase C is a jump
-# A period is orderly (not a swing of noise) if its fall has
-RESOLVED = 5  # records, and
+# A period is orderly (not a swing of noise) with
+RESOLVED = 5  # records in the fall, at least, and
 WAVERING = 0.3  # of the fall of ln ρ, at most, as the sum of all rises within it
 # A run is periodic (`Periods.is_periodic`) with
-ENOUGH = 4  # periods,
+ENOUGH = 4  # periods, at least,
 ORDERLY = 3 / 4  # of them orderly,
 DISPERSION = 0.4  # of their lengths, at most, and
-TO_THE_END = 2  # mean lengths, at most, from the last turn to the end of the run.
-CHANCE = 0.05  # of random events have a CV below the limit
-DRAWS = 20_000  # of random events, from which that limit is computed
+TO_THE_END = 2  # mean lengths, at most, from the last turn to the end of the run
+CHANCE = 0.05  # share of sequences of random events whose CV is below `chance_cv`
+DRAWS = 20_000  # sequences from which that limit is computed
 
 
 @dataclass(frozen=True)
 class Period:
-    """One cycle of ρ: when it turns (in the records' unit of time), and the values there.
+    """One cycle of ρ: the times of its turning points, in the records' unit, and the values there.
 
     Attributes
     ----------
-    start, rho_start : ρ at its maximum; phase B begins.
-    low, loss_low : the loss at its minimum while ρ falls.
-    turn, rho_turn : ρ at its minimum; phase C begins. A period is said to be at its `turn`.
-    high, loss_high : the loss at its maximum while ρ rises; phase A begins.
-    end, rho_end : ρ at its next maximum; as long as it rises, the latest record.
-    records : in the fall, after `start` and up to `turn`.
+    start, rho_start : the maximum of ρ; phase B begins.
+    low, loss_low : the minimum of the loss while ρ falls.
+    turn, rho_turn : the minimum of ρ; phase C begins. This is the time of the period.
+    high, loss_high : the maximum of the loss while ρ rises; phase A begins.
+    end, rho_end : the next maximum of ρ; while ρ still rises, the latest record.
+    records : number of records in the fall, after `start` and up to `turn`.
     wavering : sum of all rises of ln ρ within the fall, as a fraction of the fall.
     """
 
@@ -63,28 +61,27 @@ class Period:
 
     @property
     def is_orderly(self) -> bool:
-        """Whether ρ falls steadily, with rises of at most 0.3 of the fall, over 5 records or more.
+        """Whether ρ falls over 5 records or more, with rises of at most 0.3 of the fall.
 
         Swings of noise seldom do, whatever their size.
         """
         return self.records >= RESOLVED and self.wavering <= WAVERING
 
-    @property
-    def is_jump(self) -> bool:
-        """Whether the network destabilises at once: phase C takes less than a tenth of B's time."""
-        return self.high - self.turn < SHARP * (self.turn - self.start)
-
 
 class Detector:
-    """Finds periods while a run goes on: one pass, no memory of the records.
+    """Finds periods while a run goes on, in one pass, without keeping the records.
+
+    Parameters
+    ----------
+    rise : factor by which ρ has to change direction.
 
     Attributes
     ----------
-    periods : list of Period, those confirmed so far. The last one grows as long as ρ rises.
+    periods : the periods confirmed so far. The last one grows as long as ρ rises.
     """
 
-    def __init__(self, rise: float = RISE, loss_rise: float = LOSS_RISE):
-        self.rise, self.loss_rise = rise, loss_rise
+    def __init__(self, rise: float = RISE):
+        self.rise = rise
         self.periods: list[Period] = []
         self._direction = 0  # of ρ: 1 rises, -1 falls, 0 has not changed enough to tell
         self._start: tuple[float, float] | None = None  # (time, ρ) where the latest fall began
@@ -96,62 +93,52 @@ class Detector:
         self._since = self._fall = (0, 0.0)  # records, rises of ln ρ since the top; to the bottom
         self._confirmed = False  # whether this rise is that of the last period
 
-    def add(self, time: float, loss: float, rho: float) -> Period | None:
-        """Take the next record; the period that it confirms, or None.
+    def add(self, time: float, loss: float, rho: float) -> None:
+        """Take the next record.
 
-        A record whose ρ is not a positive number is passed over; a loss that is not finite counts
-        as infinitely high.
+        A record whose ρ is not a positive number is ignored; a loss that is not finite counts as
+        infinitely high.
         """
         if not 0 < rho < math.inf:
-            return None
+            return
         now = (time, loss if math.isfinite(loss) else math.inf)
         if self._top is None:
             self._top = self._bottom = (time, rho)
             self._lowest = self._highest = self._low = self._high = now
             self._latest = rho
-            return None
+            return
         rose = max(math.log(rho / self._latest), 0.0)
         self._since, self._latest = (self._since[0] + 1, self._since[1] + rose), rho
         if now[1] < self._lowest[1]:
             self._lowest = now
         if now[1] > self._highest[1]:
             self._highest = now
-        if self._direction >= 0 and rho * self.rise <= self._top[1]:
+        turned_down = self._direction >= 0 and rho * self.rise <= self._top[1]
+        turned_up = not turned_down and self._direction <= 0 and rho >= self.rise * self._bottom[1]
+        if turned_down:
             self._direction, self._start, self._confirmed = -1, self._top, False
-            self._set_bottom(time, rho, now)
-        elif self._direction <= 0 and rho >= self.rise * self._bottom[1]:
+        elif turned_up:
             self._direction = 1
-            self._set_top(time, rho, now)
-            return self._confirm()
-        elif self._direction >= 0 and rho > self._top[1]:
-            self._set_top(time, rho, now)
-            return self._confirm() if self._direction else None
-        if self._direction <= 0 and rho < self._bottom[1]:
-            self._set_bottom(time, rho, now)
-        return None
+        if turned_down or (self._direction <= 0 and rho < self._bottom[1]):
+            self._bottom, self._low, self._highest = (time, rho), self._lowest, now
+            self._fall = self._since
+        elif turned_up or (self._direction >= 0 and rho > self._top[1]):
+            self._top, self._high, self._lowest = (time, rho), self._highest, now
+            self._since = (0, 0.0)
+            self._confirm()
 
-    def _set_top(self, time: float, rho: float, now: tuple[float, float]) -> None:
-        self._top, self._high, self._lowest, self._since = (time, rho), self._highest, now, (0, 0.0)
-
-    def _set_bottom(self, time: float, rho: float, now: tuple[float, float]) -> None:
-        self._bottom, self._low, self._highest = (time, rho), self._lowest, now
-        self._fall = self._since
-
-    def _confirm(self) -> Period | None:
-        """The present rise as a period if it is a new one, or the last period, longer."""
+    def _confirm(self) -> None:
+        """Add the present rise as a period, or replace the last one if it is the same rise."""
         low, high = self._low[1], self._high[1]
-        if self._start is None or math.isinf(low) or not high >= self.loss_rise * low or high == 0:
-            return None
+        if self._start is None or math.isinf(low) or not high >= LOSS_RISE * low or high == 0:
+            return
         records, rises = self._fall
         wavering = rises / math.log(self._start[1] / self._bottom[1])
         turning_points = *self._start, *self._low, *self._bottom, *self._high, *self._top
-        period = Period(*turning_points, records, wavering)
         if self._confirmed:
-            self.periods[-1] = period
-            return None
+            self.periods.pop()
         self._confirmed = True
-        self.periods.append(period)
-        return period
+        self.periods.append(Period(*turning_points, records, wavering))
 
 
 @dataclass(frozen=True)
@@ -171,7 +158,7 @@ class Periods:
         return len(self.cycles)
 
     def __str__(self) -> str:
-        """How many and how regular: "5 periods, CV 0.08"."""
+        """Their number and regularity: "5 periods, CV 0.08"."""
         number = f"{len(self)} period" + "s" * (len(self) != 1)
         return number + (f", CV {self.cv:.2f}" if len(self) > 2 else "")
 
@@ -181,7 +168,7 @@ class Periods:
 
     @property
     def turns(self) -> np.ndarray:
-        """When ρ turns, the times of the periods: (n,)."""
+        """The times of the periods, when ρ turns: (n,)."""
         return self.each("turn")
 
     @property
@@ -208,7 +195,8 @@ class Periods:
     def dispersion(self) -> float:
         """Robust σ / mean of the lengths, 1.48 · MAD / median; NaN with fewer than three periods.
 
-        A swing too small to be a period doubles one length: the CV grows, this hardly does.
+        One swing that is too small to be a period doubles a length and raises the CV, but hardly
+        the dispersion.
         """
         if len(self) < 3:
             return math.nan
@@ -216,23 +204,21 @@ class Periods:
         return float(1.4826 * np.median(np.abs(self.lengths - median)) / median)
 
     def after(self, time: float) -> "Periods":
-        """Those that turn after this time: where training has had time to forget its start."""
-        cycles = tuple(period for period in self.cycles if period.turn > time)
-        return Periods(cycles, self.end)
+        """Those that turn after this time, when training has forgotten its start."""
+        return Periods(tuple(p for p in self.cycles if p.turn > time), self.end)
 
     def until(self, time: float) -> "Periods":
-        """Those that turn up to this time, as of a run that ends then."""
-        cycles = tuple(period for period in self.cycles if period.turn <= time)
-        return Periods(cycles, min(self.end, time))
+        """Those that turn up to this time, as in a run that ends then."""
+        return Periods(tuple(p for p in self.cycles if p.turn <= time), min(self.end, time))
 
     @property
     def orderly(self) -> float:
-        """Share of the periods that are `is_orderly`; NaN without any."""
+        """Share of the periods that are orderly; NaN without any."""
         return float(np.mean([p.is_orderly for p in self.cycles])) if self.cycles else math.nan
 
     @property
     def cv_limit(self) -> float:
-        """`chance_cv` of as many lengths; NaN with fewer than two periods."""
+        """The `chance_cv` of as many lengths; NaN with fewer than two periods."""
         if len(self) < 2:
             return math.nan
         fall = np.mean(np.log(self.each("rho_start") / self.each("rho_turn")))
@@ -245,27 +231,27 @@ class Periods:
 
     @property
     def is_regular(self) -> bool:
-        """Whether there are at least four periods, to the end of the run (`goes_on`), alike in
-        length: `dispersion` below 0.4 and `cv` below `cv_limit`, as in 5 % of random events."""
+        """Whether there are at least four periods, up to the end of the run and alike in length.
+
+        Alike: `dispersion` below 0.4, and `cv` below `cv_limit`, as for 5 % of random events.
+        """
         alike = self.dispersion < DISPERSION and self.cv < self.cv_limit
         return bool(len(self) >= ENOUGH and self.goes_on and alike)
 
     @property
     def is_periodic(self) -> bool:
-        """Whether the run is periodic: `is_regular`, and three in four periods are orderly.
+        """Whether the run is periodic: regular, with three in four periods orderly.
 
-        To be asked of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
+        Ask this of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
         """
         return self.is_regular and bool(self.orderly >= ORDERLY)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
-        """The time of the lowest loss in every period that has turned, the first one included.
-
-        A period is the time from one maximum of the loss to the turn of ρ.
+        """The time of the lowest loss before every turn of ρ, since the maximum before it.
 
         Parameters
         ----------
-        times, loss : (n,), in order, of any records, such as checkpoints; a period without one is
+        times, loss : (n,), in order, of any records, such as checkpoints. A period without one is
             left out.
         """
         times, loss = np.asarray(times, dtype=float), np.asarray(loss, dtype=float)
@@ -277,19 +263,6 @@ class Periods:
             begin = period.high
         return np.array(found)
 
-    def phases(self, times: ArrayLike) -> np.ndarray:
-        """The phase, "A", "B" or "C", of each of these times: (n,).
-
-        B until ρ turns, C until the maximum of the loss, A until the maximum of ρ, and so on; the
-        time before the first period counts as its B, except where ρ rises at first: A.
-        """
-        bounds, names = [], []
-        for period in self.cycles:
-            bounds += [period.start, period.turn, period.high]
-            names += ["A", "B", "C"]
-        at = np.searchsorted(bounds, np.asarray(times, dtype=float))
-        return np.array([*names, "A"])[at]
-
 
 def chance_cv(lengths: int, fall: float) -> float:
     """The 5 % quantile of the CV of the lengths between random events, by simulation.
@@ -300,7 +273,7 @@ def chance_cv(lengths: int, fall: float) -> float:
 
     Parameters
     ----------
-    lengths : their number n >= 1; above 200 the limit of 200, which is stricter.
+    lengths : their number n >= 1; above 200 the limit for 200, which is stricter.
     fall : mean of ln(ρ_start / ρ_turn), the fall of ρ in a period.
     """
     dead = min(max(2 * math.log(RISE) / fall, 0.2), 0.4)
@@ -328,9 +301,7 @@ def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike, rise: float 
     ValueError : lengths that differ.
     """
     detector = Detector(rise)
-    columns = (np.asarray(a, dtype=float).tolist() for a in (times, loss, rho))
-    end = -math.inf
+    columns = [np.asarray(values, dtype=float).tolist() for values in (times, loss, rho)]
     for record in zip(*columns, strict=True):
         detector.add(*record)
-        end = record[0]
-    return Periods(tuple(detector.periods), end)
+    return Periods(tuple(detector.periods), columns[0][-1] if columns[0] else -math.inf)

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-REGIMES = ("convergence", "chaotic equilibrium", "divergence")  # by rising rate
+REGIMES = ("convergence", "chaotic equilibrium", "divergence")  # by increasing rate
 RANDOM = 0.9  # fraction of random guessing's error above which nothing is learnt
 LEARNT = 0.02  # fraction of it below which a minimum is reached
 ENOUGH = 20  # records
 SETTLED = 2.0  # e-folds of weight decay after which ρ has forgotten its start
-STEADY = 1.1  # factor by which the median of a steady quantity changes from quarter 3 to quarter 4
+STEADY = 1.1  # factor by which the median of a steady quantity may change from quarter 3 to 4
 CHANCE = 0.01  # p-value of Kendall's rank correlation with time, above which there is no trend
 FLAT = 0.01  # relative change of the loss below which the weights may not have moved at all
 
 
 @dataclass(frozen=True)
 class Regime:
-    """The regime of training at a fixed effective learning rate (P2).
+    """The regime of a run.
 
     Attributes
     ----------
-    name : one of `REGIMES`, or None where the record does not suffice to tell.
+    name : one of `REGIMES`, or None if the record does not suffice to tell.
     level : median loss of the second half of the record.
     low, high : its 10th and 90th percentile there.
     reason : why there is no name.
@@ -43,18 +43,16 @@ def find_regime(
     effective_lr: ArrayLike | None = None,
     e_folds: float = np.inf,
 ) -> Regime:
-    """Name the regime of a run from its metrics alone.
-
-    Judged by the second half of the record:
+    """Name the regime of a run by the second half of its record.
 
     - convergence: the median disorder is at most 0.02;
     - divergence: the loss is steady and the median disorder at least 0.9, the level of random
       guessing, or the loss is not finite at the end;
-    - chaotic equilibrium: neither; the loss is steady between a minimum and random guessing. With
-      weight decay and a free norm a run that has settled is chaotic at any lower level, too: the
-      norm stays where it is because noise balances decay.
+    - chaotic equilibrium: the loss is steady between a minimum and random guessing. With weight
+      decay and a free norm a run that has settled is chaotic at any lower level, too: the norm
+      stays where it is because noise balances decay.
 
-    No regime is named where the record is short, the effective learning rate still changes, or the
+    No regime is named if the record is short, the effective learning rate still changes, or the
     loss still rises or falls (by more than a tenth and by more than chance).
 
     Parameters
@@ -78,8 +76,7 @@ def find_regime(
     if n == 0:
         return Regime(None, reason="nothing is recorded")
     loss = np.where(np.isfinite(loss), loss, np.inf)
-    late = loss[n // 2 :]
-    low, level, high = map(float, np.percentile(late, (10, 50, 90), method="nearest"))
+    low, level, high = map(float, np.percentile(loss[n // 2 :], (10, 50, 90), method="nearest"))
     median, rate, trend = np.median(disorder[n // 2 :]), _trend(effective_lr), _trend(loss)
     name, reason = None, ""
     if np.isinf(loss[-1]):
@@ -104,9 +101,9 @@ def find_regime(
 def _trend(values: np.ndarray) -> int:
     """1 if the second half of these values rises, -1 if it falls, 0 if it is steady."""
     late = values[len(values) // 2 :]
-    before, after = (
-        (np.median(part) for part in np.array_split(late, 2)) if len(late) > 1 else (1, 1)
-    )
+    if len(late) < 2:
+        return 0
+    before, after = (np.median(part) for part in np.array_split(late, 2))
     if before / STEADY < after < before * STEADY or after == before:
         return 0
     from scipy.stats import kendalltau  # imported here because it is slow

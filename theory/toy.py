@@ -9,18 +9,14 @@ is minimised over the unit sphere of all (x_i, y_i) by projected gradient descen
 Like a network's loss in front of normalisation layers, F does not change when a pair (x_i, y_i) is
 scaled, so g is orthogonal to w and grows as a pair shrinks.
 
-The boundary of the first regime. F is 0 where all x_i = 0. There, to first order in x,
+The boundary of the first regime: F is 0 where all x_i = 0. There, to first order in x,
 
     dF/dx_i = alpha_i x_i y_i^2 / (x_i^2 + y_i^2)^2 = alpha_i x_i / y_i^2,    dF/dy_i = O(x^2),
 
 so a step multiplies x_i by 1 - ELR alpha_i / y_i^2, and the minimum is stable if and only if
 ELR max_i alpha_i / y_i^2 < 2. The y_i^2 sum to 1, so the flattest minimum is the one with
-y_i^2 proportional to alpha_i, where every alpha_i / y_i^2 is sum(alpha). Hence no minimum is stable
-above
-
-    ELR = 2 / sum(alpha)    (`stability_bound`),
-
-and below it some are: descent can converge there, and nowhere above.
+y_i^2 proportional to alpha_i, where every alpha_i / y_i^2 is sum(alpha). Hence some minima are
+stable below ELR = 2 / sum(alpha) (`stability_bound`), and none is above it.
 """
 
 import argparse
@@ -52,7 +48,7 @@ def random_points(count: int, pairs: int, seed: int = 0) -> np.ndarray:
 
 
 def random_level(alpha: ArrayLike) -> float:
-    """The mean of F over the sphere, sum(alpha) / 4: x_i^2 / (x_i^2 + y_i^2) is 1/2 on average."""
+    """The mean of F over the sphere, sum(alpha) / 4, as x_i^2 / (x_i^2 + y_i^2) averages 1/2."""
     return float(np.sum(alpha) / 4)
 
 
@@ -90,18 +86,15 @@ def convergence_boundary(
 ) -> float:
     """The ELR up to which descent from random points converges, by bisection.
 
-    `tolerance` is relative. An ELR counts as converging if most of the runs end at a loss of 0, to
+    `tolerance` is relative. Descent converges at an ELR if most of the runs end at a loss of 0, to
     1e-12 of sum(alpha).
     """
-
-    def converges(elr: float) -> bool:
-        final = descend(elr, steps, alpha, runs, seed)[:, -1]
-        return np.median(final) < CONVERGED * np.sum(alpha)
-
     low, high = 0.25 * stability_bound(alpha), 4 * stability_bound(alpha)
     while high / low > 1 + tolerance:
         middle = np.sqrt(low * high)
-        low, high = (middle, high) if converges(middle) else (low, middle)
+        final = descend(middle, steps, alpha, runs, seed)[:, -1]
+        converges = np.median(final) < CONVERGED * np.sum(alpha)
+        low, high = (middle, high) if converges else (low, middle)
     return float(np.sqrt(low * high))
 
 

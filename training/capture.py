@@ -20,11 +20,11 @@ class Captured:
     batch of an epoch) always lead to an ordinary call, as does every call on a CPU.
 
     The function may read and change only its arguments and tensors that live as long as the
-    graph. It must not wait for the device. Numbers that it reads from Python (a rate, a counter)
-    are those of the recorded call for ever.
+    graph. It must not wait for the device. A number that it reads from Python (a rate, a counter)
+    keeps its value of the recorded call.
 
-    The function is passed with every call and not stored: a stored bound method of the object
-    that owns the graph would be a reference cycle, and would keep the graph's memory until
+    The function is passed with every call and not stored: storing a bound method of the object
+    that owns the graph would create a reference cycle, which keeps the graph's memory until
     garbage collection.
     """
 
@@ -38,13 +38,9 @@ class Captured:
         self.arguments: list[torch.Tensor] = []
 
     def __call__(self, function: Callable[..., None], *arguments: torch.Tensor) -> None:
-        if not self.on_gpu:
-            function(*arguments)
-            return
         shapes = [argument.shape for argument in arguments]
-        if self.shapes is None:
-            self.shapes = shapes
-        if shapes != self.shapes:
+        self.shapes = self.shapes or shapes
+        if not self.on_gpu or shapes != self.shapes:
             function(*arguments)
         elif self.calls < WARM_UP:
             self.calls += 1

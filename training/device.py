@@ -19,14 +19,12 @@ CHANNELS_LAST_WIDTH = 8
 def select_device(gpu: int, deterministic: bool = False) -> torch.device:
     """The GPU with this number; the CPU for -1, and for 0 on a machine without a GPU.
 
-    Also makes float32 products exact (no TF32; see `products`). cuDNN's heuristics choose its
-    kernels. Timing them instead (`torch.backends.cudnn.benchmark`) would give runs that start
-    together, or resume, other kernels by chance.
+    Also makes float32 products exact (no TF32; see `products`). Kernels are not chosen by timing
+    them (`torch.backends.cudnn.benchmark`), so that a resumed run has the same ones.
 
     Parameters
     ----------
-    deterministic : use only GPU kernels that give the same bits in every run, without atomic
-        additions. On a CPU all kernels do.
+    deterministic : use only GPU kernels that give the same bits in every run. On a CPU all do.
 
     Raises
     ------
@@ -98,8 +96,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory instead of returning it to the kernel (Linux).
 
-    Every step frees and allocates the same few megabytes. Page faults on fresh memory would take
-    a sixth of its time.
+    Every step frees and allocates the same few megabytes: page faults would take a sixth of it.
     """
     if sys.platform != "linux":
         return
@@ -116,9 +113,8 @@ def memory_format(
     """The fastest layout of images and weights for a network of this width and normalisation.
 
     On a GPU, `torch.nn.GroupNorm` (norms "layer", "group" and "instance") works on contiguous
-    tensors only, so any other layout would be converted twice at every such layer. On a CPU it
-    takes both, but is slow in channels-last layout with few channels a group: a step with "group"
-    takes 1.1 to 1.3 times as long as with contiguous tensors, with "instance" 2 to 3.3 times.
+    tensors only, so any other layout would be converted twice at every such layer. On a CPU it is
+    slow in channels-last layout with few channels a group ("instance": 2 to 3.3 times per step).
     """
     if device.type == "cuda":
         contiguous = norm in ("layer", "group", "instance")

@@ -1,4 +1,4 @@
-"""One step of training: what it does to the weights, and at which learning rate."""
+"""One step of training: what it does to the weights, and its learning rate."""
 
 import math
 from typing import Any
@@ -12,15 +12,15 @@ from training.device import autocast, products
 from training.loss import choose
 from training.trace import StepTrace
 
-# What the optimisers remember of each weight, by the names of torch.optim.
+# The optimisers' state for each weight, by its names in torch.optim.
 SGD_MOMENTS, ADAM_MOMENTS = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
 
 
 def schedule(options: Optimisation, progress: float) -> float:
-    """The learning rate as a factor on the initial one, when 0 <= progress < 1 of training is done.
+    """The learning rate over the initial one, after a fraction 0 <= progress < 1 of training.
 
     The official default: constant to half of training, linear to 1 % until 90 %, then constant.
-    With --d_schedule the rate is still the old one at the very end of a quarter.
+    With --d_schedule the rate changes just after the end of a quarter.
     """
     if options.cosan_schedule:
         return 0.5 * (1 + math.cos(math.pi * progress))
@@ -41,8 +41,8 @@ class Trainer:
     Parameters
     ----------
     images : number of training images (full-batch descent divides by it).
-    fixed_norm : the norm of the SI weights that a run which goes on has kept so far. None: the one
-        that the options ask for, or the present one.
+    fixed_norm : the norm at which a resumed run has held its SI weights. None: the one that the
+        options ask for, or the present one.
 
     Attributes
     ----------
@@ -64,15 +64,15 @@ class Trainer:
         self.si_weights, self.others = models.split_parameters(model)
         self.fixed_norm = None
         if options.fix_si_pnorm or options.on_sphere:
-            if fixed_norm is None and options.fix_si_pnorm and options.fix_si_pnorm_value > 0:
-                fixed_norm = options.fix_si_pnorm_value
-            self.fixed_norm = fixed_norm or models.norm(self.si_weights).item()
-            self._fix_norm()
+            asked = options.fix_si_pnorm_value if options.fix_si_pnorm else 0.0
+            self.fixed_norm = fixed_norm or max(asked, 0.0) or models.norm(self.si_weights).item()
+            if fixed_norm is None:  # the weights of a resumed run have it, and stay to the bit
+                self._fix_norm()
         # The learning rate before the schedule. On the sphere it is that of the unit sphere, ELR,
         # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
         self.base_lr = options.elr * self.fixed_norm**2 if options.on_sphere else options.lr_init
         self.optimizer = self._make_optimizer()
-        # Summed loss and right answers of the epoch, which stay on the device until its end.
+        # Sums over the epoch, which stay on the device until its end.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0  # images of the epoch so far
@@ -83,12 +83,12 @@ class Trainer:
         self.captured = Captured(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """SGD or Adam with coupled weight decay, or AdamW with decoupled, in up to two groups.
+        """SGD or Adam with coupled weight decay, or AdamW, which decouples it.
 
-        Alike, all weights are one group. With a rate of their own for the others the first group
-        holds the SI weights and follows the schedule, and the second all others. On the sphere
-        there are two groups in any case, since weight decay acts on the second alone: on the
-        first it would only change the effective rate.
+        All weights are one group, unless the others have a learning rate of their own (--noninvlr):
+        then the first group holds the SI weights and follows the schedule, and the second holds the
+        others. So it is on the sphere in any case, since weight decay acts on the second group
+        alone there: on the first it would only change the effective rate.
         """
         options = self.options
         own_rate, on_sphere = options.noninvlr >= 0, options.on_sphere
@@ -110,7 +110,7 @@ class Trainer:
         return torch.optim.SGD(groups, momentum=options.momentum, **shared)
 
     def _rate(self) -> float | torch.Tensor:
-        """A learning rate to start with; a captured step reads it from the device."""
+        """The initial learning rate; on a GPU a tensor, which captured steps read there."""
         if self.device.type == "cuda":
             return torch.tensor(self.base_lr, device=self.device)
         return self.base_lr
@@ -124,26 +124,27 @@ class Trainer:
                 group["lr"] = lr
 
     def load_moments(self, content: dict[str, Any]) -> None:
-        """Take over momentum or Adam's moments of a checkpoint; rates and decay stay this run's.
+        """Load momentum or Adam's moments from a checkpoint, but neither rates nor decay.
 
-        The weights may be grouped otherwise there (with another --noninvlr). Each moment is laid
+        The weights may be grouped differently there (with another --noninvlr). Each moment is laid
         out in memory as its weight is: fused steps pair the storages, whatever the strides.
         """
-        keys = SGD_MOMENTS if self.options.optimizer == "sgd" else ADAM_MOMENTS
-        if self.options.optimizer == "sgd" and not self.options.momentum:
+        is_sgd = self.options.optimizer == "sgd"
+        keys = SGD_MOMENTS if is_sgd else ADAM_MOMENTS
+        if is_sgd and not self.options.momentum:
             return
         saved = content.get("optimizer") or {"param_groups": [], "state": {}}
         try:
             numbers = [number for group in saved["param_groups"] for number in group["params"]]
             states = [saved["state"].get(number, {}) for number in numbers]
             states = [{k: state[k] for k in keys if state.get(k) is not None} for state in states]
-        except (TypeError, KeyError, AttributeError):  # something else under this name
+        except (TypeError, KeyError, AttributeError):  # not an optimiser's state
             states = []
         if not any(states):
             if content.get("epoch"):
                 print("note: the checkpoint holds no moments of this optimiser: they start at zero")
             return
-        # The optimiser numbers its weights group by group, and the groups are these.
+        # The optimiser numbers its weights group by group, and these are the possible groups.
         orders = (
             list(self.model.parameters()),
             [*self.si_weights, *self.others],
@@ -154,14 +155,12 @@ class Trainer:
             print("note: the checkpoint's moments have other shapes than the weights: "
                   "momentum starts at zero")  # fmt: skip
             return
-        without = sum(
-            not state and weight.requires_grad
-            for weight, state in zip(weights, states, strict=True)
-        )
+        pairs = list(zip(weights, states, strict=True))
+        without = sum(weight.requires_grad and not state for weight, state in pairs)
         if without:
             print(f"note: {without} of {len(states)} weights have no moments in the checkpoint: "
                   "theirs start at zero")  # fmt: skip
-        for weight, state in zip(weights, states, strict=True):
+        for weight, state in pairs:
             moments = {key: torch.zeros_like(weight) for key in keys if key != "step"}
             if "step" in keys:
                 moments["step"] = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -170,7 +169,7 @@ class Trainer:
             self.optimizer.state[weight] = moments
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state as every version of PyTorch can load it: rates as numbers."""
+        """The optimiser's state with rates as numbers, which every version of PyTorch can load."""
         state = self.optimizer.state_dict()
         for group in state["param_groups"]:
             group["lr"] = float(group["lr"])
@@ -179,68 +178,55 @@ class Trainer:
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Train on one batch: float32 (B, 3, 32, 32) and int64 (B,).
 
-        In full-batch descent its part of the gradient is gathered; `finish_epoch` takes the step.
+        In full-batch descent this adds to the gradient, and `finish_epoch` takes the step.
         """
         self.captured(self.take_step, images, labels)
         self.seen += len(labels)
 
     def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """What `step` does, without a CUDA graph."""
-        take = self._add_to_full_batch if self.options.fbgd else self._step_on_batch
         with products(self.options.precision):
-            take(images, labels)
-
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        with autocast(self.options.precision, self.device):
-            return self.network(images).float()
-
-    def _step_on_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """One step of the optimiser on one batch."""
-        self.optimizer.zero_grad()
-        logits = self._forward(images)
-        loss = self.loss(logits, labels).mean()
-        loss.backward()
-        self._update(loss.detach())
-        self.loss_sum.add_(loss.detach(), alpha=len(labels))
-        self._count_correct(logits, labels)
-
-    def _add_to_full_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add one batch's part to the gradient of the mean loss over all training images."""
-        logits = self._forward(images)
-        loss = self.loss(logits, labels).sum()
-        (loss / self.images).backward()
-        self.loss_sum += loss.detach()
-        self._count_correct(logits, labels)
+            if not self.options.fbgd:
+                self.optimizer.zero_grad()
+            with autocast(self.options.precision, self.device):
+                logits = self.network(images).float()
+            losses = self.loss(logits, labels)
+            if self.options.fbgd:  # its part of the mean loss over all training images
+                loss = losses.sum()
+                (loss / self.images).backward()
+                self.loss_sum += loss.detach()
+            else:
+                loss = losses.mean()
+                loss.backward()
+                self._update(loss.detach())
+                self.loss_sum.add_(loss.detach(), alpha=len(labels))
+            self.correct += (logits.argmax(1) == labels).sum()
 
     def _update(self, loss: torch.Tensor) -> None:
-        """Change the weights by their gradients, which are those of this loss."""
+        """Change the weights by their gradients of this loss."""
         if self.trace:
             self.trace.before()
         self.optimizer.step()
-        if self.fixed_norm is not None:
-            self._fix_norm()
+        self._fix_norm()
         if self.trace:
             self.trace.after(loss)
 
     def _fix_norm(self) -> None:
-        if self.options.fix_all_elr:
+        if self.fixed_norm is not None and self.options.fix_all_elr:
             models.rescale_filters(self.si_weights, self.fixed_norm)
-        else:
+        elif self.fixed_norm is not None:
             models.rescale_to_norm(self.si_weights, self.fixed_norm)
 
-    def _count_correct(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        self.correct += (logits.argmax(1) == labels).sum()
-
     def finish_epoch(self) -> dict[str, float]:
-        """Mean loss and accuracy of the epoch, each image before the step that it was part of.
+        """Mean loss and accuracy of the epoch, for each image before the step that it was part of.
 
-        In full-batch descent this is where the epoch's one step is taken.
+        In full-batch descent this takes the epoch's one step.
         """
         if self.options.fbgd:
             self._update(self.loss_sum / self.seen)
             self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
-        means = {"loss": self.loss_sum.item(), "accuracy": self.correct.item()}
-        means = {name: total / self.seen for name, total in means.items()}
+        sums = {"loss": self.loss_sum.item(), "accuracy": self.correct.item()}
+        means = {name: total / self.seen for name, total in sums.items()}
         self.loss_sum.zero_()
         self.correct.zero_()
         self.seen = 0
@@ -248,7 +234,7 @@ class Trainer:
 
 
 def _fit(weights: list[torch.Tensor], states: list[dict[str, Any]]) -> bool:
-    """Whether the optimiser's states can be those of these weights, by number and shapes."""
+    """Whether the optimiser's states fit these weights in number and shapes."""
     return len(weights) == len(states) and all(
         getattr(value, "shape", None) == weight.shape
         for weight, state in zip(weights, states, strict=True)
