@@ -27,8 +27,9 @@ from torchvision import datasets, transforms
 import data
 import models
 from experiments import cost
+from experiments.setting import PAPER
 from measuring.recorder import Recorder
-from options import Model, Options, Train, integer, one_of, option, parse
+from options import Model, Options, integer, one_of, option, parse
 from training import Trainer
 from training.device import describe, memory_format, products, select_device
 from utils import user_errors
@@ -52,9 +53,8 @@ class Benchmark(Options):
     rates: bool = option(False, "only steps of the papers' networks")
 
 
-def time_in_turn(actions: Actions, device: torch.device, rounds: int, clock=None) -> dict:
+def time_in_turn(actions: Actions, device: torch.device, rounds: int, clock) -> dict[str, float]:
     """Median seconds of each action. A first round, which loads kernels, is not counted."""
-    clock = clock or time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(1 + rounds):
         for name, action in actions.items():
@@ -79,11 +79,7 @@ def make_images(folder: Path, count: int) -> None:
 
 def new_trainer(name: str, width: int, precision: str, images: int, device) -> Trainer:
     """A network in the setting of the papers' figures, with the layout of its device."""
-    options = Train(
-        model=name, num_channels=width, init_scale=10.0, wd=0.001, momentum=0.0, noninvlr=0.0,
-        batch_size=BATCH, precision=precision,
-    )  # fmt: skip
-    torch.manual_seed(0)
+    options = replace(PAPER, model=name, num_channels=width, precision=precision, batch_size=BATCH)
     model = models.build(options, 10).to(device, memory_format=memory_format(device, width))
     return Trainer(model.train(), options, images, device)
 
@@ -94,11 +90,10 @@ def our_loop(options: Benchmark, device: torch.device) -> Actions:
     train, test = (part.to(device, memory_format(device, options.width)) for part in parts)
     trainer = new_trainer("ConvNetSI", options.width, options.precision, len(train), device)
     meters = Recorder(Path(), trainer.model, train, test, trainer.options).meters
-    generator = torch.Generator().manual_seed(0)
     x, y = next(train.batches(BATCH))
 
     def epoch() -> None:
-        for batch in train.batches(BATCH, generator, shuffle=True, augment=True):
+        for batch in train.batches(BATCH, torch.default_generator, shuffle=True, augment=True):
             trainer.step(*batch)
         trainer.finish_epoch()
 
@@ -156,58 +151,56 @@ def plain_loop(options: Benchmark, device: torch.device) -> Actions:
     return {"plain epoch": epoch, "plain metrics": metrics}
 
 
-def compare(options: Benchmark, device: torch.device) -> str:
-    """A table of both loops, and the epoch next to the bare network."""
+def compare(options: Benchmark, device: torch.device) -> None:
+    """Print a table of both loops, and the epoch next to the bare network."""
     actions = our_loop(options, device) | plain_loop(options, device)
-    took = time_in_turn(actions, device, options.rounds)
+    took = time_in_turn(actions, device, options.rounds, time.perf_counter)
     pairs = [(name, took[f"plain {name}"], took[name]) for name in ("epoch", "metrics")]
     rows = [[f"{name}, s", plain, ours, plain / ours] for name, plain, ours in pairs]
-    table = tabulate(rows, ["", "plain", "ours", "ratio"], floatfmt=("", ".3f", ".3f", ".2f"))
     count = f"{options.images:,}" if options.images else "all"
-    return (
-        f"ConvNetSI, width {options.width}, {count} images, {options.precision}\n\n{table}\n\n"
-        f"an epoch takes {took['epoch'] / took['bare']:.2f} times as long as the bare network's "
-        "forward and backward passes"
-    )
+    print(f"ConvNetSI, width {options.width}, {count} images, {options.precision}\n")
+    print(tabulate(rows, ["", "plain", "ours", "ratio"], floatfmt=("", ".3f", ".3f", ".2f")))
+    ratio = took["epoch"] / took["bare"]
+    print(f"\nan epoch takes {ratio:.2f} times as long as the bare network's passes")
 
 
-def rates(options: Benchmark, device: torch.device) -> str:
-    """A table of the training steps of the papers' networks.
+def rates(options: Benchmark, device: torch.device) -> None:
+    """Print a table of the training steps of the papers' networks.
 
     Times are those of a GPU, or processor time, which does not depend on what else the cores do.
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
+    x = torch.randn(BATCH, 3, data.SIZE, data.SIZE, device=device)
+    y = torch.randint(10, (BATCH,), device=device)
     rows = []
     for name, widths in cost.REFERENCE.items():
         for width in widths:
             trainer = new_trainer(f"{name}SI", width, options.precision, BATCH, device)
-            x = torch.randn(BATCH, 3, data.SIZE, data.SIZE, device=device)
-            x = x.contiguous(memory_format=memory_format(device, width))
-            y = torch.randint(10, (BATCH,), device=device)
+            images = x.contiguous(memory_format=memory_format(device, width))
 
-            def steps(trainer=trainer, x=x, y=y) -> None:
+            def steps(trainer=trainer, images=images) -> None:
                 for _ in range(STEPS):
-                    trainer.step(x, y)
+                    trainer.step(images, y)
 
-            took = time_in_turn({"": steps}, device, options.rounds, clock)[""] / STEPS
+            took = time_in_turn({"steps": steps}, device, options.rounds, clock)["steps"]
             parameters = sum(p.numel() for p in trainer.model.parameters())
-            rows.append([name, width, parameters, 1e3 * took, 1e3 * took / BATCH, BATCH / took])
-    headers = ("network", "width", "parameters", "ms a step", "ms an image", "images/s")
-    return tabulate(rows, headers, floatfmt=("", "d", "d", ".3f", ".4f", ".0f"))
+            rows.append([name, width, parameters, 1e3 * took / STEPS / BATCH])
+    print(tabulate(rows, ("network", "width", "parameters", "ms an image"), floatfmt=".3f"))
 
 
 def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Benchmark, argv, "benchmark.py", __doc__)
     device = select_device(options.gpu)
+    torch.manual_seed(0)
     print(f"{describe(device)}, torch {torch.__version__}, batches of {BATCH}")
     if options.rates:
-        print(rates(options, device))
+        rates(options, device)
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.data_path is None:
             options = replace(options, data_path=folder, images=options.images or 2560)
             make_images(Path(folder), options.images)
-        print(compare(options, device))
+        compare(options, device)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' with the known word closest to `word`; '' if none is close."""
     lower = {k.lower(): k for k in known}
-    beginning = [k for k in lower if k.startswith(word.lower())]
+    beginning = sorted((k for k in lower if k.startswith(word.lower())), key=len)
     close = beginning or difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     return f" (did you mean {lower[close[0]]}?)" if close else ""
 

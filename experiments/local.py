@@ -28,7 +28,7 @@ def cores() -> int:
 def run_here(
     experiment: Experiment, lines: Sequence[Line], jobs: int, until: float | None = None
 ) -> int:
-    """Run the unfinished lines, draw the figures, and report.
+    """Run the unfinished lines, draw the figures, and say what failed or diverged.
 
     `until`: stop all lines when `time.monotonic()` reaches this; the next call continues them.
 
@@ -36,27 +36,28 @@ def run_here(
     were finished, otherwise `runs.DIVERGED_STATUS` if one diverged.
     """
     sys.stdout.reconfigure(line_buffering=True)
-    runners = []
-    todo = to_do(lines)
+    failed, todo = [], to_do(lines)
     if todo:
         import torch  # imported here because it is slow
 
         print_cost(todo, gpu=torch.cuda.is_available())
         runners = run_lines(todo, min(jobs, len(todo)), until)
-    failed = [runner for runner in runners if runner.failed]
+        failed = [runner for runner in runners if runner.failed]
     if len(failed) < len(lines):
         import figures  # imported here because matplotlib is slow
 
         try:
-            figures.report([ROOT / experiment.name])
+            figures.report([ROOT / experiment.name], nested=False)
         except UserError as error:  # the status is that of the runs
             print(f"note: no figures: {error}")
-    diverged = [line for line in lines if runs.diverged_at(line.folder) is not None]
-    for line in diverged:
+    diverged = False
+    for line in lines:
         epoch = runs.diverged_at(line.folder)
-        print(f"[{line.name}] diverged in epoch {epoch:g}: {line.log('train')}")
+        if epoch is not None:
+            diverged = True
+            print(f"[{line.name}] diverged in epoch {epoch:g}: {line.log('train')}")
     for runner in failed:
-        print(f"[{runner.line.name}] {runner.failed} failed: {runner.line.log(runner.failed)}")
+        print(f"[{runner.line.name}] {runner.failed}")
     if not failed and until is not None and unfinished(todo):
         return OUT_OF_TIME
     return 1 if failed else runs.DIVERGED_STATUS if diverged else 0

@@ -47,7 +47,7 @@ class LineRunner:
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if threads is not None:
             self.environment["OMP_NUM_THREADS"] = str(threads)
-        self.failed: str | None = None  # the step that failed
+        self.failed: str | None = None  # which command, and its log
         self.stopped = False
         self.lock = threading.RLock()  # `stop` may be called by a signal's handler
         self.process: subprocess.Popen | None = None
@@ -70,9 +70,10 @@ class LineRunner:
                 return
             diverged = step == "train" and status == runs.DIVERGED_STATUS  # is still measured
             if status != 0 and not diverged:
-                self.failed = step
+                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "failed"
+                self.failed = f"{step} {how}: {line.log(step)}"
                 self._record("failed", step=step)
-                print(f"[{line.name}] {step} FAILED, see {line.log(step)}\n", end="")
+                print(f"[{line.name}] {self.failed}\n", end="")
                 return
         self._record("done")
 

@@ -49,7 +49,7 @@ class SlurmJob:
         self.runner = LineRunner(line, int(cpus) if cpus else None, job_number())
         self.runner.run()
         if self.runner.failed:
-            raise RuntimeError(f"{self.runner.failed} failed: {line.log(self.runner.failed)}")
+            raise RuntimeError(self.runner.failed)
 
     def checkpoint(self, line: Line):
         """At a time-out or a pre-emption: stop the line and return what the next job calls."""

@@ -28,7 +28,10 @@ LONGEST_NAME = 100  # characters of a file's name
 
 
 def report(
-    folders: Sequence[Path], branches: bool = False, window: tuple[float, float] = WHOLE
+    folders: Sequence[Path],
+    branches: bool = False,
+    window: tuple[float, float] = WHOLE,
+    nested: bool = True,
 ) -> None:
     """Save the figures of the runs in some folders, print their table; of one run its periods.
 
@@ -36,9 +39,10 @@ def report(
     sphere, `three_regimes.png` and `regime_diagram.png`, go into the folder with
     `effective_step.png` and, where more was measured, `metrics.png`, and where steps were traced
     `one_period.png`; the names of those of several folders say which, and they go where the folders
-    lie. Of every run only the epochs in the window count.
+    lie. Of every run only the epochs in the window count. Without `nested` the folders are
+    experiments, and those below them are left out.
     """
-    runs = list({run.folder: run for f in folders for run in runs_in(f, branches)}.values())
+    runs = list({run.folder: run for f in folders for run in runs_in(f, branches, nested)}.values())
     published = all(folder.name.startswith("figure2") for folder in folders)
     overview = functools.partial(figure2, published=published)
     figures = {"periods": panels, "overview": overview}
@@ -70,7 +74,7 @@ def report(
     print("", "\n\n".join(texts), sep="\n")
 
 
-def runs_in(folder: Path, branches: bool) -> list[Run]:
+def runs_in(folder: Path, branches: bool, nested: bool = True) -> list[Run]:
     """The runs of one experiment, line or run, of which there is a log or metrics.
 
     Raises
@@ -80,6 +84,8 @@ def runs_in(folder: Path, branches: bool) -> list[Run]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     runs = find_runs(folder, branches, logged=True)
+    if not nested:
+        runs = [run for run in runs if run.experiment == folder]
     if not runs and find_runs(folder, branches=True, logged=True):
         raise UserError(f"{folder} holds branches alone: --branches draws them")
     if not runs:

@@ -1,4 +1,4 @@
-"""The driver: what it would run, what it runs, what it skips, and how it reports failures."""
+"""The driver: what it would run, what it runs, what it skips, and how it reports mistakes."""
 
 import os
 import re
@@ -13,24 +13,28 @@ import numpy as np
 import processes
 import pytest
 from conftest import ROOT
+from made_runs import saw
 
-import experiments
+import figures
 import options
+import run_train_and_test as driver
 import runs
 import train
 import utils
-from experiments import block
+from experiments import EXPERIMENTS, Experiment, block
 from experiments.lines import lines_of
 from options import Train
+from utils import UserError
 
-# As the driver stands, and with the metrics left to test.py.
+# The driver's parameters, edited to a run of seconds.
 FAST = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',
-    "lrs = [0.01]": "lrs = [0.5, 0.1]",
+    "lrs = [0.01]": "lrs = [0.1]",
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
     '"epochs": 1000': '"epochs": 3',
 }
-SMALL = {**FAST, '"metrics": True': '"metrics": False'}
+AFTERWARDS = {**FAST, '"metrics": True': '"metrics": False'}  # measured by test.py
+TRIAL = "Experiments/my_experiment/lr_0.1_wd_0.001/trial_0"
 
 
 def edited(folder, changes):
@@ -48,10 +52,13 @@ def edited(folder, changes):
 def start(tmp_path, drive):
     """Run an edited driver in this process; what it starts are processes all the same."""
 
-    def run(changes=SMALL, *arguments):
+    def run(changes, *arguments):
         return drive(*arguments, script=edited(tmp_path, changes))
 
     return run
+
+
+# --- runs ---
 
 
 def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
@@ -72,33 +79,29 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
 
 
 def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
-    changes = {**SMALL, "lrs = [0.01]": "lrs = [0.5]"}
-    done = start(changes)
+    done = start(AFTERWARDS)
     assert done.returncode == 0, done.stdout + done.stderr
-    experiment = tmp_path / "Experiments" / "my_experiment"
-    folder = experiment / "lr_0.5_wd_0.001" / "trial_0"
+    experiment, folder = tmp_path / "Experiments" / "my_experiment", tmp_path / TRIAL
     for name in runs.METRICS:
-        with np.load(folder / f"{name}.npz") as file:
-            assert file["report_epochs"].tolist() == [0, 1, 2, 3]
+        assert list(runs.Metrics.read(folder / f"{name}.npz").rows) == [0, 1, 2, 3]
     assert "python train.py" in (folder / "train.log").read_text()
     assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"0\.5 +0\.001 +0 ", done.stdout)
+    assert re.search(r"0\.1 +0\.001 +0 ", done.stdout)
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
-    again = start(changes)
+    again = start(AFTERWARDS)
     assert again.returncode == 0 and again.stdout.count("is finished") == 1
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
 def test_metrics_that_are_missing_are_measured_by_the_next_call(start, tmp_path):
-    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]"}
-    assert start(changes).returncode == 0
-    folder = tmp_path / "Experiments" / "my_experiment" / "lr_0.1_wd_0.001" / "trial_0"
+    assert start(FAST).returncode == 0
+    folder = tmp_path / TRIAL
     assert not list(folder.glob("t*-*m.log"))  # nothing was missing: one process
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
-    done = start(changes)
+    done = start(FAST)
     logs = {path.name for path in folder.glob("t*-*m.log")}
     assert logs == {"train-tm.log", "test-em.log"}, done.stdout + done.stderr
     assert done.returncode == 0
@@ -106,11 +109,11 @@ def test_metrics_that_are_missing_are_measured_by_the_next_call(start, tmp_path)
 
 
 def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
-    changes = {**FAST, "lrs = [0.01]": "lrs = [0.1]", '"epochs": 1000': '"epochs": 12'}
+    changes = {**FAST, '"epochs": 1000': '"epochs": 12'}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    driver = [sys.executable, edited(tmp_path, changes)]
-    process = processes.Started(driver, cwd=tmp_path, env=environment)
-    trial = tmp_path / "Experiments" / "my_experiment" / "lr_0.1_wd_0.001" / "trial_0"
+    command = [sys.executable, edited(tmp_path, changes)]
+    process = processes.Started(command, cwd=tmp_path, env=environment)
+    trial = tmp_path / TRIAL
     limit = time.monotonic() + 120
     while not (trial / "checkpoint-3.pt").exists():
         assert time.monotonic() < limit and process.poll() is None, "it does not train"
@@ -130,72 +133,37 @@ def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
         assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({'"num_channels": 32': '"num_chanels": 32'}, "option 'num_chanels' (did you mean num_ch"),
-    ({"lrs = [0.01]": "lrs = [-1]"}, "error: lrs: -1 is not"),
-    ({"lrs = [0.01]": "lrs = [1, -1]"}, "error: lrs: -1 is not"),
-    ({"lrs = [0.01]": ""}, "lrs is missing"),
-    ({'combine = "zip"': 'combine = "Zip"'}, "combine: 'Zip' is not \"zip\" or \"cross\""),
-    ({'"my_experiment"': '""'}, "exp_name: '' is not the name of a folder in Experiments/"),
-    ({'"my_experiment"': '"../elsewhere"'}, "is not the name of a folder"),
-    ({'"my_experiment"': '"/tmp/elsewhere"'}, "is not the name of a folder"),
-    ({'"metrics": True': '"metrics": 1'}, "error: metrics: 1 is not True or False"),
-    ({'"epochs": 1000': '"epochs": True'}, "error: epochs: True is not a whole number"),
-    ({'"epochs": 1000': '"epochs": "ten"'}, "error: epochs: 'ten' is not a whole number"),
-    ({'"epochs": 1000': '"epochs": 1.5'}, "error: epochs: 1.5 is not a whole number"),
-    ({'"momentum": 0.0': '"optimizer": "adam", "momentum": 0.9'}, "momentum belongs to SGD"),
-    ({'"save_freq": 1': '"overwrite": True'}, "use --overwrite of the driver"),
-    ({"--noaug --no": "--help --no"}, "python train.py --help lists the options"),
-    ({"--noaug --no": "--keep x --no"}, "--keep: no type matching INT"),
-    ({"--noaug --no": "--keeep 1 --no"}, "did you mean --keep?); train.py --help lists"),
-    ({'"metrics": True': '"use_test": False'}, "use_test is both in params and in add_params"),
-    ({'network = "ConvNetSI"': 'network = "nowhere.py:f"'}, "there is no file nowhere.py"),
-    ({"lrs = [0.01]": "lrs = []"}, "at least one value"),
-    ({"lrs = [0.01]": "lrs = [1, 2]", "wds = [0.001]": "wds = [1, 2, 3]"}, "cannot be zipped"),
-    ({'"save_freq": 1': '"dir": "elsewhere"'}, "params holds dir: use exp_name instead"),
-    ({"--noaug --no": "--dir elsewhere --noaug --no"}, "add_params holds dir: use exp_name"),
-    ({'"save_freq": 1': '"lr_init": 1'}, "params holds lr_init: use lrs instead"),
-    ({"--noaug --no": "--wd 1 --noaug --no"}, "add_params holds wd: use wds instead"),
-    ({"--noaug --no": "--epochs 5 --noaug --no"}, "epochs is both in params and in add_params"),
-    ({"--noaug --no": "--trial '1 --no"}, "No closing quotation"),
-    ({"elrs = []": "elrs = [0.1]"}, "elrs has no effect"),
-    ({'fix_elr = "fix_lr"': 'fix_elr = "fix_elr"'}, "elrs needs at least one value"),
-    ({'fix_elr = "fix_lr"': 'fix_elr = "elr"'}, "fix_elr: 'elr' is not \"fix_lr\", \"fix_elr\" or"),
-    ({'fix_elr = "fix_lr"': 'fix_elr = "fix_elr"', "elrs = []": "elrs = [0.1]",
-      "wds = [0.001]": "wds = [1, 2]"}, "lrs and wds have no effect with fix_elr"),
-    ({'network = "ConvNetSI"': 'network = "ConvNetSIAf"'}, "set fix_noninvlr = -1"),
-    ({"same_last_layer = False": 'same_last_layer = "yes"'}, "'yes' is not True or False"),
-    ({'"save_freq": 1': '"resume_epoch": 3'}, "branch off one with train.py"),
-    ({'network = "ConvNetSI"': 'network = "ConvNet"'}, "did you mean ConvNetSI?"),
-    ({"lrs = [0.01]": "lrs = 0.01"}, "lrs: 0.01 is not a list of numbers, as in [0.01]"),
-    ({"lrs = [0.01]": 'lrs = [1, "2"]'}, "lrs: [1, '2'] is not a list of numbers"),
-    ({"fix_noninvlr = 0.0": "fix_noninvlr = True"}, "fix_noninvlr: True is not a number"),
-    ({"fix_noninvlr = 0.0": 'fix_noninvlr = "0"'}, "fix_noninvlr: '0' is not a number"),
-    ({"params = {": "params = 3\nlost = {"}, "params: 3 is not a dictionary"),
-    ({'exp_name = "my_experiment"': "exp_name = 7"}, "exp_name: 7 is not the name of a folder"),
-    ({'data_path = "./datasets"': "data_path = 7"}, "data_path: 7 is not a text in quotes"),
-    ({'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'},
-     "no folder nowhere/train"),
-])  # fmt: skip
-def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
-    done = start(changes)
-    assert done.returncode == 2 and message in done.stderr
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
+    with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
+        done = start(FAST)
+    assert done.returncode == 2
+    assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
+    assert not (tmp_path / TRIAL).exists()
 
 
-def test_whole_numbers_may_be_written_as_floats(start):
-    done = start({'"epochs": 1000': '"epochs": 1e3'}, "--test")
-    assert "--epochs 1000 " in done.stdout
+def test_a_folder_with_another_run_is_refused(start, tmp_path):
+    words = start(FAST, "--test").stdout.splitlines()[0].split()[2:]
+    asked, _ = options.train_options(words)
+    folder = tmp_path / TRIAL
+    runs.write_config(folder, {**asdict(asked), "momentum": 0.9, "depth": 2})
+    done = start(FAST)
+    assert done.returncode == 2
+    assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
+    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
+    assert "exp_name), or start anew with --overwrite" in done.stderr
+    done = start(FAST, "--overwrite")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(FAST).stdout
 
 
-def test_a_name_without_quotes_is_one_line(tmp_path):
-    script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
+def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, capsys):
+    for line in ("lr_0.1", "below/lr_0.1"):
+        make(*saw(60), line=line)
+    figures.report([tmp_path], nested=False)
+    assert f"figure: {tmp_path}/periods.png" in capsys.readouterr().out
+
+
+# --- the command line ---
 
 
 def test_trials_and_folders_of_images_on_the_command_line(drive):
@@ -208,10 +176,8 @@ def test_trials_and_folders_of_images_on_the_command_line(drive):
     twice = lines("--trials", "2")
     assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
     own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
-    assert (
-        all("--dataset ImageFolder" in line and "--data_path mine" in line for line in own)
-        and len(own) == 4
-    )
+    assert len(own) == 4
+    assert all("--dataset ImageFolder" in line and "--data_path mine" in line for line in own)
 
 
 def test_lines_run_at_once_as_asked(drive, monkeypatch):
@@ -223,8 +189,188 @@ def test_lines_run_at_once_as_asked(drive, monkeypatch):
     assert asked == [1, 3]
 
 
+def test_the_list_of_experiments_fits_a_terminal(drive):
+    done = drive("--list")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
+    assert shown == [(name, str(len(lines_of(e)))) for name, e in EXPERIMENTS.items()]
+
+
+def test_the_status_writes_nothing(drive, tmp_path):
+    done = drive("--experiment", "demo", "--status")
+    assert done.returncode == 0 and "4 not started" in done.stdout
+    assert not (tmp_path / "Experiments").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    ("--experiment Figure2", "unknown name 'Figure2' (did you mean figure2?)"),
+    ("--jobs two", "--jobs: no type matching INT"),
+    ("--time 0", "--time: 0.0 is not a finite number > 0"),
+    ("--experiment demo --image_folder nowhere", "no folder nowhere/train"),
+    ("--launcher slrum", "did you mean slurm?"),
+    ("--sbatch partition=main", "--sbatch belongs to --launcher slurm"),
+    ("--launcher slurm --time 60", "--time belongs to --launcher local"),
+    ("--launcher slurm --sbatch account", "is not name=value"),
+    ("--launcher slurm --sbatch time=1-0", "whole numbers"),
+    ("--launcher slurm", "needs a SLURM cluster"),
+])  # fmt: skip
+def test_mistakes_on_the_command_line(drive, monkeypatch, words, message):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))  # noqa: PTH120
+    done = drive(*words.split())
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+# --- the block of parameters ---
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"lrs = [0.01]": ""}, "lrs is missing"),
+    ({"lrs = [0.01]": "lrs = [1, -1]"}, "error: lrs: -1 is not"),
+    ({'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'},
+     "no folder nowhere/train"),
+])  # fmt: skip
+def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
+    done = start(changes)
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+
+
+def test_a_name_without_quotes_is_one_line(tmp_path):
+    script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
+
+
+def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
+    def inside():
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as error:
+        inside()
+    block.explain(error.type, error.value, error.tb)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def lines_with(params=(), **changes):
+    """The lines of the block as it stands, with some of its parameters changed."""
+    changes["params"] = {**driver.params, **dict(params)} if params != 3 else 3
+    return lines_of(block.experiment({**vars(driver), **changes}))
+
+
+ON_SPHERE = {"fix_elr": "fix_elr", "elrs": [0.1]}
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"lrs": 0.01}, "lrs: 0.01 is not a list of numbers, as in [0.01]"),
+    ({"lrs": [1, "2"]}, "lrs: [1, '2'] is not a list of numbers"),
+    ({"lrs": []}, "lrs and wds need at least one value"),
+    ({"lrs": [1, 2], "wds": [1, 2, 3]}, "2 lrs and 3 wds cannot be zipped"),
+    ({"lrs": [0.1, 0.1]}, "two lines would share the folder"),
+    ({"wds": [float("nan")]}, "wds: nan is not a finite number"),
+    ({"combine": "Zip"}, 'combine: \'Zip\' is not "zip" or "cross"'),
+    ({"exp_name": ""}, "exp_name: '' is not the name of a folder in Experiments/"),
+    ({"exp_name": "../elsewhere"}, "is not the name of a folder"),
+    ({"exp_name": "/tmp/elsewhere"}, "is not the name of a folder"),
+    ({"exp_name": 7}, "exp_name: 7 is not the name of a folder"),
+    ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
+    ({"fix_noninvlr": True}, "fix_noninvlr: True is not a number"),
+    ({"fix_noninvlr": "0"}, "fix_noninvlr: '0' is not a number"),
+    ({"fix_noninvlr": -0.5}, "fix_noninvlr: -0.5 is not a finite number >= 0, or -1"),
+    ({"network": "ConvNet"}, "network: unknown name 'ConvNet' (did you mean ConvNetSI?)"),
+    ({"network": "nowhere.py:f"}, "network: there is no file nowhere.py"),
+    ({"network": "ConvNetSIAf"}, "set fix_noninvlr = -1"),
+    ({"dataset": "digits"}, "dataset: unknown name 'digits' (did you mean Digits?)"),
+    ({"same_last_layer": "yes"}, "same_last_layer: 'yes' is not True or False"),
+    ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
+    ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
+    ({"elrs": [0.1]}, "elrs has no effect"),
+    ({**ON_SPHERE, "wds": [1, 2]}, "lrs and wds have no effect with fix_elr"),
+    ({**ON_SPHERE, "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
+    ({"params": 3}, "params: 3 is not a dictionary"),
+    ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
+    ({"params": {3: 3}}, "params: unknown option 3"),
+    ({"params": {"metrics": 1}}, "metrics: 1 is not True or False"),
+    ({"params": {"epochs": True}}, "epochs: True is not a whole number"),
+    ({"params": {"epochs": "ten"}}, "epochs: 'ten' is not a whole number"),
+    ({"params": {"epochs": 1.5}}, "epochs: 1.5 is not a whole number"),
+    ({"params": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to SGD"),
+    ({"params": {"c_schedule": 3}}, "--no_schedule and --c_schedule contradict each other"),
+    ({"params": {"use_test": False}}, "use_test is both in params and in add_params"),
+    ({"params": {"no_aug": False}}, "noaug is both in params and in add_params"),
+    ({"params": {"lr_init": 1}}, "params holds lr_init: use lrs instead"),
+    ({"params": {"dir": "elsewhere"}}, "params holds dir: use exp_name instead"),
+    ({"params": {"overwrite": True}}, "use --overwrite of the driver"),
+    ({"params": {"resume_epoch": 3}}, "branch off one with train.py"),
+    ({"add_params": "--wd 1"}, "add_params holds wd: use wds instead"),
+    ({"add_params": "--epochs 5"}, "epochs is both in params and in add_params"),
+    ({"add_params": "--trial '1"}, "No closing quotation"),
+    ({"add_params": "--use_test --help"}, "python train.py --help lists the options"),
+    ({"add_params": "--keep x"}, "--keep: no type matching INT"),
+    ({"add_params": "--keeep 1"}, "did you mean --keep?); train.py --help lists"),
+])  # fmt: skip
+def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
+    with pytest.raises(UserError) as error:
+        lines_with(**changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("changes, pairs", [
+    ({"lrs": [1, 2], "wds": [3, 4]}, [(1, 3), (2, 4)]),
+    ({"lrs": [1, 2], "wds": [3]}, [(1, 3), (2, 3)]),
+    ({"lrs": [1], "wds": [3, 4]}, [(1, 3), (1, 4)]),
+    ({"lrs": [1, 2], "wds": [3, 4], "combine": "cross"}, [(1, 3), (1, 4), (2, 3), (2, 4)]),
+])  # fmt: skip
+def test_lists_are_zipped_and_one_goes_with_all_or_crossed(changes, pairs):
+    assert [(line.options.lr_init, line.options.wd) for line in lines_with(**changes)] == pairs
+
+
+@pytest.mark.parametrize("mode", ["fix_elr", "fix_all_elr"])
+def test_lines_on_the_sphere(mode):
+    lines = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
+    assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
+    assert all(getattr(line.options, mode) for line in lines)
+    assert [line.options.elr for line in lines] == [0.1, 0.2]
+
+
+def test_what_official_drivers_put_into_params():
+    params = {
+        "initscale": 10.0, "momentum": 0.0, "epochs": 1e3, "use_data_size": 50000,
+        "corrupt_train": 0.2, "trial": 3, "resume_epoch": -1, "fix_si_pnorm_value": 10.0,
+        "eval_freq": 1000, "num_workers": 4, "gpu": 0, "same_last_layer": True, "save_freq_int": 0,
+        "c_schedule": 0, "seed": 5, "keep": None,
+    }  # fmt: skip
+    flags = "--use_test --no_aug --noschedule --fbgd --fix_si_pnorm"
+    (line,) = lines_with(params=params, add_params=flags)
+    asked, notes = options.train_options(line.commands["train"][1:])
+    assert asked == line.options and not notes
+    wanted = {
+        "init_scale": 10, "fix_si_pnorm_value": 10, "eval_freq": 1000, "epochs": 1000,
+        "same_last_layer": True, "resume_epoch": None, "keep": None, "seed": 5, "noaug": True,
+    }  # fmt: skip
+    assert {key: getattr(asked, key) for key in wanted} == wanted
+    assert line.folder.name == "trial_3"
+    assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
+    assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_same_last_layer_is_a_variable_of_the_driver(value):
+    (line,) = lines_with(same_last_layer=value)
+    assert line.options.same_last_layer == value
+    assert "--eval_on_train_subsets" not in line.commands["train-tm"]
+
+
+# --- named experiments ---
+
+
 def test_variants_on_a_folder_and_quick_ones():
-    many = experiments.Experiment(
+    many = Experiment(
         "x", "", Train(epochs=9, depth=2), ({"dataset": "CIFAR100", "norm": "layer"}, {}),
         {"epochs": 1, "lines": ({"depth": 1},)},
     )  # fmt: skip
@@ -238,105 +384,7 @@ def test_variants_on_a_folder_and_quick_ones():
 
 
 def test_every_named_experiment_has_valid_lines():
-    for experiment in experiments.EXPERIMENTS.values():
+    for experiment in EXPERIMENTS.values():
         lines = lines_of(experiment)
         assert len({line.folder for line in lines}) == len(lines) > 0
         assert all(len(line.checkpoints) > 1 for line in lines)
-
-
-def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
-    def inside():
-        return 1 / 0
-
-    with pytest.raises(ZeroDivisionError) as error:
-        inside()
-    block.explain(error.type, error.value, error.tb)
-    assert "Traceback" in capsys.readouterr().err
-
-
-def edited_block(**changes):
-    """The experiment of the block as it stands, with some of its parameters changed."""
-    import run_train_and_test as driver
-
-    return block.experiment({**vars(driver), **changes})
-
-
-def rates_of(**changes):
-    return [(line["lr_init"], line["wd"]) for line in edited_block(**changes).lines]
-
-
-def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
-    assert rates_of(lrs=[1, 2], wds=[3, 4]) == [(1, 3), (2, 4)]
-    assert rates_of(lrs=[1, 2], wds=[3]) == [(1, 3), (2, 3)]
-    assert rates_of(lrs=[1], wds=[3, 4]) == [(1, 3), (1, 4)]
-    assert rates_of(lrs=[1, 2], wds=[3, 4], combine="cross") == [(1, 3), (1, 4), (2, 3), (2, 4)]
-
-
-def test_all_commands_of_a_line_run_on_the_same_gpu():
-    (line,) = lines_of(experiments.Experiment("x", "", Train(gpu=3)))
-    assert len(line.commands) == 3
-    assert all(words[words.index("--gpu") + 1] == "3" for words in line.commands.values())
-
-
-@pytest.mark.parametrize("mode", ["fix_elr", "fix_all_elr"])
-def test_lines_on_the_sphere(mode):
-    lines = lines_of(edited_block(fix_elr=mode, elrs=[0.1, 0.2]))
-    assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
-    assert all(getattr(line.options, mode) and line.options.on_sphere for line in lines)
-    assert [line.options.elr for line in lines] == [0.1, 0.2]
-
-
-def test_what_official_drivers_put_into_params():
-    params = {
-        "num_channels": 32, "depth": 3, "initscale": 10.0, "momentum": 0.0, "batch_size": 128,
-        "epochs": 2, "save_freq": 1, "use_data_size": 50000, "corrupt_train": 0.2, "trial": 3,
-        "resume_epoch": -1, "fix_si_pnorm_value": 10.0, "eval_freq": 1000, "num_workers": 4,
-        "gpu": 0, "same_last_layer": True, "save_freq_int": 0, "c_schedule": 0, "seed": 5,
-    }  # fmt: skip
-    flags = "--use_test --no_aug --noschedule --fbgd --fix_si_pnorm"
-    (line,) = lines_of(edited_block(params=params, add_params=flags))
-    assert line.options.same_last_layer and line.options.init_scale == 10
-    assert line.options.fix_si_pnorm_value == 10 and line.options.eval_freq == 1000
-    assert line.folder.name == "trial_3" and line.options.resume_epoch is None
-    assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
-    assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
-
-
-def test_same_last_layer_is_a_variable_of_the_driver():
-    for value in (True, False):
-        (line,) = lines_of(edited_block(same_last_layer=value))
-        assert line.options.same_last_layer == value
-        assert ("--same_last_layer" in line.commands["train"]) == value
-        assert "--eval_on_train_subsets" not in line.commands["train-tm"]
-
-
-def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
-    with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
-        done = start()
-    assert done.returncode == 2
-    assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
-    assert not list((tmp_path / "Experiments" / "my_experiment").glob("lr_*"))
-
-
-def test_a_folder_with_another_run_is_refused(start):
-    changes = {**SMALL, "lrs = [0.01]": "lrs = [0.1]"}
-    words = start(changes, "--test").stdout.splitlines()[0].split()[2:]
-    asked, _ = options.train_options(words)
-    folder = runs.trial_folder(asked.dir, 0)
-    runs.write_config(folder, {**asdict(asked), "momentum": 0.9, "depth": 2})
-    done = start(changes)
-    assert done.returncode == 2
-    assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
-    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
-    assert "exp_name), or start anew with --overwrite" in done.stderr
-    done = start(changes, "--overwrite")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(changes).stdout
-
-
-def test_the_list_of_experiments_fits_a_terminal(drive):
-    done = drive("--list")
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 100
-    shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
-    assert shown == [(name, str(len(lines_of(e)))) for name, e in experiments.EXPERIMENTS.items()]

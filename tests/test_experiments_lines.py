@@ -49,23 +49,25 @@ def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **con
     runs.write_log(line.folder, rows)
 
 
-def test_a_line_is_finished_when_its_last_checkpoint_is_measured(line):
-    assert not is_finished(line)
-    leave(line)
-    assert is_finished(line)
-    assert status.state_of(line, None) == "done"
+AWAY = {"epochs": (0, 2), "losses": (1, float("inf"))}
 
 
-@pytest.mark.parametrize("state", [
-    {"epochs": (0, 2), "measured": (0, 2)},  # not at its end
-    {"measured": (0, 2)},  # the last one is not measured
-    {"measured": (0, 4)},  # one in the middle
-    {"measured": (2, 4)},
+@pytest.mark.parametrize("left, state", [
+    ({}, "done"),
+    ({"epochs": (0, 2), "measured": (0, 2)}, "stopped"),  # not at its end
+    ({"measured": (0, 2)}, "stopped"),  # the last one is not measured
+    ({"measured": (0, 4)}, "stopped"),  # one in the middle
+    ({"measured": (2, 4)}, "stopped"),
+    ({**AWAY, "measured": (0, 2)}, "diverged"),
+    ({**AWAY, "measured": (0,)}, "stopped"),
 ])  # fmt: skip
-def test_a_line_of_which_something_is_missing_is_not_finished(line, state):
-    leave(line, **state)
+def test_a_line_is_finished_when_all_up_to_its_end_is_measured(line, left, state, capsys):
     assert not is_finished(line)
-    assert status.to_do([line]) == [line]
+    leave(line, **left)
+    assert status.state_of(line, None) == state
+    assert is_finished(line) == (state != "stopped")
+    assert status.to_do([line]) == ([line] if state == "stopped" else [])
+    assert ("is finished" in capsys.readouterr().out) == (state != "stopped")
 
 
 @pytest.mark.parametrize("name", runs.METRICS)
@@ -74,13 +76,6 @@ def test_a_line_without_one_of_its_files_is_not_finished(line, name):
     (line.folder / f"{name}.npz").unlink()
     assert not is_finished(line)
     (line.folder / f"{name}.npz").write_bytes(b"damaged")
-    assert not is_finished(line)
-
-
-def test_a_diverged_line_ends_where_it_diverged(line):
-    leave(line, (0, 2), (0, 2), (1, float("inf")))
-    assert is_finished(line) and status.state_of(line, None) == "diverged"
-    leave(line, (0, 2), (0,), (1, float("inf")))
     assert not is_finished(line)
 
 
@@ -94,27 +89,30 @@ def test_another_run_in_the_folder_is_not_this_line(line):
 # --- running one ---
 
 
-def scripted(tmp_path, **bodies):
+def scripted(folder, **bodies):
     """A line whose commands are these Python texts."""
     commands = {}
     for step, body in bodies.items():
-        path = tmp_path / f"{step}.py"
+        path = folder / f"{step}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(body)
         commands[step] = [str(path), "--word"]
-    folder = tmp_path / "run" / "trial_0"
-    folder.mkdir(parents=True)
-    return Line("it", folder, Train(epochs=1, save_freq=1), commands)
+    (folder / "run" / "trial_0").mkdir(parents=True)
+    return Line("it", folder / "run" / "trial_0", Train(epochs=1, save_freq=1), commands)
 
 
-NOTE = "import os, pathlib, sys; print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
+def run_line(line, **more):
+    runner = LineRunner(line, **more)
+    runner.run()
+    return runner
+
+
+NOTE = "import os, sys; print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
 
 
 def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
     line = scripted(tmp_path, first=NOTE, second=NOTE)
-    runner = LineRunner(line, threads=3)
-    runner.run()
-    assert runner.failed is None
+    assert run_line(line, threads=3).failed is None
     assert runs.read_state(line.folder) == {
         "state": "done", "host": socket.gethostname(), "process": os.getpid(), "job": None,
     }  # fmt: skip
@@ -124,21 +122,23 @@ def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
     assert capsys.readouterr().out.count("[it] ['--word'] 3") == 2
 
 
-@pytest.mark.parametrize("step, status, second_runs", [
-    ("train", 0, True), ("train", 1, False), ("train", 2, False), ("train", 3, True),
-    ("other", 3, False),
+KILLED = "import os; os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize("step, body, failed", [
+    ("train", "", None), ("train", "exit(1)", "train failed"), ("train", "exit(2)", "train failed"),
+    ("train", "exit(3)", None),  # diverged: it is measured all the same
+    ("other", "exit(3)", "other failed"), ("train", KILLED, "train was killed by SIGKILL"),
 ])  # fmt: skip
-def test_nothing_follows_a_failed_command(tmp_path, step, status, second_runs):
-    """But a diverged training, with status 3, is measured."""
+def test_nothing_follows_a_failed_command(tmp_path, capsys, step, body, failed):
     ran = tmp_path / "ran"
-    line = scripted(tmp_path, **{step: f"exit({status})", "second": f"open({str(ran)!r}, 'w')"})
-    runner = LineRunner(line)
-    runner.run()
-    assert ran.exists() == second_runs and runner.failed == (None if second_runs else step)
+    line = scripted(tmp_path, **{step: body, "second": f"open({str(ran)!r}, 'w')"})
+    message = failed and f"{failed}: {line.log(step)}"
+    assert run_line(line).failed == message
     record = runs.read_state(line.folder)
-    assert (record["state"], record.get("step")) == (
-        ("done", None) if second_runs else ("failed", step)
-    )
+    expected = ("failed", step, False) if failed else ("done", None, True)
+    assert (record["state"], record.get("step"), ran.exists()) == expected
+    assert capsys.readouterr().out == (f"[it] {message}\n" if failed else "")
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -147,7 +147,7 @@ def test_what_train_py_has_measured_is_not_measured_again(tmp_path, measured):
     for name in runs.METRICS[: None if measured else 2]:
         runs.Metrics({0: {"loss": 1.0}}).write(line.folder / f"{name}.npz")
     runs.checkpoint_path(line.folder, 0).touch()
-    LineRunner(line).run()
+    run_line(line)
     assert (tmp_path / "ran").exists() == (not measured)
 
 
@@ -192,7 +192,7 @@ def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_
     assert runs.read_state(line.folder)["state"] == "stopped" and runner.failed is None
     assert shown(line).splitlines()[1:] == ["begun", "tidied"] and not (tmp_path / "ran").exists()
     (tmp_path / "train.py").write_text("")
-    LineRunner(line).run()
+    run_line(line)
     assert shown(line).count("$ python") == 2 and "tidied" in shown(line)
     assert (tmp_path / "ran").exists()
 
@@ -209,6 +209,14 @@ def child(line):
     return int(shown(line).splitlines()[1])
 
 
+def is_dead(pid):
+    """Ended, or a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 @pytest.mark.parametrize("ignore", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
 def test_a_stopped_command_is_killed_with_all_it_has_started(tmp_path, monkeypatch, ignore):
     monkeypatch.setattr("experiments.runner.GRACE", 0.3)
@@ -222,7 +230,7 @@ def test_a_stopped_command_is_killed_with_all_it_has_started(tmp_path, monkeypat
 
 def test_a_command_that_ends_leaves_no_process_behind(tmp_path):
     line = scripted(tmp_path, train=FAMILY.format(ignore="", seconds=0))
-    LineRunner(line).run()  # would wait for the child, which holds the pipe
+    run_line(line)  # would wait for the child, which holds the pipe
     until(lambda: is_dead(child(line)))
 
 
@@ -241,23 +249,14 @@ def test_a_command_dies_with_the_process_that_runs_it(tmp_path):
     driver.kill()
     driver.wait()
     until(lambda: is_dead(command))
-    subprocess.run(["kill", "-9", str(child(line))], check=True)
-
-
-def is_dead(pid):
-    """Ended, or a zombie that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    os.kill(child(line), signal.SIGKILL)
 
 
 def test_lines_that_never_began_have_no_state_after_a_stop(tmp_path):
-    line = scripted(tmp_path, train="")
-    runner = LineRunner(line)
+    runner = LineRunner(scripted(tmp_path, train=""))
     runner.stop()
     runner.run()
-    assert runs.read_state(line.folder) is None and not line.log("train").exists()
+    assert runs.read_state(runner.line.folder) is None and not runner.line.log("train").exists()
 
 
 # --- running several ---
@@ -265,12 +264,13 @@ def test_lines_that_never_began_have_no_state_after_a_stop(tmp_path):
 
 @pytest.fixture
 def bare(monkeypatch):
-    """Lines are all to be run, at no known cost; returns the folders that are drawn."""
+    """Lines are all to be run, at no known cost; returns what is drawn."""
     drawn = []
     monkeypatch.setattr(local, "print_cost", lambda lines, gpu: None)
     monkeypatch.setattr(local, "to_do", list)
     monkeypatch.setattr(local, "print_estimate", lambda *_: None)
-    monkeypatch.setitem(sys.modules, "figures", SimpleNamespace(report=drawn.append))
+    figures = SimpleNamespace(report=lambda folders, nested: drawn.append((folders, nested)))
+    monkeypatch.setitem(sys.modules, "figures", figures)
     return drawn
 
 
@@ -285,28 +285,25 @@ def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, bare, job
     assert {runs.read_state(r.line.folder)["state"] for r in runners} == {"done"}
 
 
-def test_without_anything_to_draw_the_status_is_that_of_the_runs(tmp_path, bare, monkeypatch):
-    def nothing(folders):
-        raise UserError("there are no measured runs")
-
-    monkeypatch.setitem(sys.modules, "figures", SimpleNamespace(report=nothing))
-    slow = scripted(tmp_path / "a", train="import time; time.sleep(300)")
-    assert local.run_here(SMALL, [slow], 1, time.monotonic() + 1) == local.OUT_OF_TIME
-
-
-def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys):
-    """What has not begun does not begin; the figures of what there is are drawn."""
-    fast, slow, never = (
+def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys, monkeypatch):
+    """What has not begun does not begin; the figures of what there is, if any, are drawn."""
+    fast, slow, never = lines = [
         scripted(tmp_path / name, train=body)
         for name, body in (("a", ""), ("b", "import time; time.sleep(300)"), ("c", ""))
-    )
+    ]
     began = time.monotonic()
-    assert local.run_here(SMALL, [fast, slow, never], 1, began + 3) == local.OUT_OF_TIME
+    assert local.run_here(SMALL, lines, 1, began + 3) == local.OUT_OF_TIME
     assert time.monotonic() - began < 30 and len(bare) == 1
     assert runs.read_state(fast.folder)["state"] == "done"
     assert runs.read_state(slow.folder)["state"] == "stopped"
     assert runs.read_state(never.folder) is None
     assert "the same command continues" in capsys.readouterr().out
+
+    def nothing(folders, nested):
+        raise UserError("there are no measured runs")
+
+    monkeypatch.setattr(sys.modules["figures"], "report", nothing)
+    assert local.run_here(SMALL, [slow], 1, time.monotonic() + 1) == local.OUT_OF_TIME
 
 
 def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare):
@@ -317,8 +314,8 @@ def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare)
     assert local.run_here(SMALL, [good, away], 9) == runs.DIVERGED_STATUS
     assert f"diverged in epoch 7: {away.log('train')}" in capsys.readouterr().out
     assert local.run_here(SMALL, [good, away, bad], 2) == 1
-    assert f"train failed: {bad.log('train')}" in capsys.readouterr().out
-    assert bare == [[Path("Experiments/x")]] * 3
+    assert capsys.readouterr().out.endswith(f"[it] train failed: {bad.log('train')}\n")
+    assert bare == [([Path("Experiments/x")], False)] * 3
     assert local.run_here(SMALL, [bad], 1) == 1 and len(bare) == 3  # nothing to draw
 
 
@@ -336,7 +333,25 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     )
 
 
-# --- which are to be run ---
+# --- its commands, its state, and whether it is to be run ---
+
+
+def test_commands_give_the_options_of_the_line_and_add_to_the_files():
+    (made,) = lines_of(SMALL)
+    assert train_options(made.commands["train"][1:]) == (made.options, [])
+    for name in ("train-tm", "test-em"):
+        asked, given = measure_options(made.commands[name][1:])
+        assert asked.update and asked.gpu == -1 and asked.models_dir == str(made.folder)
+        assert not given & {*FROM_RUN}
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"lines": rates((0.1, 0.1))}, "share the folder Experiments/x/lr_0.1"),
+    ({"lines": ({"lr_init": -1.0},)}, "--lr_init: -1"),
+])  # fmt: skip
+def test_lines_that_cannot_be_are_refused(changed, message):
+    with pytest.raises(UserError, match=message):
+        lines_of(replace(SMALL, **changed))
 
 
 SQUEUE = """#!/bin/sh
@@ -359,64 +374,41 @@ def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch, exit_status):
     assert status.squeue() == (None if exit_status else tasks)
 
 
-def test_neither_finished_lines_nor_jobs_are_to_be_run(line, monkeypatch, capsys):
-    assert status.to_do([line]) == [line]
+def test_jobs_in_the_queue_are_not_to_be_run(line, monkeypatch, capsys):
     runs.write_state(line.folder, {"state": "running", "job": "7_1"})
     for jobs, todo in (({"7_1": "RUNNING"}, []), ({"8_1": "RUNNING"}, [line]), (None, [line])):
         monkeypatch.setattr(status, "squeue", lambda jobs=jobs: jobs)
         assert status.to_do([line]) == todo
-    assert "is job 7_1 already: running" in capsys.readouterr().out
-    leave(line)
-    assert status.to_do([line]) == [] and "is finished" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"[{line.name}] is job 7_1 already: running\n"
 
 
-def test_commands_give_the_options_of_the_line_and_add_to_the_files():
-    (made,) = lines_of(SMALL)
-    assert train_options(made.commands["train"][1:]) == (made.options, [])
-    for name in ("train-tm", "test-em"):
-        asked, given = measure_options(made.commands[name][1:])
-        assert asked.update and asked.gpu == -1 and asked.models_dir == str(made.folder)
-        assert not given & {*FROM_RUN}
-
-
-# --- its state ---
-
-
-def test_the_row_of_a_line_has_its_error_and_the_usual_time_of_an_epoch(line):
-    columns = "epoch", "train_loss", "test_acc", "si_norm", "seconds"
-    rows = (1, 4.0, 0.5, 5.0, 1.0), (2, 2.0, 0.75, 5.0, 1.0), (3, 1.0, None, 5.0, 99.0)
-    runs.write_log(line.folder, [dict(zip(columns, row, strict=True)) for row in rows])
-    left = 1 + 3 * (1 + 297 / 1500 / 3)  # an epoch, and the metrics of three checkpoints
-    assert status.row(line, None)[2:] == ["3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
-
-
-@pytest.mark.parametrize("note, queued, state", [
+@pytest.mark.parametrize("note, queue, state", [
+    (None, None, "not started"),
     ({"state": "queued", "job": "7_1"}, {"7_1": "PENDING"}, "queued"),
     ({"state": "running", "job": "7_1"}, {"7_1": "RUNNING"}, "running"),
     ({"state": "running", "job": "7_1"}, {"7_1": "PENDING"}, "queued"),  # to be run again
     ({"state": "queued", "job": "7_1"}, {"7_1": "RUNNING"}, "queued"),  # has not begun yet
     ({"state": "running", "job": "7_1"}, {"8_1": "RUNNING"}, "failed"),  # killed
     ({"state": "running", "job": "7_1"}, None, "running"),  # SLURM does not answer
-    ({"state": "running", "host": "elsewhere", "process": 10**9}, None, "running"),
+    ({"state": "running"}, None, "running"),
+    ({"state": "running", "process": 2**30}, None, "stopped"),  # killed
+    ({"state": "running", "host": "elsewhere", "process": 2**30}, None, "running"),
     ({"state": "failed", "step": "train"}, None, "failed"),
     ({"state": "stopped"}, None, "stopped"),
     ({"state": "done"}, None, "stopped"),  # but not finished
 ])  # fmt: skip
-def test_the_state_of_a_line_is_what_its_note_and_the_queue_say(line, note, queued, state):
-    runs.write_state(line.folder, {"host": socket.gethostname(), "process": os.getpid(), **note})
-    assert status.state_of(line, queued) == state
+def test_the_state_of_a_line_is_what_its_note_and_the_queue_say(line, note, queue, state):
+    if note:
+        here = {"host": socket.gethostname(), "process": os.getpid()}
+        runs.write_state(line.folder, {**here, **note})
+    assert status.state_of(line, queue) == state
 
 
-def test_a_line_without_a_note_is_judged_by_its_log(line):
-    assert status.state_of(line, None) == "not started"
-    runs.write_log(line.folder, [{"epoch": 1, "train_loss": 1.0, "seconds": 1.0}])
-    assert status.state_of(line, None) == "stopped"
-
-
-@pytest.mark.parametrize("changed, message", [
-    ({"lines": rates((0.1, 0.1))}, "share the folder Experiments/x/lr_0.1"),
-    ({"lines": ({"lr_init": -1.0},)}, "--lr_init: -1"),
-])  # fmt: skip
-def test_lines_that_cannot_be_are_refused(changed, message):
-    with pytest.raises(UserError, match=message):
-        lines_of(replace(SMALL, **changed))
+def test_the_table_of_lines_has_errors_and_the_usual_time_of_an_epoch(line):
+    columns = "epoch", "train_loss", "test_acc", "si_norm", "seconds"
+    rows = (1, 4.0, 0.5, 5.0, 1.0), (2, 2.0, 0.75, 5.0, 1.0), (3, 1.0, None, 5.0, 99.0)
+    runs.write_log(line.folder, [dict(zip(columns, row, strict=True)) for row in rows])
+    left = 1 + 3 * (1 + 297 / 1500 / 3)  # an epoch, and the metrics of three checkpoints
+    cells = ["stopped", "3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
+    assert status.row(line, None)[1:] == cells
+    assert status.table([line]).endswith("\n\n1 stopped")

@@ -3,13 +3,11 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -215,43 +213,3 @@ def test_when_a_checkpoint_returns_the_command_has_ended(tmp_path, monkeypatch):
         job(line)
     signal.signal(signal.SIGUSR2, before)
     assert runs.read_state(line.folder)["state"] == "queued"
-
-
-def test_mistakes_of_the_launcher(drive, monkeypatch):
-    for words, message in {
-        "--launcher slrum": "did you mean slurm?",
-        "--sbatch partition=main": "--sbatch belongs to --launcher slurm",
-        "--launcher slurm --time 60": "--time belongs to --launcher local",
-        "--launcher slurm --sbatch account": "is not name=value",
-        "--launcher slurm --sbatch time=1-0": "whole numbers",
-    }.items():
-        done = drive(*words.split())
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-    done = drive("--launcher", "slurm")
-    assert done.returncode == 2 and "needs a SLURM cluster" in done.stderr
-
-
-def test_status_of_local_lines(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    line, other, third = lines_of(EXPERIMENT)
-    assert state(line) == "not started"
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
-    host = {"host": socket.gethostname(), "job": None}
-    runs.write_state(line.folder, {"state": "running", "process": os.getpid(), **host})
-    runs.write_state(other.folder, {"state": "running", "process": int(done.stdout), **host})
-    runs.write_state(third.folder, {"state": "failed", "step": "train", **host})
-    row = {"epoch": 10, "train_loss": 0.5, "test_acc": None, "si_norm": None, "seconds": 2.0}
-    runs.write_log(line.folder, [row])
-    assert [state(x) for x in (line, other, third)] == ["running", "stopped", "failed"]
-    (first, *_) = status.table([line]).splitlines()[2:]
-    # 14 epochs of 2 s are left, and none of 25 checkpoints is measured: each a pass over the 256
-    # training images, and a forward one, a third of that, over the 297 of the test set; 97 s.
-    assert first.split() == ["lr_0.5_wd_0.001", "running", "10/24", "0.5", "0", "2.00", "2", "min"]
-
-
-def test_the_driver_tells_the_status(drive, tmp_path):
-    done = drive("--experiment", "demo", "--status")
-    assert done.returncode == 0 and "4 not started" in done.stdout
-    assert not (tmp_path / "Experiments").exists()
