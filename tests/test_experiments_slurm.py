@@ -168,7 +168,7 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
         cluster_jobs.submit(EXPERIMENT, lines, 3, {"time": "4:00:00"})
 
     class Fails:
-        failed = "train"
+        failed = "train failed: train.log"
 
         def __init__(self, *_):
             pass
@@ -178,7 +178,7 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setattr(cluster_jobs, "LineRunner", Fails)
-    with pytest.raises(RuntimeError, match="train failed"):
+    with pytest.raises(RuntimeError, match="train failed: train.log"):
         cluster_jobs.SlurmJob()(lines[0])
 
 
