@@ -7,10 +7,13 @@ Data and network are those of the run's config.json unless the command line says
 Checkpoints without one are taken as the official code's: the command line gives data and network.
 """
 
-from utils import end_quietly  # first: what follows takes seconds
+from options import FROM_RUN, NO_EFFECT_IN_TEST, Measure, chosen_epochs, measure_options
+from utils import UserError, end_quietly, plural, remove_litter, user_errors
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # before the imports below, which take seconds
     end_quietly("test.py")
+    with user_errors("test.py"):
+        measure_options()
 
 import functools
 import time
@@ -27,10 +30,8 @@ import runs
 from measuring import Meter, parameter_names, wanted
 from measuring.rebuild import network
 from measuring.trial import try_measuring
-from options import FROM_RUN, NO_EFFECT_IN_TEST, Measure, chosen_epochs, measure_options
 from runs import checkpoints
 from training.device import describe, memory_format, seed_from, select_device
-from utils import UserError, plural, remove_litter, user_errors
 
 # Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
 WRITE_EVERY, WRITING_SHARE = 2, 10
@@ -45,55 +46,50 @@ def main(argv: list[str] | None = None) -> None:
 def measure_run(options: Measure, given: set[str]) -> None:
     """Measure all checkpoints of one run, or those asked for, and write the .npz files.
 
-    `given` names the options that the command line gives; of the others, those in `FROM_RUN` are
-    taken from the run.
+    `given` names the options on the command line; of the others, those in `FROM_RUN` are taken from
+    the run.
 
     Raises
     ------
     UserError : a mistake in the options, or in what the folder holds.
     """
-    epochs = options.epochs and chosen_epochs(options.epochs)
-    folder, found = chosen_checkpoints(Path(options.models_dir).expanduser(), epochs)
-    add = options.update or len(found) < len(runs.checkpoints_in(folder))
-    parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
-    try:
+    # The checkpoints, and the options that they were trained with
+    folder, found = chosen_checkpoints(options)
+    config = runs.OFFICIAL
+    if (folder / runs.CONFIG).exists():
         config = runs.read_config(folder)
-    except FileNotFoundError:
-        config = runs.OFFICIAL
+    else:
         print(f"note: {folder} has no {runs.CONFIG}: measured as the official code's checkpoints")
-    official = config is runs.OFFICIAL
     own = {key: config[key] for key in FROM_RUN if key in config and key not in given}
     options = replace(options, **own)
+    idle = [f"--{n} ({why})" for n, why in NO_EFFECT_IN_TEST.items() if n in given]
+    if options.eval_on_train_subsets and options.use_test:
+        idle.append("--eval_on_train_subsets (the labels of the test set are all true)")
+        options = replace(options, eval_on_train_subsets=False)
+    if idle:
+        print(f"note: changes nothing: {'; '.join(idle)}")
 
-    files = {"si" if options.prebn_only else "all": save_path(options, folder)}
-    if options.prebn_save_path:
-        files["si"] = npz(options.prebn_save_path)
-        if files["si"].resolve() == files["all"].resolve():
-            raise UserError("--save_path and --prebn_save_path are the same file")
+    # The files
+    files = result_files(options, folder)
     for path in files.values():
         remove_litter(path.parent)
-
-    device = select_device(options.gpu, options.deterministic)
-    layout = memory_format(device, options.num_channels, options.norm)
-    images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
-    if options.eval_on_train_subsets and options.use_test:
-        print("note: --eval_on_train_subsets changes nothing with --use_test: true labels alone")
-        options = replace(options, eval_on_train_subsets=False)
-    si_weights = config.get("si_weights") if options.model == config.get("model") else None
-    model = network(options, images, si_weights)
-
-    scopes = {scope: parameter_names(model, scope == "si") for scope in files}
-    tables = {
-        scope: runs.Metrics.read_if_there(path) if add else runs.Metrics()
-        for scope, path in files.items()
-    }
-
+    add = options.update or len(found) < len(runs.checkpoints_in(folder))
+    tables = {scope: runs.Metrics.read(path) if add else runs.Metrics()
+              for scope, path in files.items()}  # fmt: skip
     replaced = [path for path in files.values() if not add and path.exists()]
     refuse_to_lose(replaced, folder)
 
+    # Images and network
+    if models.own.is_own(options.model):
+        models.own.find_function(options.model)  # a mistake in its name costs no loading of data
+    device = select_device(options.gpu, options.deterministic)
+    layout = memory_format(device, options.num_channels, options.norm)
+    images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
+    si_weights = config.get("si_weights") if options.model == config.get("model") else None
+    model = network(options, images, si_weights)
+    scopes = {scope: parameter_names(model, si_only=scope == "si") for scope in files}
     compared = options.calc_cos_init or options.calc_l2_init
     initial = initial_weights(model, folder) if compared else None
-
     if models.own.is_own(options.model):
         try_measuring(model, images, options, scopes, initial)
 
@@ -103,22 +99,16 @@ def measure_run(options: Measure, given: set[str]) -> None:
 
     def missing(epoch: float) -> Measure | None:
         """What must be measured at this epoch; None if the files have it all."""
-        flags, nothing = set(), True
-        for scope, table in tables.items():
-            lacks = functools.partial(table.lacks, epoch)
-            flags |= wanted.lacking(options, lacks, scopes[scope])
-            always = wanted.array_names(wanted.only(options, ()), scopes[scope])
-            nothing = nothing and not lacks(always)
-        return None if nothing and not flags else wanted.only(options, flags)
+        rows = [(tables[scope].rows.get(epoch, {}), scopes[scope]) for scope in files]
+        return wanted.lacking(options, rows)
 
-    for name in given & NO_EFFECT_IN_TEST.keys():
-        print(f"note: --{name} changes nothing here: {NO_EFFECT_IN_TEST[name]}")
     print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
+    # Checkpoints within an epoch hold their time; official ones do not and are evenly spaced.
+    official = config is runs.OFFICIAL
+    parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
     written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, 0, False
     try:
         for (epoch, part), path in tqdm(found.items(), disable=None):
-            # An own checkpoint within an epoch says itself when it is; official ones are spaced
-            # evenly.
             now = epoch + part / parts if official or not part else None
             if now is not None and missing(now) is None:
                 continue
@@ -143,9 +133,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
         complete = True
     finally:
         if replaced and not complete:
-            tqdm.write(
-                f"note: {replaced[0]} stays as it was: what is not complete replaces nothing"
-            )
+            tqdm.write(f"note: {replaced[0]} stays as it was: only a complete file replaces it")
         elif any(table.rows for table in tables.values()):
             write_tables(tables, files, add=not replaced)
     if passed_over == len(found):
@@ -153,8 +141,59 @@ def measure_run(options: Measure, given: set[str]) -> None:
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 
+def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Path]]:
+    """The folder, and those of its checkpoints that are asked for: (epoch, part of it) -> file.
+
+    Raises
+    ------
+    UserError : there is none, or none of an epoch that is named.
+    """
+    path = Path(options.models_dir).expanduser()
+    folder = path.parent if path.is_file() else path
+    found = runs.checkpoints_in(folder)
+    if not found or (path.is_file() and path not in found.values()):
+        raise UserError(f"no checkpoint-<epoch>.pt in {path}: --models_dir is DIR/trial_<t>")
+    if path.is_file():
+        return folder, {key: file for key, file in found.items() if file == path}
+    if options.epochs is None:
+        return folder, found
+    epochs = chosen_epochs(options.epochs)
+    whole = [epoch for epoch, part in found if not part]
+    absent = [epoch for epoch in epochs if epoch not in whole] if isinstance(epochs, list) else []
+    if absent:
+        raise UserError(
+            f"no checkpoint-{absent[0]}.pt in {folder}: there are {plural(len(whole), 'epoch')} "
+            f"from {min(whole)} to {max(whole)}"
+        )
+    return folder, {(e, part): f for (e, part), f in found.items() if e in epochs and not part}
+
+
+def result_files(options: Measure, folder: Path) -> dict[str, Path]:
+    """Where the results of all weights ("all") go, and those of the SI weights ("si").
+
+    Without --save_path they go to train-tm.npz and the like beside the checkpoints.
+    """
+    name = ("test" if options.use_test else "train") + ("-tm" if options.train_mode else "-em")
+    default = folder / f"{name}{'-prebn' if options.prebn_only else ''}.npz"
+    path = npz(options.save_path) if options.save_path else default
+    if not options.prebn_save_path:
+        return {"si" if options.prebn_only else "all": path}
+    files = {"all": path, "si": npz(options.prebn_save_path)}
+    if files["si"].resolve() == files["all"].resolve():
+        raise UserError("--save_path and --prebn_save_path are the same file")
+    return files
+
+
+def npz(name: str) -> Path:
+    """The path with the ending .npz, which NumPy's savez adds too."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; the results go to one file, as {path}/train-tm.npz")
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
 def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
-    """Raises UserError where a file of this run that is to be replaced has epochs whose checkpoints
+    """Raises UserError if a file of this run that is to be replaced has epochs whose checkpoints
     are gone: they cannot be measured again."""
     saved = {epoch for epoch, _ in runs.checkpoints_in(folder)}
     for path in paths:
@@ -172,33 +211,6 @@ def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
             )
 
 
-def chosen_checkpoints(
-    path: Path, epochs: Sequence[int] | None
-) -> tuple[Path, dict[tuple[int, int], Path]]:
-    """The folder, and those of its checkpoints that are asked for: (epoch, part of it) -> file.
-
-    Raises
-    ------
-    UserError : there is none, or none of an epoch that is named.
-    """
-    folder = path.parent if path.is_file() else path
-    found = runs.checkpoints_in(folder)
-    if not found or (path.is_file() and path not in found.values()):
-        raise UserError(f"no checkpoint-<epoch>.pt in {path}: --models_dir is DIR/trial_<t>")
-    if path.is_file():
-        return folder, {key: file for key, file in found.items() if file == path}
-    if epochs is None:
-        return folder, found
-    whole = [epoch for epoch, part in found if not part]
-    absent = [epoch for epoch in epochs if epoch not in whole] if isinstance(epochs, list) else []
-    if absent:
-        raise UserError(
-            f"no checkpoint-{absent[0]}.pt in {folder}: there are {plural(len(whole), 'epoch')} "
-            f"from {min(whole)} to {max(whole)}"
-        )
-    return folder, {(e, part): f for (e, part), f in found.items() if e in epochs and not part}
-
-
 def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
     """The images to measure on: the test set, or the images that the run was trained on."""
     on_test = {"use_data_size": None, "corrupt_train": None}
@@ -211,37 +223,16 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
     count = count or min(RANDOM_SUBSET, len(images))
     if count > len(images):
         raise UserError(f"--eval_on_random_subset {count} is more than the {len(images)} images")
-    return random_subset(images, count, options.seed)
-
-
-def random_subset(images: data.ImageSet, count: int, seed: int) -> data.ImageSet:
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))
-    return images.subset(order[:count])
+    generator = torch.Generator().manual_seed(seed_from(options.seed))
+    return images.subset(torch.randperm(len(images), generator=generator)[:count])
 
 
 def initial_weights(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of checkpoint 0, which for a branch is that of the run that it comes from."""
+    """The weights of checkpoint 0; of a branch, those of the run that it comes from."""
     while folder.name.startswith("branch-"):
         folder = folder.parent
-    path = runs.checkpoint_path(folder, 0)
-    checkpoints.load_weights(model, checkpoints.load(path), path)
+    checkpoints.load_into(model, runs.checkpoint_path(folder, 0))
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
-
-
-def npz(name: str) -> Path:
-    """The path with the ending .npz, which NumPy's savez adds too."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; the results go to one file, as {path}/train-tm.npz")
-    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-
-
-def save_path(options: Measure, folder: Path) -> Path:
-    """Where the results go: the file asked for, or train-tm.npz and the like beside the run."""
-    if options.save_path:
-        return npz(options.save_path)
-    name = ("test" if options.use_test else "train") + ("-tm" if options.train_mode else "-em")
-    return folder / f"{name}{'-prebn' if options.prebn_only else ''}.npz"
 
 
 def write_tables(tables: dict[str, runs.Metrics], files: dict[str, Path], add: bool) -> None:

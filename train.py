@@ -5,14 +5,17 @@
         --noaug --no_schedule --use_test
 
 The story of a run, in this order: options, folder, data, network, optimiser, loop. The random
-numbers of an epoch are a function of seed, trial and epoch alone, so a run that goes on from any
+numbers of an epoch are a function of seed, trial and epoch alone, so a run that continues from any
 of its checkpoints takes the same steps as one that was never interrupted.
 """
 
-from utils import end_quietly  # first: what follows takes seconds
+from options import Train, tidy, train_options
+from utils import Interrupted, UserError, duration, end_quietly, locked, remove_litter, user_errors
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # before the imports below, which take seconds
     end_quietly("train.py")
+    with user_errors("train.py"):
+        train_options()
 
 import math
 import platform
@@ -30,16 +33,15 @@ import data
 import models
 import runs
 from measuring import Meter
-from measuring.recorder import Recorder, measure_as
+from measuring.recorder import Recorder
 from measuring.trial import try_training
-from options import Train, tidy, train_options
+from measuring.wanted import measure_as
 from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
 from theory.dynamics import effective_lr
 from training.device import describe, memory_format, seed_from, select_device
 from training.table import Table
 from training.trainer import Trainer, schedule
-from utils import Interrupted, UserError, duration, locked, remove_litter, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,11 +73,13 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     folder = trial if branch is None else runs.branch_folder(trial, branch, options)
     first = branch or 0  # the number of the run's first checkpoint
     last = first + options.epochs
-    branch_point = None if branch is None else runs.checkpoint_path(trial, branch)
     if is_complete(folder, last, options):
         return runs.read_run(folder)
+    branch_point = None if branch is None else runs.checkpoint_path(trial, branch)
     if branch_point and not branch_point.exists():
         raise UserError(f"there is no {branch_point} to branch off")
+    if models.own.is_own(options.model):
+        models.own.find_function(options.model)  # a mistake in its name costs no loading of data
 
     # Data
     device = select_device(options.gpu, options.deterministic)
@@ -94,17 +98,17 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     model = models.build(options, train_images.num_classes, train_images.size)
     if models.own.is_own(options.model):
         try_training(model, options, train_images, eval_images, test_images)
+    content = checkpoints.load_into(model, branch_point) if branch_point else None
 
     with locked(folder / runs.LOCK, str(folder)):
         remove_litter(folder)
         # Where to start: at the newest checkpoint, at the branch point, or afresh
-        resumed, content = (None, None) if options.overwrite else newest_checkpoint(folder)
-        if content is None and branch_point:
-            content = checkpoints.load(branch_point)
+        resumed, newest = (None, None) if options.overwrite else newest_checkpoint(folder)
+        if newest:
+            checkpoints.load_weights(model, newest, folder)
+            content = newest
 
-        # Weights and optimiser
-        if content:
-            checkpoints.load_weights(model, content, str(branch_point or folder))
+        # Optimiser
         model.to(device, memory_format=layout)
         fixed_norm = content["fixed_norm"] if resumed is not None else None
         trainer = Trainer(model, options, len(train_images), device, fixed_norm)
@@ -120,12 +124,13 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         if options.metrics:
             recorder = Recorder(folder, model, train_images, test_images, options)
             if recorder.catch_up() and content:
-                checkpoints.load_weights(model, content, str(folder))
+                checkpoints.load_weights(model, content, folder)
             diverged = runs.diverged_at(folder)
             if diverged is not None:
                 recorder.write()
                 raise Diverged(diverged, measured=True)
 
+        # Loop
         for note in notes:
             print(note)
         done = first if resumed is None else resumed  # epochs behind the present weights
@@ -184,11 +189,13 @@ class Training:
                 diverged = not math.isfinite(row["train_loss"])
                 now = epoch + 1
                 saved, evaluated = self.is_saved(now) or diverged, self.is_evaluated(now)
-                test = self.test(now, saved, evaluated)
+                test = self.record(now) if saved else {}
+                if not (test and self.options.use_test):  # its test set is the evaluation set
+                    test = self.evaluator.measure()["all"] if evaluated else {}
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
                 runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
                 self.save(now, row=row, latest=not saved)
-                if now == done + 2 and now < last:  # kernels are loaded in the first, and so on
+                if now == done + 2 and now < last:  # the first includes the loading of kernels
                     left = duration(self.left(now, row["seconds"]))
                     tqdm.write(
                         f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
@@ -207,13 +214,13 @@ class Training:
     def left(self, now: int, seconds: float) -> float:
         """About how many seconds the run still takes, with its metrics and evaluations.
 
-        `seconds` is what an epoch of training takes; an evaluation is the forward third of that.
+        `seconds` is the time of an epoch of training; its forward passes take a third of it.
         """
         to_come = range(now + 1, self.last + 1)
         measured = {e for e in to_come if self.recorder and self.is_saved(e)}
         evaluated = {e for e in to_come if self.is_evaluated(e)}
         if self.options.use_test:
-            evaluated -= measured  # the metrics hold it
+            evaluated -= measured  # the metrics include the evaluation
         evaluation = seconds / 3 * len(self.evaluator.images) / len(self.images)
         measuring = len(measured) * self.record_seconds + len(evaluated) * evaluation
         return len(to_come) * seconds + measuring
@@ -225,7 +232,7 @@ class Training:
         lr = trainer.base_lr * schedule(options, progress)
         trainer.set_lr(lr)
         seed = seed_from(options.seed, options.trial, epoch)
-        models.seed_all(seed)  # for a network that draws random numbers, as dropout does
+        models.seed_all(seed)  # for networks that draw random numbers, as dropout
         generator = torch.Generator().manual_seed(seed)
         batches = self.images.batches(
             options.batch_size, generator, shuffle=True, augment=not options.noaug
@@ -251,13 +258,6 @@ class Training:
             "seconds": time.perf_counter() - began,
         }
 
-    def test(self, now: int, saved: bool, evaluated: bool) -> dict[str, Any]:
-        """Loss and accuracy on the test (or held-out) set, where they are due or at hand."""
-        recorded = self.record(now) if saved else {}
-        if recorded and self.options.use_test:
-            return recorded
-        return self.evaluator.measure()["all"] if evaluated else {}
-
     def record(self, epoch: int, part: int = 0) -> dict[str, Any]:
         """With --metrics, measure the present network; the results on the test set."""
         if self.recorder is None:
@@ -273,7 +273,7 @@ class Training:
     def save(
         self, epoch: int, part: int = 0, row: dict[str, Any] | None = None, latest: bool = False
     ) -> None:
-        """Save a checkpoint; with `latest` only in the one file from which a run goes on."""
+        """Save a checkpoint; with `latest` to the one file that holds an epoch not kept."""
 
         def result(kind: str) -> dict[str, float | None]:  # accuracies in per cent, as P2's
             loss, accuracy = (row and row[f"{kind}_{what}"] for what in ("loss", "acc"))

@@ -46,9 +46,10 @@ def end_quietly(program: str) -> None:
 def user_errors(program: str) -> Iterator[None]:
     """Turn errors that are not the program's fault into one line on stderr and an exit status.
 
-    Status 2: `UserError`. Status 1: a file cannot be read or written (a full disk, say), memory is
-    exhausted, or nobody reads the output any more (`... | head`; without a message). Status 128
-    plus the number: SIGINT and SIGTERM, which raise `Interrupted` inside the block.
+    Status 2: `UserError`, or a path leads through a file as if it were a folder. Status 1: a file
+    cannot be read or written for another reason (a full disk, say), memory is exhausted,
+    torch.compile fails, or nobody reads the output any more (`... | head`; without a message).
+    Status 128 plus the number: SIGINT and SIGTERM, which raise `Interrupted` inside the block.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -71,13 +72,18 @@ def user_errors(program: str) -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         print(f"{program}: error: {error.strerror or error}{where}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, NotADirectoryError | FileExistsError) else 1)
     except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
         reason = str(error).strip().split("\n")[0]
-        print(f"{program}: error: not enough memory ({reason}): a smaller --batch_size or "
-              "--num_channels needs less", file=sys.stderr)  # fmt: skip
+        if lacks_memory(error):
+            what = (
+                f"not enough memory ({reason}): a smaller --batch_size or --num_channels needs less"
+            )
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            what = f"--compile fails ({reason}): leave it out, or see what torch.compile needs"
+        else:
+            raise
+        print(f"{program}: error: {what}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stop:
         print(f"{program}: stopped by {signal.Signals(stop.number).name}", file=sys.stderr)

@@ -90,9 +90,9 @@ def is_measured(line: Line) -> bool:
     """Whether all of the line's checkpoints are measured."""
     try:
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
-    except (FileNotFoundError, UserError):
+    except UserError:  # damaged
         return False
-    return all(set(_whole_epochs(line)) <= rows.keys() for rows in measured)
+    return all(rows and set(_whole_epochs(line)) <= rows.keys() for rows in measured)
 
 
 def is_finished(line: Line) -> bool:
@@ -102,10 +102,9 @@ def is_finished(line: Line) -> bool:
     ------
     UserError : its folder holds a run with other options.
     """
-    try:
-        runs.check_same_run(line.folder, line.options)
-    except FileNotFoundError:
+    if not (line.folder / runs.CONFIG).exists():
         return False
+    runs.check_same_run(line.folder, line.options)
     ended = line.epochs in _whole_epochs(line) or runs.diverged_at(line.folder) is not None
     return ended and is_measured(line)
 

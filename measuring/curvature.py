@@ -49,7 +49,7 @@ def hessian_product(
     Parameters
     ----------
     names : the parameters with respect to which the loss is differentiated.
-    v : tensors with the shapes of these parameters; so is the result.
+    v : tensors with the shapes of these parameters, as the result has them.
     weights : (B,), of the images; 1/B each gives the mean loss.
     """
     images, labels = batch
@@ -68,8 +68,8 @@ def fisher_product(
 ) -> Tensors:
     """F v, with F the weighted sum of the images' Fisher matrices; see `hessian_product`."""
     parameters = {name: model.get_parameter(name) for name in names}
-    # Every place of a shared parameter, and each module once: with a module that has two names,
-    # functional_call would leave the weights of the call behind.
+    # Every place of a shared parameter, but each module once: functional_call leaves its weights
+    # behind in a module that it is given under two names.
     known = {id(p): name for name, p in parameters.items()}
     places = {
         f"{owner}.{key}".removeprefix("."): known[id(p)]
@@ -94,6 +94,7 @@ def fisher_product(
 
 
 Product = Callable[[nn.Module, list[str], Batch, Tensors, Loss, torch.Tensor], Tensors]
+PRODUCTS: dict[str, Product] = {"hess": hessian_product, "fisher": fisher_product}
 
 
 def mean_product(

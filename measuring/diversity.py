@@ -76,16 +76,12 @@ def compare(
     ------
     UserError : a checkpoint or a configuration is missing.
     """
-    try:
-        run = runs.read_run(folder)
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {runs.CONFIG}: give DIR/trial_<t>") from None
+    run = runs.read_run(folder)
     model, train_images, images = rebuild(run)
     names = list(models.si_parameters(model))
 
     def load(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        content = checkpoints.load(path)
-        checkpoints.load_weights(model, content, path)
+        content = checkpoints.load_into(model, path)
         renew_statistics(model, train_images, run.options.batch_size)
         return content["state_dict"], probabilities(model, images)
 

@@ -23,7 +23,7 @@ from training.device import autocast, products, seed_from
 from training.loss import choose
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
-# Without batch statistics to respect, the size of a batch is only a matter of speed.
+# Without batch statistics the size of a batch only matters for speed.
 EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 
 
@@ -31,8 +31,8 @@ EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
     """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was.
 
-    In train mode running statistics are not updated, which forward derivatives could not do; what
-    other layers change in their buffers, or put in their place, is set back afterwards.
+    In train mode running statistics are not updated, which forward derivatives could not do. What
+    other layers change in their buffers, or replace them by, is undone afterwards.
     """
     was_training = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
@@ -82,29 +82,30 @@ class Meter:
         progress: bool = False,
     ):
         self.model, self.images, self.options = model, images, options
+        self.initial, self.progress = initial, progress
         self.loss = choose(options.use_squared_loss)
-        self.initial, self.batch_size, self.progress = initial, options.batch_size, progress
         self.network = torch.compile(model, dynamic=False) if options.compile else model
-        self.device = device = images.images.device
-        if not options.train_mode and not wanted.by_batch(options):
-            self.batch_size = max(self.batch_size, EVALUATION_BATCH[device.type])
+        self.device = images.images.device
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.scopes = scopes = scopes or {"all": list(self.parameters)}
+        self.scopes = scopes or {"all": list(self.parameters)}
         self.invariant = parameter_names(model, si_only=True)
-        self.sizes = {
-            scope: sum(self.parameters[n].numel() for n in names) for scope, names in scopes.items()
-        }
-        self.vectors = {
-            scope: _unit_vectors(size, seed_from(options.seed), device)
-            for scope, size in self.sizes.items()
-            if wanted.traces(options)
-        }
-        self._make_sums(device)
-        self.captured = Captured(device)
+        self.captured = Captured(self.device)
 
-    def _make_sums(self, device: torch.device) -> None:
+        given = wanted.flags(options)
+        self.traces = [name for name in wanted.TRACES if name in given]
+        self.needs_gradients = any(flag.startswith("calc_grad") for flag in given)
+        # What depends, also in evaluation mode, on which images are in a batch.
+        by_batch = self.needs_gradients or options.calc_batch_outliers or options.calc_probs_stats
+        averages = options.eval_model or options.eval_on_train_subsets
+        self.needs_data = bool(by_batch or averages or self.traces)
+        self.batch_size = options.batch_size
+        if not options.train_mode and not by_batch:
+            self.batch_size = max(self.batch_size, EVALUATION_BATCH[self.device.type])
+        self._make_sums()
+
+    def _make_sums(self) -> None:
         """What a pass adds up. All of it stays on the device until the pass is over."""
-        options, classes = self.options, self.images.num_classes
+        options, classes, device = self.options, self.images.num_classes, self.device
         batches = math.ceil(len(self.images) / self.batch_size)
 
         def zeros(*shape: int) -> torch.Tensor:
@@ -114,17 +115,22 @@ class Meter:
             return sums.Rows(batches if asked else 0, shape, dtype, device)
 
         self.sums = zeros(len(SUBSETS), 3)
-        self.norms = rows(wanted.gradients(options), len(self.scopes))
+        self.norms = rows(self.needs_gradients, len(self.scopes))
         self.outliers = rows(options.calc_batch_outliers, classes, dtype=torch.int64)
         shape = (len(sums.CLASS_STATISTICS), classes, classes)
         self.class_statistics = rows(options.calc_probs_stats, *shape, dtype=torch.float32)
         self.filter_sums = zeros(sum(len(self.parameters[n]) for n in self.invariant))
-        parts = len(SUBSETS) if options.eval_on_train_subsets else 1
-        self.trace_sums = {
-            (scope, name): zeros(parts) for scope in self.scopes for name in wanted.traces(options)
-        }
         total = sum(p.numel() for p in self.parameters.values())
         self.moments = sums.GradientMoments(total if options.calc_grads else 0, device)
+        parts = len(SUBSETS) if options.eval_on_train_subsets else 1
+        self.trace_sums = {(scope, t): zeros(parts) for scope in self.scopes for t in self.traces}
+        self.vectors = {
+            scope: _unit_vectors(self._size(scope), seed_from(options.seed), device)
+            for scope in (self.scopes if self.traces else ())
+        }
+
+    def _size(self, scope: str) -> int:
+        return sum(self.parameters[name].numel() for name in self.scopes[scope])
 
     def measure(self) -> dict[str, dict[str, float | np.ndarray]]:
         """One pass over the images with the network's present weights.
@@ -144,15 +150,14 @@ class Meter:
             from them.
         hess_evals, fisher_evals : (10,); sharpness is that of the SI weights.
         """
-        gathered = (self.norms, self.outliers, self.class_statistics, self.moments)
-        for thing in gathered:
-            thing.zero()
+        for gathered in (self.norms, self.outliers, self.class_statistics, self.moments):
+            gathered.zero()
         for tensor in (self.sums, self.filter_sums, *self.trace_sums.values()):
             tensor.zero_()
         seen = 0
-        seed = seed_from(self.options.seed)  # of what the network draws, dropout for one
+        seed = seed_from(self.options.seed)  # for networks that draw random numbers, as dropout
         with mode(self.model, self.options.train_mode), models.random_numbers(seed):
-            for x, y in self._shown("one pass") if wanted.needs_data(self.options) else ():
+            for x, y in self._batches("one pass") if self.needs_data else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
                 with products(self.options.precision):
                     self.captured(self._add_batch, x, y, corrupted)
@@ -161,25 +166,22 @@ class Meter:
             shared = self._shared_results()
             return {scope: {**shared, **self._results(scope)} for scope in self.scopes}
 
-    def _batches(self) -> Iterator[curvature.Batch]:
+    def _batches(self, shown: str) -> Iterable[curvature.Batch]:
+        """The batches of a pass, with a bar of this name on a terminal if progress is shown."""
         generator = torch.Generator().manual_seed(seed_from(self.options.seed))
-        return self.images.batches(self.batch_size, generator, augment=self.options.use_aug)
+        batches = self.images.batches(self.batch_size, generator, augment=self.options.use_aug)
+        total = math.ceil(len(self.images) / self.batch_size)
+        return tqdm(batches, shown, total, leave=False, disable=None if self.progress else True)
 
-    def _shown(self, what: str) -> Iterable[curvature.Batch]:
-        """The batches, with a bar on a terminal where that is asked for."""
-        total = -(-len(self.images) // self.batch_size)
-        off = None if self.progress else True
-        return tqdm(self._batches(), what, total, leave=False, disable=off)
-
-    def _products(self, what: str) -> Callable[[], Iterable[curvature.Batch]]:
-        """The batches of one product after the other: the bar says which one it is."""
+    def _passes(self, what: str) -> Callable[[], Iterable[curvature.Batch]]:
+        """A function that gives the batches for one product after the other."""
         number = itertools.count(1)
-        return lambda: self._shown(f"{what}, product {next(number)}")
+        return lambda: self._batches(f"{what}, product {next(number)}")
 
     def _add_batch(self, x: torch.Tensor, y: torch.Tensor, corrupted: torch.Tensor) -> None:
-        options, needs_gradients = self.options, wanted.gradients(self.options)
-        with torch.set_grad_enabled(needs_gradients):
-            with autocast(self.options.precision, self.device):
+        options = self.options
+        with torch.set_grad_enabled(self.needs_gradients):
+            with autocast(options.precision, self.device):
                 logits = self.network(x).float()
             losses = self.loss(logits, y)
         logits = logits.detach()
@@ -188,7 +190,7 @@ class Meter:
             self.outliers.add(sums.outliers(logits, y))
         if options.calc_probs_stats:
             self.class_statistics.add(sums.class_statistics(logits, y))
-        if needs_gradients:
+        if self.needs_gradients:
             parameters = list(self.parameters.values())
             gradients = torch.autograd.grad(losses.mean(), parameters, **curvature.UNUSED)
             by_name = dict(zip(self.parameters, gradients, strict=True))
@@ -204,7 +206,7 @@ class Meter:
         if self.options.eval_on_train_subsets:
             parts = [~corrupted, corrupted]
         for (scope, name), total in self.trace_sums.items():
-            product, vectors = wanted.traces(self.options)[name], self.vectors[scope]
+            product, vectors = curvature.PRODUCTS[name.split("_")[0]], self.vectors[scope]
             for i, part in enumerate(parts):
                 total[i] += _quadratic_form(
                     product, self.model, self.scopes[scope], (x, y), vectors, self.loss, part
@@ -230,7 +232,7 @@ class Meter:
             row["l2_init"] = distance.l2(self.parameters, self.initial, self.parameters)
         if options.sharpness:
             row["sharpness"] = curvature.sharpness(
-                self.model, self.invariant, self._products("sharpness"), self.loss
+                self.model, self.invariant, self._passes("sharpness"), self.loss
             )
         return row
 
@@ -240,7 +242,7 @@ class Meter:
         norms = models.norms(parameters[n] for n in names)
         row = {
             "params_norm": torch.linalg.vector_norm(norms).item(),
-            "params_numel": self.sizes[scope],
+            "params_numel": self._size(scope),
         }
         if options.all_pnorm:
             for name, norm in zip(names, norms.tolist(), strict=True):
@@ -254,16 +256,18 @@ class Meter:
         if options.calc_grads:
             keep = [torch.full((p.numel(),), n in names) for n, p in parameters.items()]
             row["gm_norm"], row["gs_norm"] = self.moments.norms(torch.cat(keep))
-        for name in wanted.traces(options):
+        for name in self.traces:
             total = self.trace_sums[scope, name]
             row[name] = (total.sum() / len(self.images)).item()
             if options.eval_on_train_subsets:
                 means = (total / self.sums[:, 0]).tolist()
                 row |= {f"{name}_{s}": mean for s, mean in zip(SUBSETS, means, strict=True)}
-        for name, product in wanted.spectra(options).items():
-            row[name] = curvature.leading_eigenvalues(
-                product, self.model, names, self._products(name), self.loss
-            )
+        for kind, product in curvature.PRODUCTS.items():
+            name = f"{kind}_evals"
+            if getattr(options, name):
+                row[name] = curvature.leading_eigenvalues(
+                    product, self.model, names, self._passes(name), self.loss
+                )
         return row
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import models
 import runs
-from measuring.diversity import accuracy, probabilities
-from measuring.meter import Meter
-from measuring.rebuild import rebuild, renew_statistics
-from options import Measure, Options, option, parse
+from measuring.rebuild import Evaluation
+from options import Options, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors, write_atomically
 
@@ -40,17 +38,11 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
     error : test error, a fraction, with batch-norm statistics estimated anew.
     si_norm : norm ρ of the scale-invariant weights.
     """
-    run = runs.read_run(folder)
-    model, train_images, test_images = rebuild(run)
-    checkpoints.load_weights(model, checkpoints.load(path), path)
-    si_norm = models.norm(models.split_parameters(model)[0]).item()
-    batch_size = run.options.batch_size
-    asked = Measure(eval_model=True, train_mode=True, batch_size=batch_size)
-    meter = Meter(model, train_images, asked)
-    loss = float(meter.measure()["all"]["loss"])
-    renew_statistics(model, train_images, batch_size)
-    error = 1 - accuracy(probabilities(model, test_images), test_images)
-    return {"loss": loss, "error": error, "si_norm": si_norm}
+    evaluation = Evaluation(runs.read_run(folder))
+    checkpoints.load_into(evaluation.model, path)
+    si_norm = models.norm(models.si_parameters(evaluation.model).values()).item()
+    found = evaluation.measure()
+    return {"loss": found["train_loss"], "error": found["test_error"], "si_norm": si_norm}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ ends, max over t of L(t) - (1 - t) L(0) - t L(1): 0 if no point lies above it (E
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,11 @@ from tqdm import tqdm
 import models
 import runs
 from measuring import distance
-from measuring.meter import Meter
-from measuring.rebuild import rebuild, renew_statistics
-from options import Measure, Options, integer, option, parse
+from measuring.rebuild import Evaluation
+from options import Options, integer, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors
 
-QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
 # Options in which the runs of the checkpoints must agree: network, images and loss.
 SHARED = (
     *("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss", "batch_size"),
@@ -78,29 +76,21 @@ def point(
     return found
 
 
-def connect(
-    files: Sequence[Path],
-    pairs: Iterable[tuple[int, int]] | None = None,
-    points: int = 11,
-    arc: bool = False,
-) -> dict[str, np.ndarray]:
-    """Evaluate the paths between pairs of P checkpoints, each path at `points` points.
+def connect(files: Sequence[Path], points: int = 11, arc: bool = False) -> dict[str, np.ndarray]:
+    """Evaluate the N paths between every two of P checkpoints, each at `points` points.
 
-    The training set is measured with batch statistics, as in train-tm.npz; for the test set (or
-    the held-out images of a run without --use_test) the statistics of batch normalisation are
-    estimated anew on the training images at every point.
+    The quantities are those of `rebuild.Evaluation`.
 
     Parameters
     ----------
     files : checkpoints of runs with the same network, images and loss.
-    pairs : indices into `files`, N of them; None: every pair.
     points : at least 2.
     arc : along the arc instead of the line, see `point`.
 
     Returns
     -------
     checkpoint : (P,) names of the files; epoch, lr, elr, trial : (P,), elr NaN off the sphere.
-    regime : (P,) names of the regimes of these runs, "" where it is not known.
+    regime : (P,) names of the regimes of these runs; "" if not known, or off the sphere.
     pair : (N, 2) indices of the ends; t : (points,); arc : bool.
     train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
     train_loss_barrier, ... : (N,), of each of these.
@@ -111,28 +101,18 @@ def connect(
     UserError : a checkpoint or a configuration is missing, the runs differ in more than their
         training, or the SI weights of two ends are opposite.
     """
-    configs = [_config(path) for path in files]
-    ends = list(zip(files, configs, strict=True))
-    for path, config in ends:
+    of = [runs.read_run(path.parent) for path in files]
+    for path, run in zip(files, of, strict=True):
         for key in SHARED:
-            if config.get(key) != configs[0].get(key):
+            if run.config.get(key) != of[0].config.get(key):
                 raise UserError(f"{path} and {files[0]} are of runs that differ in {key}")
-    config = configs[0]
-    model, train_images, test_images = rebuild(runs.Run(files[0].parent, config))
-    contents = [checkpoints.load(path) for path in files]
-    for path, content in zip(files, contents, strict=True):
-        checkpoints.load_weights(model, content, path)
-    parameters, si_names = dict(model.named_parameters()), list(models.si_parameters(model))
+    evaluation = Evaluation(of[0])
+    contents = [checkpoints.load_into(evaluation.model, path) for path in files]
+    parameters = dict(evaluation.model.named_parameters())
+    si_names = list(models.si_parameters(evaluation.model))
     weights = [{name: c["state_dict"][name] for name in parameters} for c in contents]
-    options = runs.options_of(config)
-    asked = Measure(
-        eval_model=True, batch_size=options.batch_size, use_squared_loss=options.use_squared_loss
-    )
-    train = Meter(model, train_images, replace(asked, train_mode=True))
-    test = Meter(model, test_images, asked)
 
-    ts = np.linspace(0, 1, points)
-    pairs = list(itertools.combinations(range(len(files)), 2) if pairs is None else pairs)
+    ts, pairs = np.linspace(0, 1, points), list(itertools.combinations(range(len(files)), 2))
     rows = []
     for (i, j), t in tqdm([*itertools.product(pairs, ts)], "points", leave=False, disable=None):
         try:
@@ -142,23 +122,22 @@ def connect(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(here[name])
-        renew_statistics(model, train_images, options.batch_size)
-        measured = train.measure()["all"], test.measure()["all"]
-        rows.append([x for m in measured for x in (m["loss"], 1 - m["acc"])])
-    values = np.array(rows).reshape(len(pairs), points, len(QUANTITIES))
-    values = dict(zip(QUANTITIES, np.moveaxis(values, 2, 0), strict=True))
-    between = [distance.angle(weights[i], weights[j], si_names) for i, j in pairs]
+        rows.append(evaluation.measure())
+    values = {
+        name: np.array([row[name] for row in rows]).reshape(len(pairs), points) for name in rows[0]
+    }
+    elrs = [run.config["elr"] if run.on_sphere else np.nan for run in of]
     return {
         "checkpoint": np.array([str(path) for path in files]),
         "epoch": np.array([float(content["epoch"]) for content in contents]),
-        "lr": np.array([c["base_lr"] for c in configs]),
-        "elr": np.array([c["elr"] if c["fix_elr"] else np.nan for c in configs]),
-        "trial": np.array([c["trial"] for c in configs]),
-        "regime": np.array([_regime(runs.Run(path.parent, config)) for path, config in ends]),
+        "lr": np.array([run.base_lr for run in of]),
+        "elr": np.array(elrs),
+        "trial": np.array([run.config["trial"] for run in of]),
+        "regime": np.array([(run.regime.name if run.on_sphere else None) or "" for run in of]),
         "pair": np.array(pairs),
         "t": ts,
         "arc": np.array(arc),
-        "angle": np.array(between),
+        "angle": np.array([distance.angle(weights[i], weights[j], si_names) for i, j in pairs]),
         **values,
         **{f"{name}_barrier": barrier(ts, path) for name, path in values.items()},
     }
@@ -167,19 +146,6 @@ def connect(
 def barrier(t: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The largest excess over linear interpolation of the ends: (..., points) -> (...)."""
     return (values - (1 - t) * values[..., :1] - t * values[..., -1:]).max(-1)
-
-
-def _config(path: Path) -> dict:
-    try:
-        return runs.read_config(path.parent)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {runs.CONFIG}") from None
-
-
-def _regime(run: runs.Run) -> str:
-    """The regime of a run on the sphere; "" for others, and without four measured checkpoints."""
-    measured = len(run.metrics("train-tm").get("loss", ())) >= 4
-    return run.regime.name or "" if run.on_sphere and measured else ""
 
 
 def main(argv: list[str] | None = None) -> None:

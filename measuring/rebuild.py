@@ -1,6 +1,7 @@
 """The network and the images of a run, for measuring its checkpoints."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.optim.swa_utils import update_bn
@@ -8,6 +9,8 @@ from torch.optim.swa_utils import update_bn
 import data
 import models
 import options
+from measuring.meter import Meter
+from measuring.wanted import measure_as
 from runs import Run
 from training.device import memory_format, select_device
 
@@ -25,17 +28,14 @@ def rebuild(run: Run) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
     asked = run.options
     device = select_device(asked.gpu)
     layout = memory_format(device, asked.num_channels, asked.norm)
-    train_images, test_images = (
-        part.to(device, layout) for part in data.load_for(asked, asked.use_test)
-    )
-    model = network(asked, train_images, run.config.get("si_weights"))
-    return model, train_images, test_images
+    images = [part.to(device, layout) for part in data.load_for(asked, asked.use_test)]
+    return network(asked, images[0], run.config.get("si_weights")), *images
 
 
 def network(
     asked: options.Model, images: data.ImageSet, si_names: Sequence[str] | None = None
 ) -> torch.nn.Module:
-    """The network for these images, on their device; with any weights."""
+    """The network for these images, on their device, with arbitrary weights."""
     model = models.build(asked, images.num_classes, images.size, si_names)
     return model.to(images.images.device, memory_format=images.memory_format)
 
@@ -43,7 +43,31 @@ def network(
 def renew_statistics(model: torch.nn.Module, images: data.ImageSet, batch_size: int) -> None:
     """Estimate the running statistics of batch normalisation anew, on these training images.
 
-    Those that a run leaves are averages over the steps before, in which the weights were others:
-    right after a destabilisation, or at the end of a fast fall, they do not fit the weights.
+    Those of a checkpoint are averages over the steps before it. They do not fit its weights right
+    after a destabilisation or at the end of a fast fall, where the weights change quickly.
     """
     update_bn(images.batches(batch_size), model, images.images.device)
+
+
+class Evaluation:
+    """Loss and error of a run's network, with any weights.
+
+    On the training images with batch statistics, as in train-tm.npz; on the test (or held-out)
+    images with running statistics that are estimated anew for the weights.
+    """
+
+    def __init__(self, run: Run):
+        self.model, self.train_images, test_images = rebuild(run)
+        self.batch_size = run.options.batch_size
+        asked = replace(measure_as(run.options), eval_model=True)
+        self.train = Meter(self.model, self.train_images, replace(asked, train_mode=True))
+        self.test = Meter(self.model, test_images, asked)
+
+    def measure(self) -> dict[str, float]:
+        """train_loss, train_error, test_loss and test_error; errors as fractions."""
+        renew_statistics(self.model, self.train_images, self.batch_size)
+        found = {}
+        for name, meter in (("train", self.train), ("test", self.test)):
+            row = meter.measure()["all"]
+            found |= {f"{name}_loss": row["loss"], f"{name}_error": 1 - row["acc"]}
+        return found

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     Raises
     ------
     FileNotFoundError.
-    UserError : it is no such file, or damaged.
+    UserError : it is not an .npz file, or damaged.
     """
     found, objects = {}, []
     try:
@@ -47,17 +46,21 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                     objects.append(name)
     except FileNotFoundError:
         raise
-    except Exception:
-        raise UserError(f"{path} is not a metrics file: move it away, or name another") from None
+    except Exception:  # NumPy raises many kinds for bytes that are no .npz file
+        raise _foreign(path) from None
     return found, objects
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path} is not a metrics file: move it away, or name another")
 
 
 class Metrics:
     """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
 
-    In the file every name is one array over the epochs, in order. A diverged network's numbers are
-    NaN or infinite. A number that was not measured is NaN too, and the array "missing", which
-    is there only then, names it as "<epoch> <name>".
+    In the file every name is one array over the epochs, in order. The numbers of a diverged network
+    are NaN or infinite. A number that was not measured is NaN too; the array "missing", which only
+    such a file has, names it as "<epoch> <name>".
     """
 
     def __init__(self, rows: dict[float, dict[str, Any]] | None = None):
@@ -65,7 +68,12 @@ class Metrics:
 
     @classmethod
     def read(cls, path: Path) -> "Metrics":
-        """Raises FileNotFoundError, or UserError where `path` is not such a file."""
+        """The content of a file; no rows where there is none.
+
+        Raises UserError where it is not such a file.
+        """
+        if not path.exists():
+            return cls()
         arrays, objects = read_arrays(path)
         if objects:
             raise UserError(
@@ -73,25 +81,13 @@ class Metrics:
             )
         try:
             epochs = arrays.pop("report_epochs").tolist()
-            missing = set(arrays.pop("missing", np.array([], dtype=str)).tolist())
-            rows = {
-                epoch: {
-                    name: values[i]
-                    for name, values in arrays.items()
-                    if f"{epoch} {name}" not in missing
-                }
-                for i, epoch in enumerate(epochs)
-            }
+            missing = set(arrays.pop("missing", np.array([])).tolist())
+            rows = {epoch: {name: a[i] for name, a in arrays.items()
+                            if f"{epoch} {name}" not in missing}
+                    for i, epoch in enumerate(epochs)}  # fmt: skip
         except (KeyError, IndexError, AttributeError):
-            raise UserError(
-                f"{path} is not a metrics file: move it away, or name another"
-            ) from None
+            raise _foreign(path) from None
         return cls(rows)
-
-    @classmethod
-    def read_if_there(cls, path: Path) -> "Metrics":
-        """As `read`, but empty where there is no file."""
-        return cls.read(path) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
         epochs = sorted(self.rows)
@@ -114,19 +110,15 @@ class Metrics:
         write_arrays(path, arrays)
 
     def merge(self, path: Path) -> None:
-        """Write, together with what others have put there meanwhile; of two numbers this one stays.
+        """Add what the file has besides, and write it; where both have a number, this one is kept.
 
-        Two processes can so fill one file: a training with its metrics, and test.py with more.
+        So two processes can fill one file: a training with its metrics, and test.py with more.
         """
         with locked(path.with_name(f".{path.name}{LOCK}"), str(path), patience=PATIENCE):
             with contextlib.suppress(UserError):  # damaged: replaced
-                for epoch, row in Metrics.read_if_there(path).rows.items():
+                for epoch, row in Metrics.read(path).rows.items():
                     self.rows[epoch] = {**row, **self.rows.get(epoch, {})}
             self.write(path)
-
-    def lacks(self, epoch: float, names: Sequence[str]) -> bool:
-        """Whether any of these numbers has not been measured."""
-        return not set(names) <= self.rows.get(epoch, {}).keys()
 
     def add(self, epoch: float, values: dict[str, Any]) -> None:
         self.rows.setdefault(epoch, {}).update(values)

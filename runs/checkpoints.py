@@ -13,7 +13,7 @@ import torch
 from utils import UserError, write_atomically
 
 # P2's official checkpoints hold NumPy scalars, under the name of either NumPy generation. These
-# few constructors make plain numbers; torch.load refuses everything else that could run.
+# few constructors make plain numbers; torch.load refuses everything else that could run code.
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS = [
     (_scalar, "numpy.core.multiarray.scalar"),
@@ -28,8 +28,8 @@ _PARALLEL = "module."  # before every name in the weights of torch.nn.DataParall
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all.
 
-    `content` has the keys epoch, state_dict, optimizer, train_res, test_res, as the official
-    checkpoints, and what an exact continuation needs besides.
+    `content` has the keys of official checkpoints, epoch, state_dict, optimizer, train_res and
+    test_res, and what an exact continuation needs besides.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -41,42 +41,42 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    UserError : the file is missing, truncated or foreign.
+    UserError : the file is missing, truncated or not a checkpoint.
     """
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a foreign file: the error below says it
+            warnings.simplefilter("ignore")  # about foreign files: the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
-    except Exception as e:  # whatever bytes that are no checkpoint lead torch to
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    except Exception as e:  # torch raises many kinds for bytes that are no checkpoint
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
     wrong = what_is_wrong(content)
     if wrong:
         raise UserError(f"{path} is not a checkpoint: {wrong}")
-    if all(key.startswith(_PARALLEL) for key in content["state_dict"]):
-        weights = content["state_dict"].items()
-        content["state_dict"] = {key.removeprefix(_PARALLEL): value for key, value in weights}
+    weights = content["state_dict"]
+    if all(name.startswith(_PARALLEL) for name in weights):
+        content["state_dict"] = {k.removeprefix(_PARALLEL): v for k, v in weights.items()}
     return content
 
 
 def what_is_wrong(content: Any) -> str | None:
-    """Why some content is not that of a checkpoint; None: it is."""
+    """Why some content is not that of a checkpoint; None if it is."""
     if not isinstance(content, dict) or "state_dict" not in content:
         return "it has no state_dict"
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
-        return "its state_dict is not tensors by name"
+        return "its state_dict does not hold tensors by name"
     if not isinstance(content.get("epoch", 0), Real | torch.Tensor):
         return "its epoch is not a number"
     return None
 
 
-def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | str) -> None:
-    """Put a checkpoint's weights into a network; `path` is where it comes from.
+def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Put the weights of a checkpoint, read from `path`, into a network.
 
     Raises
     ------
@@ -85,35 +85,46 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path | s
     saved, buffers = content["state_dict"], content.get("buffers", {})
     _make_room(model, {**saved, **buffers})
     own = model.state_dict()
-    # The oldest torch versions did not count batches; the count plays no part here.
+    # The oldest torch versions did not count batches, and the count has no effect here.
     missing = [k for k in own if k not in saved and not k.endswith("num_batches_tracked")]
-    shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
     foreign = [k for k in saved if k not in own]
+    shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
+    if missing:
+        what = f"it lacks {missing[0]}"
+    elif foreign:
+        what = f"it has {foreign[0]}"
+    elif shapes:
+        key = shapes[0]
+        what = f"{key} is {tuple(saved[key].shape)}, expected {tuple(own[key].shape)}"
+    else:
+        model.load_state_dict(saved, strict=False)
+        for name, value in buffers.items():
+            if value is not None:
+                model.get_buffer(name).copy_(value)
+        return
     hint = "check --model, --num_channels, --depth and --dataset"
-    if _affine(own) != _affine(saved):
+    if missing and missing[0].endswith("parametrizations.weight.0.g"):
+        hint = (
+            "it was trained with another weight normalisation, in which every filter has length "
+            "√2 and which no longer exists: train it again"
+        )
+    elif _affine(own) != _affine(saved):
         has, ending = ("has", "SIAf") if _affine(saved) else ("has no", "SI")
         hint = (
             f"its normalisation {has} trainable scale and shift: --model ConvNet{ending} or "
             f"ResNet18{ending}"
         )
-    if missing and missing[0].endswith("parametrizations.weight.0.g"):
-        hint = (
-            "it was trained with another weight normalisation, every filter of length √2, which "
-            "is no longer there: train it again"
-        )
-    if missing or foreign:
-        what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}"
-        raise UserError(f"{path} belongs to another network: it {what}; {hint}")
-    if shapes:
-        key = shapes[0]
-        raise UserError(
-            f"{path} belongs to another network: {key} is {tuple(saved[key].shape)}, "
-            f"expected {tuple(own[key].shape)}; {hint}"
-        )
-    model.load_state_dict(saved, strict=False)
-    for name, value in buffers.items():
-        if value is not None:
-            model.get_buffer(name).copy_(value)
+    raise UserError(f"{path} belongs to another network: {what}; {hint}")
+
+
+def load_into(model: torch.nn.Module, path: Path) -> dict[str, Any]:
+    """Read a checkpoint and put its weights into a network: its content.
+
+    Raises UserError as `load` and `load_weights`.
+    """
+    content = load(path)
+    load_weights(model, content, path)
+    return content
 
 
 def unsaved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor | None]:
@@ -132,7 +143,7 @@ def _places(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str]
 def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor | None]) -> None:
     """Give buffers the shapes that are saved: some are None at first, or grow.
 
-    Nothing is done where the parameters do not fit: the checkpoint is of another network.
+    Does nothing if the parameters do not fit, since the checkpoint is of another network.
     """
     parameters = dict(model.named_parameters())
     if any(name not in saved or saved[name].shape != p.shape for name, p in parameters.items()):

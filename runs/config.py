@@ -12,7 +12,7 @@ from options import DECIDING, NORM_EPS, Train, names
 from runs.folder import CONFIG
 from utils import UserError, write_atomically
 
-# Checkpoints without a configuration are the official code's: what their command line leaves open.
+# Checkpoints without a configuration are the official code's, which used this epsilon.
 OFFICIAL = {"norm_eps": 1e-5}
 # What a run did whose configuration is older than an option: the option's default, and this.
 DEFAULTS = {**asdict(Train()), "norm_eps": NORM_EPS}
@@ -26,23 +26,24 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
 
     Raises
     ------
-    FileNotFoundError : the folder holds no config.json.
-    UserError : the file is damaged, or the labels are wanted and cannot be had any more.
+    UserError : the folder holds no config.json, or a damaged one, or the labels are wanted and
+        cannot be reproduced any more.
     """
-    content = (folder / CONFIG).read_bytes()
     try:
-        saved = json.loads(content)
+        saved = json.loads((folder / CONFIG).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {CONFIG}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
     if not isinstance(saved, dict):
-        raise UserError(f"{folder / CONFIG} holds no options of a run")
+        raise UserError(f"{folder / CONFIG} does not hold the options of a run")
     if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
         raise UserError(f"{folder} is of an older version, which corrupted other labels")
     return {**DEFAULTS, **saved}
 
 
 def options_of(config: dict[str, Any]) -> Train:
-    """The options of a configuration; what else it holds is left out."""
+    """The options in a configuration, which holds more than these."""
     return Train(**{name: config[name] for name in names(Train) if name in config})
 
 
@@ -52,7 +53,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 @functools.cache
 def code_version() -> str | None:
-    """The git commit, "+ changes" behind it where tracked code differs; None outside git."""
+    """The git commit, followed by "+ changes" if tracked code differs from it; None outside git."""
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -70,9 +71,7 @@ def code_version() -> str | None:
 
 def differences(saved: dict[str, Any], asked: Train) -> dict[str, tuple[Any, Any]]:
     """The options that decide what is trained and differ: name -> (saved value, asked value)."""
-    both = [
-        {**values, "norm_eps": values["norm_eps"] or NORM_EPS} for values in (saved, asdict(asked))
-    ]
+    both = [{**c, "norm_eps": c["norm_eps"] or NORM_EPS} for c in (saved, asdict(asked))]
     pairs = {key: tuple(values[key] for values in both) for key in sorted(DECIDING)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -87,12 +86,11 @@ def check_same_run(folder: Path, options: Train) -> None:
 
     Raises
     ------
-    UserError : the folder holds a run with other options, which are named.
-    FileNotFoundError : it has no configuration.
+    UserError : the folder holds a run with other options, which are named, or no configuration.
     """
     changed = differences(read_config(folder), options)
     if options.no_schedule:
-        changed.pop("epochs", None)  # a constant rate can go on for longer
+        changed.pop("epochs", None)  # a run at a constant rate can be prolonged
     if changed:
         what = ", ".join(f"{k} (saved {a}, asked {b})" for k, (a, b) in changed.items())
         raise UserError(
@@ -104,18 +102,14 @@ def check_same_run(folder: Path, options: Train) -> None:
 def branch_folder(parent: Path, epoch: int, options: Train) -> Path:
     """The folder of a branch, named after the options that it changes.
 
-    A checkpoint of the official code does not say what it was trained with: the first branch off it
-    has no more than the epoch in its name, others what they change of the first.
+    A checkpoint of the official code does not say what it was trained with. There the first branch
+    is named after its epoch alone, and other branches after what they change of the first.
     """
     plain = parent / f"branch-{epoch}"
-    try:
-        before = read_config(parent)
-    except FileNotFoundError:
-        try:
-            before = read_config(plain)
-        except FileNotFoundError:
-            return plain
-    changed = differences(before, options)
+    known = [folder for folder in (parent, plain) if (folder / CONFIG).exists()]
+    if not known:
+        return plain
+    changed = differences(read_config(known[0]), options)
     changed.pop("epochs", None)
     words = [f"{key}={value[1]}".replace("/", "_") for key, value in sorted(changed.items())]
     return parent / "_".join([plain.name, *words])

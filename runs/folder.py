@@ -6,9 +6,9 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     log.csv                        a row per epoch
     checkpoint-<epoch>.pt          the state after that many epochs; 0 is the initialisation
     checkpoint-<epoch>-<i>.pt      the state i/N of an epoch later (--save_freq_int N)
-    latest.pt                      the state after the latest epoch, while the run is not complete
+    latest.pt                      the state after the latest epoch, if it has no checkpoint
     train-tm.npz, ...              metrics by checkpoint (test.py)
-    state.json                     what the launcher last did with it, and where
+    state.json                     what the launcher last did with the run, and where
     trace/epoch-<k>.npz            every step from checkpoint k to k + 1 (--trace)
     branch-<epoch>.../             a run of its own, branched off that checkpoint
 """
@@ -42,9 +42,9 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all before the newest `keep` checkpoints of whole epochs.
+    """Keep the newest `keep` checkpoints of whole epochs and what follows the oldest of them.
 
-    A run goes on from whole epochs alone: states within one do not count.
+    Checkpoints within an epoch do not count, since a run can only continue from a whole epoch.
     """
     found = checkpoints_in(folder)
     oldest = ([key for key in found if not key[1]][-keep:] or [(0, 0)])[0]
@@ -54,7 +54,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def is_saved(epoch: int, save_freq: int | None) -> bool:
-    """Whether the state after this many epochs is kept: every save_freq, or ever more rarely."""
+    """Whether the state after this many epochs is saved: every save_freq, or ever more rarely."""
     if save_freq is None:
         spacing = ((20, 1), (100, 5), (200, 10), (1000, 50), (2000, 100), (10_000, 500))
         save_freq = next((every for until, every in spacing if epoch <= until), 1000)
@@ -70,11 +70,10 @@ def traces(folder: Path) -> dict[int, Path]:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove the files of a run from its folder, so that two runs are never mixed in one.
+    """Remove the files of a run, its metrics included, so that no folder holds parts of two runs.
 
-    Everything that was measured of it too; branches off it are runs of their own.
+    Branches off it are runs of their own and stay.
     """
-    names = [CONFIG, LOG, LATEST]
     files = [*checkpoints_in(folder).values(), *traces(folder).values(), *folder.glob("*.npz")]
-    for path in [*files, *(folder / name for name in names)]:
+    for path in [*files, *(folder / name for name in (CONFIG, LOG, LATEST))]:
         path.unlink(missing_ok=True)

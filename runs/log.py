@@ -1,5 +1,6 @@
 """What a run writes besides checkpoints: its log, the traces of its steps, the launcher's notes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,7 +17,7 @@ from utils import write_atomically
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Make these rows, all with the same keys, the whole of log.csv; without any there is none."""
+    """Replace log.csv by these rows, which have the same keys; without rows there is no file."""
     if rows:
         write_atomically(folder / LOG, _as_csv(rows, header=True))
     else:
@@ -24,9 +25,9 @@ def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def append_log(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row, with the keys of the others in their order, to log.csv, and flush it to the disk.
+    """Add a row to log.csv, with the same keys in the same order, and flush it to the disk.
 
-    A row that a kill or a full disk has torn has no end of line and is not read.
+    A kill or a full disk may leave a row without its end of line; `read_log` ignores it.
     """
     path = folder / LOG
     try:
@@ -52,37 +53,34 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
 
     Damaged rows are left out.
     """
-    try:
-        lines = (folder / LOG).read_text(errors="replace").split("\n")[:-1]  # the torn one
-    except FileNotFoundError:
+    if not (folder / LOG).exists():
         return []
+    lines = (folder / LOG).read_text(errors="replace").split("\n")[:-1]  # the last has no end
     header, *rows = [line.rstrip("\r").split(",") for line in lines] or [[]]
     found = []
     for row in rows:
-        try:
+        with contextlib.suppress(ValueError):
             columns = zip(header, row, strict=True)
             found.append({key: float(value) if value else None for key, value in columns})
-        except ValueError:
-            continue
     return found
 
 
 def diverged_at(folder: Path) -> float | None:
-    """The first epoch with a training loss that was NaN or infinite, if there is one."""
+    """The first epoch whose training loss was NaN or infinite; None if there is none."""
     rows = read_log(folder)
     return next((row["epoch"] for row in rows if not np.isfinite(row["train_loss"])), None)
 
 
 def write_trace(folder: Path, epoch: int, columns: dict[str, Any]) -> None:
-    """Write what the steps of one epoch did: columns of (steps,) numbers, or one for all."""
+    """Write what the steps of one epoch did: columns of (steps,) numbers, or one number for all."""
     write_arrays(folder / "trace" / f"epoch-{epoch}.npz", columns)
 
 
 def read_trace(folder: Path) -> dict[str, np.ndarray]:
-    """All traced steps of a run in order: the columns of `steps.COLUMNS`, "lr" and "epoch".
+    """All traced steps of a run in order: `training.trace.COLUMNS`, "lr" and "epoch".
 
     Every array has a number for each step; "epoch" is the time before the step, in epochs. Empty
-    where nothing was traced.
+    if nothing was traced.
     """
     parts: dict[str, list[np.ndarray]] = {}
     for epoch, path in traces(folder).items():
@@ -95,14 +93,13 @@ def read_trace(folder: Path) -> dict[str, np.ndarray]:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Note what a launcher has done with a run: "state" (queued, running, done, failed, stopped),
-    and the host, process and job that does it."""
+    """Note what a launcher did with a run: "state" (queued, running, done, failed, stopped), and
+    the host, process and job that did it."""
     write_atomically(folder / STATE, (json.dumps(state) + "\n").encode())
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """What a launcher last did with a run; None if there is no note, or a damaged one."""
-    try:
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads((folder / STATE).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    return None

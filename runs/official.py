@@ -1,8 +1,8 @@
 """Results without a configuration: those of the official code.
 
 It keeps metrics in `<experiment>/info/<name>/` and checkpoints in
-`<experiment>/checkpoints/<name>/trial_<t>/`. What a name says of a run is not read out of it: it is
-shown as it is. The rates are those of the checkpoints' optimizers, where these are still there.
+`<experiment>/checkpoints/<name>/trial_<t>/`. The name is shown as it is; no settings are read out
+of it. The rates are those of the optimisers in the checkpoints, where these are still there.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.arrays import Metrics
+from runs.arrays import read_arrays
 from runs.config import read_config
 from runs.folder import CONFIG, METRICS, checkpoints_in, trial_folder
 from utils import UserError
@@ -33,10 +33,9 @@ def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
     found = []
     for metrics in sorted(folder for folder in measured if not (folder / CONFIG).exists()):
         folder, name = _run_of(metrics)
-        try:
-            # Of train.py, which was given the official folders.
+        if (folder / CONFIG).exists():  # a run of train.py whose --dir was an official folder
             config = read_config(folder, labels=False)
-        except FileNotFoundError:
+        else:
             config = {"name": name, **_known(folder, metrics)}
         found.append((folder, config, metrics))
     return found
@@ -66,15 +65,11 @@ def _known(folder: Path, metrics: Path) -> dict[str, Any]:
         if last and not np.isclose(last["lr_init"], config["lr_init"], rtol=1e-6):
             times = [epoch for epoch in whole if read(epoch)]
             config["lr_by_epoch"] = (times, [read(epoch)["lr_init"] for epoch in times])
-    norms = _array(metrics / "train-tm-prebn.npz", "params_norm")
+    si = metrics / "train-tm-prebn.npz"
+    norms = read_arrays(si)[0].get("params_norm", ()) if si.exists() else ()
     if len(norms) > 1 and np.ptp(norms) < HELD * norms[0] and "num_classes" in config:
         config |= {"fix_elr": True, "elr": config["lr_init"] / norms[0] ** 2}
     return config
-
-
-def _array(path: Path, name: str) -> np.ndarray:
-    rows = Metrics.read_if_there(path).rows
-    return np.array([rows[epoch].get(name, np.nan) for epoch in sorted(rows)])
 
 
 def _settings(path: Path) -> dict[str, Any]:

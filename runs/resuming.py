@@ -1,4 +1,4 @@
-"""What a folder holds of the run that is asked for, and the state from which it goes on."""
+"""What a folder holds of the run that is asked for, and the state from which it continues."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ class Diverged(Exception):
     """The training loss has become NaN or infinite."""
 
     def __init__(self, epoch: float, measured: bool):
-        way = " and measured" if measured else "; with --resume --metrics they are measured"
+        how = "saved and measured" if measured else "saved; --resume --metrics measures them"
         super().__init__(
             f"diverged: the training loss of epoch {epoch:g} is not finite. The checkpoints up to "
-            f"there are saved{way}. A smaller --lr_init may help"
+            f"it are {how}. A smaller --lr_init may help"
         )
 
 
@@ -29,35 +29,32 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
     Raises
     ------
     UserError : the folder holds a run with other options, or neither --resume nor --overwrite is
-        given.
-    Diverged : the run diverged, and no metrics are left to do.
+        given, or --overwrite would replace a run that has branches.
+    Diverged : the run diverged, and its checkpoints are measured or need not be.
     """
     found = checkpoints_in(folder)
-    # A run whose checkpoints are gone is one too, and starting anew would remove what is measured.
-    there = found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))
-    if not there:
+    # A run whose checkpoints are gone is a run too: starting anew would remove its metrics.
+    if not (found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))):
         return False
     if options.overwrite:
         branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
         if branches:
             raise UserError(
-                f"{folder} has branches of the run that --overwrite would replace, {branches[0]} "
-                "for one: remove them first, or name another --dir"
+                f"{folder} has branches of the run that --overwrite would replace, for example "
+                f"{branches[0]}: remove them first, or name another --dir"
             )
         return False
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} holds a run but no {CONFIG}, so it is not known whether it is this run: "
+            "branch off one of its checkpoints with --resume_epoch, or name another --dir"
+        )
     if not options.resume:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
-    try:
-        check_same_run(folder, options)
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} holds a run but no {CONFIG}, so --resume cannot tell whether they "
-            "belong to this run: branch off one with --resume_epoch, or name another --dir"
-        ) from None
+    check_same_run(folder, options)
     diverged = diverged_at(folder)
     newest = max((epoch for epoch, part in found if not part), default=0)
-    tables = [Metrics.read_if_there(folder / f"{name}.npz") for name in METRICS]
-    measured = all(newest in table.rows for table in tables)
+    measured = all(newest in Metrics.read(folder / f"{m}.npz").rows for m in METRICS)
     if (newest < last and diverged is None) or (options.metrics and not measured):
         return False
     if diverged is not None:
@@ -67,7 +64,9 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
-    """The newest state that can be read, and its epoch; damaged files are named and passed over.
+    """The epoch and content of the newest checkpoint that can be read; None of an empty folder.
+
+    Damaged files are named and passed over.
 
     Raises
     ------
@@ -75,8 +74,7 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     """
     found = checkpoints_in(folder)
     numbered = [path for (_, part), path in found.items() if not part]
-    paths = [folder / LATEST, *reversed(numbered)]
-    for path in filter(Path.exists, paths):
+    for path in filter(Path.exists, [folder / LATEST, *reversed(numbered)]):
         try:
             content = checkpoints.load(path)
             if "epoch" not in content:
@@ -93,10 +91,7 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
 
 
 def norm_eps_of(trial: Path, options: Train) -> float:
-    """The epsilon of a run that names none: of a branch, that of the run it goes on from."""
+    """The epsilon of a run that names none: for a branch, that of the run it continues."""
     if options.resume_epoch is None:
         return NORM_EPS
-    try:
-        return read_config(trial)["norm_eps"]
-    except FileNotFoundError:
-        return OFFICIAL["norm_eps"]
+    return (read_config(trial) if (trial / CONFIG).exists() else OFFICIAL)["norm_eps"]

@@ -1,6 +1,7 @@
 """Runs read back from their folders, with what follows from their numbers."""
 
 import functools
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,15 +35,15 @@ class Curve(NamedTuple):
 class Run:
     """A run read back from its folder.
 
-    `log()`, `metrics()` and `trace()` read its files; the properties follow from them, and each is
-    computed once.
+    `log()`, `metrics()` and `trace()` read its files. The properties follow from these; those that
+    take time are computed once.
 
     Attributes
     ----------
     folder : holds its configuration, log and checkpoints.
     config : every option that it was trained with.
-    metrics_folder : holds its metrics where they are elsewhere (results of the official code).
-    window : first and last epoch; whatever was recorded outside is left out.
+    metrics_folder : holds its metrics if they are elsewhere (results of the official code).
+    window : first and last epoch; what was recorded outside of it is left out.
     """
 
     folder: Path
@@ -66,16 +67,19 @@ class Run:
         return self.config.get("base_lr", self.config["lr_init"])
 
     @property
-    def steps_per_epoch(self) -> int:
+    def steps_per_epoch(self) -> float:
+        """Steps of training in an epoch; NaN where they are not known (official results)."""
         config = self.config
-        return 1 if config["fbgd"] else -(-config["train_images"] // config["batch_size"])
+        if "train_images" not in config:
+            return math.nan
+        return 1 if config["fbgd"] else math.ceil(config["train_images"] / config["batch_size"])
 
     @property
     def is_branch(self) -> bool:
         return self.config.get("resume_epoch") is not None
 
     def parent(self) -> "Run | None":
-        """The run that a branch goes on from; None for other runs, and where it has no config."""
+        """The run that a branch continues; None for other runs, and if it has no config.json."""
         folder = self.folder.parent
         if not self.is_branch or not (folder / CONFIG).exists():
             return None
@@ -91,7 +95,7 @@ class Run:
 
     @property
     def experiment(self) -> Path:
-        """The folder of its experiment, which holds the lines' folders."""
+        """The folder of its experiment, which holds a folder for each line."""
         if self.metrics_folder in (None, self.folder):
             return self.folder.parent.parent
         return Path(os.path.commonpath([self.folder, self.metrics_folder]))
@@ -102,8 +106,8 @@ class Run:
     def lr_at(self, epochs: np.ndarray) -> np.ndarray:
         """The learning rate of the epoch that ended at (or was at) each of these times.
 
-        From log.csv, which follows a schedule; without one the base rate or, of official results,
-        that of the checkpoints.
+        From log.csv, which follows a schedule. Without one it is the base rate or, for official
+        results, that of the checkpoints.
         """
         rows = read_log(self.folder)
         known = [(row["epoch"], row["lr"]) for row in rows]
@@ -148,7 +152,7 @@ class Run:
         return self._in_window(read_arrays(self._npz(name))[0], "report_epochs")
 
     def files(self) -> list[str]:
-        """The names of its metrics files, the usual ones first; others as test.py was told."""
+        """The names of its metrics files: the usual ones first, then those of --save_path."""
         found = sorted(path.stem for path in self._npz("*").parent.glob("*.npz"))
         others = [name for name in found if name not in METRICS and self._is_metrics(name)]
         return [name for name in METRICS if name in found] + others
@@ -173,7 +177,7 @@ class Run:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """What was measured of the checkpoints, by name; what was not is left out.
+        """What was measured of the checkpoints, by name; what was not measured is left out.
 
         train_loss, train_error and test_error (in %), si_norm ρ, effective_lr,
         effective_gradient_norm ρ‖g‖ of the SI weights' gradient g (mean over batches), and
@@ -227,33 +231,14 @@ class Run:
         """Epochs in which weight decay alone shrinks ρ to 1/e.
 
         1/(ηλ) steps of SGD; (1 - α)/(ηλ) with momentum α, which multiplies the rate by 1/(1 - α).
-        0 for Adam, whose coupled decay is part of the normalised gradient.
+        0 for Adam, whose coupled decay is part of the normalised gradient. NaN if it is not known.
         """
         config = self.config
         if config["optimizer"] == "adam":
             return 0.0
         rate = self.base_lr * config["wd"] * self.steps_per_epoch
         kept = 1 - (config["momentum"] or 0) if config["optimizer"] == "sgd" else 1.0
-        return kept / rate if rate > 0 else float("inf")
-
-    @cached_property
-    def dead_layer(self) -> str | None:
-        """The name of an SI weight without a gradient: its norm falls by weight decay alone.
-
-        Judged by the second half of the run; None also where that is shorter than one e-fold.
-        """
-        arrays = self.metrics("train-tm-prebn")
-        epochs = arrays.get("report_epochs", np.array([]))
-        second_half = epochs >= self.config["epochs"] / 2
-        span = np.ptp(epochs[second_half]) if second_half.any() else 0
-        if self.e_fold == 0 or second_half.sum() < 2 or span < self.e_fold:
-            return None
-        for name, norms in arrays.items():
-            if name.endswith("_norm") and name != "params_norm":
-                fall = np.log(norms[second_half][0] / norms[second_half][-1])
-                if abs(fall / (span / self.e_fold) - 1) < 0.01:
-                    return name.removesuffix("_norm")
-        return None
+        return kept / rate if rate else math.inf
 
     @property
     def equilibrium_angle(self) -> float:
@@ -272,18 +257,22 @@ class Run:
     def regime(self) -> Regime:
         """The regime in which it trains, by its training loss, error and effective rate."""
         names = ("train_loss", "train_error", "effective_lr")
-        missing = [name.replace("_", " ") for name in names if name not in self.history]
-        if missing or "num_classes" not in self.config:
-            return Regime(None, reason=f"{(missing or ['number of classes'])[0]} unknown")
+        decays = self.config["wd"] > 0 and not self.norm_is_held
+        unknown = [name.replace("_", " ") for name in names if name not in self.history]
+        if "num_classes" not in self.config:
+            unknown.append("number of classes")
+        if decays and math.isnan(self.e_fold):
+            unknown.append("number of steps in an epoch")
+        if unknown:
+            return Regime(None, reason=f"{unknown[0]} unknown")
         epochs, loss, error, effective_lr = at_common_epochs(self.history, *names)
         guessing = 100 * (1 - 1 / self.config["num_classes"])
-        decays = self.config["wd"] > 0 and not self.norm_is_held
         e_folds = np.ptp(epochs) / self.e_fold if decays and self.e_fold else np.inf
         return find_regime(loss, error / guessing, effective_lr, e_folds)
 
     @cached_property
     def behaviour(self) -> str:
-        """What the run does, in words: its periods or, where it has none, its regime."""
+        """What the run does, in words: its periods or, if it has none, its regime."""
         if len(self.periods):
             return str(self.periods)
         if self.regime.name:
@@ -302,12 +291,7 @@ def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray,
 
 
 def read_run(folder: Path) -> Run:
-    """The run of a folder.
-
-    Raises
-    ------
-    FileNotFoundError, UserError : as `read_config`.
-    """
+    """The run of a folder; raises UserError as `read_config`."""
     return Run(folder, read_config(folder))
 
 
@@ -315,7 +299,8 @@ def find_runs(root: str | Path, branches: bool = False, logged: bool = False) ->
     """Every measured run in and below a folder, by learning rate, weight decay and folder.
 
     Branches are left out unless they are asked for, or `root` is the folder of one. Results of
-    the official code, which have no configuration, are found too. With `logged` a log suffices.
+    the official code, which have no configuration, are found too. With `logged`, runs that have a
+    log but no metrics are included.
     """
     runs = [run for run in all_runs(root) if run.is_measured() or (logged and run.log())]
     if not branches:

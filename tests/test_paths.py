@@ -10,8 +10,11 @@ from conftest import TINY
 import runs
 import train
 from measuring import minima, paths
+from measuring.rebuild import rebuild
 from runs import checkpoints
 from utils import UserError
+
+QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def connect(folder, *epochs, **more):
 def test_a_checkpoint_with_itself(folder, arc):
     found = connect(folder, 3, 3, arc=arc)
     assert found["angle"] == 0
-    for name in paths.QUANTITIES:
+    for name in QUANTITIES:
         np.testing.assert_allclose(found[name], found[name][:, :1].repeat(5, 1), rtol=1e-12)
         assert abs(found[f"{name}_barrier"]) < 1e-12
 
@@ -62,7 +65,7 @@ def test_only_the_norm_changes_on_the_way_to_a_rescaled_checkpoint(folder, arc):
 
 def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
     found = connect(folder, 3, 11)
-    for name in paths.QUANTITIES:
+    for name in QUANTITIES:
         assert found[name][0, 0] == pytest.approx(found[name][0, -1], rel=1e-4)
     assert found["train_loss_barrier"] > 0.05 and found["angle"] > 0.3
 
@@ -106,7 +109,7 @@ def test_images_are_those_of_the_run(tmp_path):
     train.main(f"{line} --dir {tmp_path} --epochs 1 --eval_freq 1".split())
     folder = runs.trial_folder(tmp_path, 0)
     found = connect(folder, 0, 1)
-    _, images, held_out = paths.rebuild(runs.read_run(folder))
+    _, images, held_out = rebuild(runs.read_run(folder))
     assert (len(images), len(held_out)) == (1350, 150)
     measured = minima.measure(folder, runs.checkpoint_path(folder, 1))
     assert found["test_error"][0, -1] == pytest.approx(measured["error"])

@@ -101,9 +101,9 @@ WEIGHTS = {"0.weight": torch.ones(1)}
 
 @pytest.mark.parametrize("content, wrong", [
     (None, "no state_dict"), ([1], "no state_dict"),
-    ({"state_dict": None}, "not tensors"), ({"state_dict": [WEIGHTS]}, "not tensors"),
-    ({"state_dict": {1: torch.ones(1)}}, "not tensors"),
-    ({"state_dict": {"0.weight": 1.0}}, "not tensors"),
+    ({"state_dict": None}, "not hold tensors"), ({"state_dict": [WEIGHTS]}, "not hold tensors"),
+    ({"state_dict": {1: torch.ones(1)}}, "not hold tensors"),
+    ({"state_dict": {"0.weight": 1.0}}, "not hold tensors"),
     ({"state_dict": WEIGHTS, "epoch": "last"}, "epoch is not a number"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint_says_why(tmp_path, content, wrong):

@@ -297,7 +297,7 @@ def test_where_no_run_can_go_on_is_said(run, capsys):
     (folder / runs.CONFIG).unlink()
     with pytest.raises(SystemExit):
         run("--epochs 2 --resume")
-    assert "cannot tell whether they belong to this run" in capsys.readouterr().err
+    assert "it is not known whether it is this run" in capsys.readouterr().err
     (folder / runs.CONFIG).write_text(config)
     for path in runs.checkpoints_in(folder).values():
         path.write_bytes(b"damaged")

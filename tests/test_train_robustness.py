@@ -388,7 +388,7 @@ def test_a_diverged_run_says_what_is_measured_and_can_be_measured_later(run, cap
         return capsys.readouterr().out
 
     for extra in ("", "--resume"):
-        assert "saved; with --resume --metrics they are measured" in stopped(extra)
+        assert "saved; --resume --metrics measures them" in stopped(extra)
     log = runs.read_log(run.folder)
     for extra in ("--resume --metrics", "--resume --metrics", "--resume"):
         assert "saved and measured" in stopped(extra)
