@@ -121,7 +121,7 @@ def in_epochs(line: Line, left: bool = False) -> float:
         log = runs.read_log(line.folder)
         epochs = max(epochs - int(log[-1]["epoch"]), 0) if log else epochs
         with contextlib.suppress(UserError):  # a damaged file is measured anew
-            checkpoints -= runs.Metrics.read_if_there(line.folder / "train-tm.npz").rows.keys()
+            checkpoints -= runs.Metrics.read(line.folder / "train-tm.npz").rows.keys()
     train, test = images(line.options)
     return epochs + len(checkpoints) * (1 + FORWARD * test / train)
 
