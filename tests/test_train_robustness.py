@@ -134,13 +134,14 @@ def test_a_polite_stop_says_how_to_go_on(run, capsys, monkeypatch, number, where
     assert_same(resumed, contents(folder))
 
 
-@pytest.mark.parametrize("script", ["train.py", "test.py", "run_train_and_test.py"])
-def test_a_stop_while_torch_is_imported_is_one_line(tmp_path, script):
+@pytest.mark.parametrize("line", ["train.py", "test.py --models_dir x", "run_train_and_test.py"])
+def test_a_stop_while_torch_is_imported_is_one_line(tmp_path, line):
+    script, *words = line.split()
     (tmp_path / "torch.py").write_text(
         f"import pathlib, time; pathlib.Path('{tmp_path}/here').touch(); time.sleep(60)"
     )
     process = subprocess.Popen(
-        [sys.executable, ROOT / script], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        [sys.executable, ROOT / script, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     wait_until((tmp_path / "here").exists)
