@@ -22,7 +22,7 @@ from tyro.conf import arg
 
 from utils import UserError, nearest
 
-# Names only: models/ and data.py implement them, and a test compares. Importing those modules here
+# models/ and data.py implement these, and a test compares the names. Importing those modules here
 # would load torch before a mistyped option is reported.
 MODEL_NAMES = ("ConvNetSI", "ConvNetSIAf", "ResNet18SI", "ResNet18SIAf")
 DATASET_NAMES = ("CIFAR10", "CIFAR100", "SVHN", "Digits", "ImageFolder")

@@ -9,6 +9,8 @@ from typing import get_args
 import pytest
 
 import options
+import test as measuring
+import train
 from options import Measure, Train, measure_options, train_options, words
 from utils import UserError
 
@@ -44,7 +46,7 @@ def test_an_error_comes_without_notes(run, capsys):
     assert "already holds a run" in captured.err and not captured.out
 
 
-@pytest.mark.parametrize("line, message", [
+IN_TRAINING = [
     ("--lr_init 0", "> 0"),
     ("--lr_init nan", "--lr_init: nan is not"),
     ("--lr_init -inf", "-inf is not"),
@@ -79,20 +81,8 @@ def test_an_error_comes_without_notes(run, capsys):
     ("--dataset Digits --use_data_size 1351", "more than the 1350 training images"),
     ("--dataset ImageFolder --data_path /nowhere", "no folder"),
     ("--dataset Digits --resume_epoch 5", "checkpoint-5.pt to branch off"),
-])  # fmt: skip
-def test_mistakes(line, message, capsys, tmp_path, monkeypatch):
-    import train
-
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        train.main(line.split())
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in error and error.count("\n") == 1
-    assert not list(tmp_path.iterdir())  # nothing was written
-
-
-@pytest.mark.parametrize("line, message", [
+]  # fmt: skip
+IN_MEASURING = [
     ("", "--models_dir is missing"),
     ("--models_dir nowhere", "no checkpoint-<epoch>.pt in nowhere"),
     ("--models_dir x --train_mdoe", "did you mean --train_mode?"),
@@ -100,13 +90,18 @@ def test_mistakes(line, message, capsys, tmp_path, monkeypatch):
     ("--models_dir x --prebn_only --prebn_save_path y", "contradict"),
     ("--models_dir x --eval_on_random_subset -1", ">= 0"),
     ("--models_dir x --epochs 1,x", "is not epochs"),
-])  # fmt: skip
-def test_mistakes_in_measuring(line, message, capsys, tmp_path, monkeypatch):
-    import test
+]  # fmt: skip
 
+
+@pytest.mark.parametrize("script, line, message", [
+    *((train, *row) for row in IN_TRAINING), *((measuring, *row) for row in IN_MEASURING),
+])  # fmt: skip
+def test_mistakes_are_one_line_and_nothing_is_written(
+    script, line, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        test.main(line.split())
+        script.main(line.split())
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert message in error and error.count("\n") == 1
