@@ -21,7 +21,7 @@ import runs
 from experiments import EXPERIMENTS, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
-from experiments.slurm import key_values, submit
+from experiments.slurm import job_options, key_values, submit
 from options import Options, integer, number, one_of, option, parse
 from utils import UserError, duration, locked, user_errors
 
@@ -120,8 +120,11 @@ def main(argv: list[str] | None = None) -> int:
                 print(shlex.join(["python", *command]))
         return 0
 
+    # Mistakes are told before anything is removed.
     if arguments.launcher == "local":
         check_data(lines if arguments.overwrite else unfinished(lines))
+    else:
+        job = job_options(arguments.sbatch)
     with locked(ROOT / experiment.name / runs.LOCK, f"experiment {experiment.name}"):
         if arguments.overwrite:
             for line in lines:
@@ -129,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
                     runs.remove_run(line.folder)
         if arguments.launcher == "local":
             return run_here(experiment, lines, arguments.jobs or 1, until)
-        submit(experiment, lines, arguments.jobs or len(lines), key_values(arguments.sbatch))
+        submit(experiment, lines, arguments.jobs or len(lines), job)
         return 0
 
 

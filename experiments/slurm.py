@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import runs
 from experiments.lines import ROOT, Line
@@ -69,45 +70,51 @@ def job_number() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def submit(
-    experiment: Experiment, lines: Sequence[Line], parallel: int, sbatch: dict[str, str]
-) -> None:
-    """Submit the unfinished lines that are not in the queue yet as one job array.
+def job_options(text: str) -> dict[str, Any]:
+    """What submitit is told of each job, from options of sbatch as `key_values` reads them.
 
-    Parameters
-    ----------
-    parallel : how many jobs may run at once.
-    sbatch : options of sbatch for each job, name -> value. "time" is in minutes (240 if it is not
-        given), "cpus-per-task" is 4 if it is not given.
+    "time" is in minutes (240 if it is not given), "cpus-per-task" is 4 if it is not given.
 
     Raises
     ------
-    UserError : there is no SLURM here, it refuses the jobs (its message is passed on), or one of
-        the two is not a whole number.
+    UserError : one of the two is not a whole number, or there is no SLURM here.
     """
-    options = {name.replace("_", "-"): value for name, value in sbatch.items()}
-    minutes, cpus = options.pop("time", "240"), options.pop("cpus-per-task", "4")
+    more = {name.replace("_", "-"): value for name, value in key_values(text).items()}
+    minutes, cpus = more.pop("time", "240"), more.pop("cpus-per-task", "4")
     if not (minutes.isdecimal() and cpus.isdecimal()):
         raise UserError("--sbatch time=240,cpus-per-task=4: minutes and cores are whole numbers")
     if squeue() is None:
         raise UserError("--launcher slurm needs a SLURM cluster: squeue is not here or fails")
+    return {"time": int(minutes), "cpus_per_task": int(cpus), "additional_parameters": more}
+
+
+def submit(
+    experiment: Experiment, lines: Sequence[Line], parallel: int, options: dict[str, Any]
+) -> None:
+    """Submit the unfinished lines that are not in the queue yet as one job array.
+
+    `parallel` says how many jobs may run at once; the options are from `job_options`.
+
+    Raises
+    ------
+    UserError : SLURM refuses the jobs; its message is passed on.
+    """
     todo = to_do(lines)
     if not todo:
         return
-    print_cost(todo, gpu=any(name.startswith(("gpus", "gres")) for name in options))
+    on_gpu = any(name.startswith(("gpus", "gres")) for name in options["additional_parameters"])
+    print_cost(todo, gpu=on_gpu)
     import submitit  # imported here because few need it
 
     folder = (ROOT / experiment.name / "slurm").resolve()
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6)
     executor.update_parameters(
+        **options,
         job_name=experiment.name,
-        time=int(minutes),
-        cpus_per_task=int(cpus),
         array_parallelism=parallel,
         stderr_to_stdout=True,
         setup=[f"export PYTHONPATH={shlex.quote(str(SCRIPTS))}:$PYTHONPATH"],
         teardown=list(REQUEUE_KILLED),
-        additional_parameters=options,
     )
     # Recorded before the jobs exist, because a job may start before map_array returns.
     for line in todo:

@@ -221,6 +221,16 @@ def test_mistakes_on_the_command_line(drive, monkeypatch, words, message):
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", ["--launcher slurm", "--image_folder nowhere"])
+def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path, words):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    line = lines_of(EXPERIMENTS["demo"])[0]
+    runs.write_config(line.folder, asdict(line.options))
+    assert drive("--experiment", "demo", "--overwrite", *words.split()).returncode == 2
+    assert (line.folder / runs.CONFIG).exists()
+
+
 # --- the block of parameters ---
 
 
