@@ -43,44 +43,6 @@ def test_which_images_are_kept_and_held_out(digits):
             data.load("Digits", "", use_test=True, **wrong)
 
 
-def test_corruption_is_fixed_and_of_the_fraction_asked(digits):
-    first, second = (data.load("Digits", "", use_test=True, corrupt_train=0.4)[0] for _ in "ab")
-    assert torch.equal(first.labels, second.labels)
-    assert 550 < first.corrupted.sum() < 650
-    changed = first.labels != digits[0].labels
-    assert not changed[~first.corrupted].any()
-    assert 0.85 < changed[first.corrupted].float().mean() < 0.95  # 1 in 10 is right by chance
-
-
-def test_an_epoch_sees_every_image_once_and_the_last_batch_is_smaller(digits):
-    images = digits[0].subset(slice(0, 100))
-    plain = list(images.batches(32))
-    assert [len(y) for _, y in plain] == [32, 32, 32, 4]
-    shuffled = list(images.batches(32, torch.Generator().manual_seed(0), shuffle=True))
-    a, b = (torch.cat([x for x, _ in part]).flatten(1) for part in (plain, shuffled))
-    assert not torch.equal(a, b)
-    assert torch.equal(a.unique(dim=0), b.unique(dim=0)) and len(a.unique(dim=0)) == 100
-
-
-def test_augmentation_is_a_crop_and_a_flip_of_each_image_by_itself(digits):
-    images = digits[0].subset(torch.zeros(256, dtype=torch.long))  # one image, 256 times
-    (x, _), = images.batches(256, torch.Generator().manual_seed(0), augment=True)  # fmt: skip
-    padded = torch.nn.functional.pad(images.images[0].permute(2, 0, 1), (4,) * 4)
-    possible = {}
-    for top in range(9):
-        for left in range(9):
-            crop = padded[:, top : top + 32, left : left + 32]
-            for flip in (False, True):
-                pixels = (crop.flip(-1) if flip else crop).permute(1, 2, 0)[None]
-                possible[top, left, flip] = images.normalise(pixels)[0]
-    stacked = torch.stack(list(possible.values())).flatten(1)
-    distance, which = torch.cdist(x.flatten(1), stacked).min(1)
-    assert distance.max() < 1e-3
-    seen = [list(possible)[i] for i in which]
-    assert {top for top, _, _ in seen} == set(range(9)) == {left for _, left, _ in seen}
-    assert 0.35 < np.mean([flip for _, _, flip in seen]) < 0.65
-
-
 @pytest.fixture
 def folder(tmp_path):
     """20 images of 2 classes: red and blue squares with a shade of their own."""
@@ -234,43 +196,6 @@ def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
         data.load("CIFAR10", tmp_path)
 
 
-def marked(count=60):
-    """Images that show their label: its square in the middle, which no crop can cut."""
-    labels = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
-    images = torch.zeros(count, 32, 32, 3, dtype=torch.uint8)
-    images[:, 8:24, 8:24] = (20 * labels + 7)[:, None, None, None].to(torch.uint8)
-    return data._image_set(images, labels, 10, (0.0,) * 3, (1.0,) * 3)
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("augment", [True, False])
-def test_pairs_stay_pairs(shuffle, augment):
-    images, generator = marked(), torch.Generator().manual_seed(3)
-    batches = [*images.batches(16, generator, shuffle=shuffle, augment=augment)]
-    shown = torch.cat([(255 * x[:, 0, 14:18, 14:18].mean((1, 2)) - 7) / 20 for x, _ in batches])
-    labels = torch.cat([y for _, y in batches])
-    assert torch.equal(shown.round().long(), labels)
-    assert torch.equal(labels.sort().values, images.labels.sort().values)
-    assert torch.equal(labels, images.labels) == (not shuffle)
-
-
-def test_an_order_is_a_function_of_its_seed():
-    def order(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat([y for _, y in marked().batches(16, generator, shuffle=True)])
-
-    assert torch.equal(order(1), order(1)) and not torch.equal(order(1), order(2))
-
-
-def test_subsets_keep_everything_of_an_image(digits):
-    images = data.load("Digits", "", use_test=True, corrupt_train=0.5)[0]
-    index = torch.tensor([5, 1400, 3])
-    part = images.subset(index)
-    for name in ("images", "labels", "corrupted"):
-        assert torch.equal(getattr(part, name), getattr(images, name)[index])
-    assert torch.equal(images.subset(slice(1, 3)).corrupted, images.corrupted[1:3])
-
-
 def test_digits_are_enlarged_linearly_and_rounded(digits):
     """Each new pixel lies between the centres of four old ones, at the edge between two."""
     from sklearn.datasets import load_digits
@@ -342,6 +267,6 @@ def test_image_folder_ignores_hidden_files_and_stray_ones(folder):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_batches_have_the_layout_asked_for(layout):
-    images = marked().to(torch.device("cpu"), layout)
+def test_batches_have_the_layout_asked_for(digits, layout):
+    images = digits[1].to(torch.device("cpu"), layout)
     assert all(x.is_contiguous(memory_format=layout) for x, _ in images.batches(16))

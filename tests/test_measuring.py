@@ -102,21 +102,6 @@ def test_measuring_leaves_any_network_as_it_was(train_mode):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_a_run_is_the_same_whether_it_is_measured_or_not(run, tmp_path):
-    (tmp_path / "own.py").write_text(
-        "from torch import nn\n"
-        "def net(num_classes):\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 5, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU(),"
-        " nn.Flatten(), nn.Linear(196, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(),"
-        " nn.Linear(6, num_classes))\n"
-    )
-    extra = f"--model {tmp_path}/own.py:net --epochs 2 --save_freq 1 --init_scale -1 --noninvlr -1"
-    plain = state_of(run(extra), 2)
-    measured = state_of(run(f"{extra} --metrics --overwrite"), 2)
-    assert plain.keys() == measured.keys()
-    assert all(torch.equal(plain[k], measured[k]) for k in plain)
-
-
 def test_a_network_that_draws_random_numbers(run, tmp_path):
     """It trains alike measured, resumed or whole, and every measurement draws the same."""
     (tmp_path / "own.py").write_text(

@@ -80,6 +80,19 @@ def test_a_held_norm_is_the_sphere(tmp_path):
     assert "0.001" in figures.table(found)
 
 
+def test_a_run_without_periods_has_no_regime_since_its_steps_are_not_known(tmp_path, capsys):
+    """Its arrays of Python objects (norms by parameter group) are passed over."""
+    info = write_tree(tmp_path)
+    with np.load(info / "train-tm-prebn.npz") as file:
+        arrays = dict(file)
+    groups = np.array([{"conv": 1.0}] * 6, dtype=object)
+    np.savez(info / "train-tm-prebn.npz", **arrays, gnorm_m_param_groups=groups)
+    (found,) = runs.find_runs(tmp_path)
+    assert found.regime.reason == "number of steps in an epoch unknown"
+    figures.report([tmp_path])
+    assert "periods.png" in capsys.readouterr().out
+
+
 def test_without_checkpoints_the_curves_are_drawn_all_the_same(tmp_path):
     write_tree(tmp_path, "one", checkpoints=False)
     write_tree(tmp_path, "two")

@@ -2,17 +2,19 @@
 
 import itertools
 import json
-import shutil
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
 from torch.nn import functional as F
 
 import models
 import runs
-import train
+import test as test_script
 from options import Model
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm
@@ -47,28 +49,6 @@ def test_fixed_norm_is_held(run, name, value, extra):
     if "pnorm" not in extra:
         rates = [row["effective_lr"] for row in runs.read_log(folder)]
         assert rates == pytest.approx([0.01] * 2, rel=1e-6)
-
-
-def test_rate_is_dropped_on_the_sphere_by_a_branch_and_by_a_schedule(run):
-    folder = run("--save_freq 1 --epochs 2", base=SPHERE)
-    run("--resume_epoch 2 --epochs 1", base=SPHERE.replace("--elr 0.01", "--elr 0.001"))
-    branch = folder / "branch-2_elr=0.001"
-    assert runs.read_log(branch)[0]["effective_lr"] == pytest.approx(0.001, rel=1e-6)
-    shutil.rmtree(branch)
-    base = SPHERE.replace("--no_schedule", "--d_schedule 10")
-    folder = run("--epochs 8 --overwrite", base=base)
-    rates = [row["effective_lr"] for row in runs.read_log(folder)]
-    wanted = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
-    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
-
-
-def test_frozen_weights_stay_and_trained_ones_move(run):
-    folder = run("--model ConvNetSIAf --noninvlr 0 --epochs 1")
-    saved = states(folder)
-    si = models.si_parameters(models.build(Model("ConvNetSIAf", 2), 10))
-    for name, _ in models.build(Model("ConvNetSIAf", 2), 10).named_parameters():
-        moved = not torch.equal(saved[0, 0][name], saved[1, 0][name])
-        assert moved == (name in si), name
 
 
 ADAM = TINY.replace("--momentum 0", "--optimizer adam")
@@ -213,15 +193,6 @@ def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
     assert {len(row) for row in rows} == {len(header)}
 
 
-def test_the_header_of_the_table_comes_again(capsys):
-    table, row = Table(), {"epoch": 1, "lr": 1, "train_loss": 1, "train_acc": 1, "si_norm": 1,
-                           "seconds": 1, "test_loss": None}  # fmt: skip
-    for _ in range(81):
-        table.show(row, evaluated=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert [i for i, line in enumerate(lines) if line == Table.HEADER] == [0, 41, 82]
-
-
 def test_bfloat16_is_of_training_and_metrics(run):
     """Its rounding shows in the losses, a little; the weights are float32."""
     extra = "--epochs 1 --metrics --save_freq 1 --lr_init 0.001"
@@ -236,16 +207,6 @@ def test_bfloat16_is_of_training_and_metrics(run):
     assert again["loss"] != measured["loss"] == pytest.approx(again["loss"], rel=0.1)
     assert again["params_norm"] == measured["params_norm"]
     assert all(v.dtype != torch.bfloat16 for v in states(folder)[1, 0].values())
-
-
-def test_seed_and_trial_decide_the_run(tmp_path):
-    finals = {}
-    for name, extra in {"a": "", "b": "", "seed": "--seed 2", "trial": "--trial 1"}.items():
-        train.main(f"{TINY} --dir {tmp_path}/{name} --epochs 1 {extra}".split())
-        folder = runs.trial_folder(tmp_path / name, 1 if name == "trial" else 0)
-        finals[name] = states(folder)[1, 0]
-    assert same(finals["a"], finals["b"])
-    assert not same(finals["a"], finals["seed"]) and not same(finals["a"], finals["trial"])
 
 
 @pytest.mark.parametrize(
@@ -266,18 +227,13 @@ def test_resumed_run_is_bit_identical(run, extra):
     assert [row["epoch"] for row in runs.read_log(folder)] == [e for e, _ in whole][1:]
 
 
-def test_resuming_a_complete_run_changes_nothing(run, capsys):
-    folder = run()
+def test_resuming_a_run_that_has_gone_as_far_changes_nothing(run, capsys):
+    folder = run("--epochs 3")
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    run("--resume")
-    assert "complete" in capsys.readouterr().out
-    assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-
-
-def test_a_run_that_has_gone_further_is_complete(run, capsys):
-    run("--epochs 3")
-    run("--epochs 2 --resume")
-    assert "complete: checkpoint-3.pt is its last" in capsys.readouterr().out
+    for epochs in (3, 2):
+        run(f"--epochs {epochs} --resume")
+        assert "complete: checkpoint-3.pt is its last" in capsys.readouterr().out
+        assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     run("--epochs 4 --resume")
     assert "epochs 3 to 4 on" in capsys.readouterr().out
 
@@ -343,6 +299,39 @@ def test_a_branch_that_was_cut_goes_on(run, cut):
     run(f"{words} --resume")
     resumed = states(branch)
     assert whole.keys() == resumed.keys() and all(same(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("script", ["train", "test"])
+def test_the_name_of_a_network_is_checked_before_the_data_are_loaded(
+    run, monkeypatch, capsys, script
+):
+    folder = run("--epochs 1")
+    monkeypatch.setattr("data.load", lambda *_, **__: pytest.fail("loaded"))
+    for place, message in (("nothing.py:net", "there is no file"), ("theory:net", "no function")):
+        with pytest.raises(SystemExit) as stop:
+            if script == "train":
+                run(f"--overwrite --model {place}")
+            test_script.main(f"--models_dir {folder} --model {place}".split())
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_a_mistake_is_told_before_torch_is_imported(tmp_path, script):
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--epoch", "3"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "did you mean --epochs?" in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_a_branch_off_another_network_leaves_nothing(run, capsys):
+    folder = run("--epochs 1")
+    with pytest.raises(SystemExit):
+        run("--resume_epoch 1 --num_channels 3")
+    assert "belongs to another network" in capsys.readouterr().err
+    assert not [*folder.glob("branch-*")]
 
 
 def test_branch_with_changed_options_has_its_own_folder(run, capsys):

@@ -88,6 +88,7 @@ def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(tmp_path, monkeypa
     (UserError("no such thing"), 2, "x.py: error: no such thing\n"),
     (OSError(28, "No space left", "a/file"), 1, "x.py: error: No space left: a/file\n"),
     (OSError("odd"), 1, "x.py: error: odd\n"),
+    (OSError(20, "Not a directory", "a/b"), 2, "x.py: error: Not a directory: a/b\n"),
     (Interrupted(signal.SIGTERM), 143, "x.py: stopped by SIGTERM\n"),
 ])  # fmt: skip
 def test_errors_are_one_line_and_a_status(capsys, error, status, message):
@@ -183,6 +184,13 @@ def test_want_of_memory_is_one_line(capsys, error):
     assert "not enough memory" in shown and "--batch_size" in shown
     with pytest.raises(RuntimeError, match="another"), user_errors("x.py"):
         raise RuntimeError("another")
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+        torch.compile(lambda x: torch._dynamo.graph_break(), fullgraph=True)(torch.ones(1))
+    shown = capsys.readouterr().err
+    assert stop.value.code == 1 and shown.count("\n") == 1 and "--compile fails (" in shown
 
 
 def test_a_lock_is_waited_for(tmp_path):
