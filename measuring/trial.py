@@ -14,7 +14,8 @@ import models
 from data import ImageSet
 from measuring import wanted
 from measuring.meter import Meter
-from measuring.recorder import measure_as, recording_meters
+from measuring.recorder import recording_meters
+from measuring.wanted import measure_as
 from models.own import fails
 from options import Measure, Train
 from runs import checkpoints

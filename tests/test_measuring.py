@@ -460,7 +460,10 @@ def test_ensembles_with_an_anchor_and_with_an_independent_run(run):
 def test_a_checkpoint_is_measured_on_the_images_of_its_run(run, use_test):
     base = TINY if use_test else TINY.replace("--use_test", "")
     base = base.replace("--use_data_size 200", "--use_data_size 1350" if use_test else "")
-    extra = "--epochs 1 --metrics --corrupt_train 0.3 --norm_eps 0.1 --depth 2 --batch_size 500"
+    extra = (
+        "--epochs 1 --metrics --corrupt_train 0.3 --norm_eps 0.1 --depth 2 --batch_size 500 "
+        "--use_squared_loss"
+    )
     folder = run(f"{extra} --save_freq 1", base=base)
     found = minima.measure(folder, folder / "checkpoint-1.pt")
     expected = arrays(folder)

@@ -74,12 +74,6 @@ def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
             runs.check_same_run(tmp_path, Train(**{key: value}))
 
 
-def test_damaged_configuration_is_named(tmp_path):
-    (tmp_path / runs.CONFIG).write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
-        runs.read_config(tmp_path)
-
-
 # --- files ---
 
 
