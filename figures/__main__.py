@@ -22,21 +22,21 @@ from options import Options, option, parse
 from utils import user_errors
 
 
-def window(text: str) -> tuple[float, float]:
+def epochs_of(text: str) -> tuple[float, float]:
     """The first and the last epoch of A:B; either may be left out.
 
     Raises
     ------
     ValueError : it is not of this form.
     """
-    first, separator, last = text.partition(":")
     try:
-        found = float(first or 0), float(last or "inf")
+        first, last = text.split(":")
+        window = float(first or 0), float(last or "inf")
+        if not 0 <= window[0] <= window[1]:
+            raise ValueError
     except ValueError:
-        found = (1, 0)
-    if not separator or not 0 <= found[0] <= found[1]:
-        raise ValueError(f"{text} is not A:B with epochs 0 <= A <= B")
-    return found
+        raise ValueError(f"{text} is not A:B with epochs 0 <= A <= B") from None
+    return window
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Draw(Options):
         (), "experiments, lines, runs or branches to draw together (none: list the experiments)"
     )
     branches: bool = option(False, "draw the branches too that are below the folders")
-    epochs: str = option(":", "draw only the epochs A to B, as A:B, A: or :B", window)
+    epochs: str = option(":", "draw only the epochs A to B, as A:B, A: or :B", epochs_of)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{words}; figure: {path.with_suffix('.png')}")
     elif options.folders:
         plt.switch_backend("agg")
-        report(options.folders, options.branches, window(options.epochs))
+        report(options.folders, options.branches, epochs_of(options.epochs))
     else:
         print(listing(Path("Experiments")))
         print("\npython -m figures FOLDER draws one of them, or several folders side by side")

@@ -39,9 +39,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 continue
             if None in row or None in row.values():
                 raise ValueError("a row of another length")
-            if not math.isfinite(float(row["step"])):
-                raise ValueError(f"step {row['step']}")
             values = [float(row[key] or "nan") for key in WANTED]
+            if not math.isfinite(values[0]):
+                raise ValueError(f"step {row['step']}")
             while rows and rows[-1][0] >= values[0]:
                 rows.pop()
             rows.append(values)

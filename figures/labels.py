@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ SWITCHES = {
     "fbgd": ("full batch", "mini-batches"),
     "use_squared_loss": ("squared loss", "cross-entropy"),
     "no_schedule": ("constant rate", "schedule"),
+    "cosan_schedule": ("cosine", "no cosine"),
 }
 
 
@@ -41,6 +42,11 @@ class Line(NamedTuple):
 def on_sphere(runs: Sequence[Run]) -> bool:
     """Whether all runs were trained at a fixed effective learning rate."""
     return all(run.on_sphere for run in runs)
+
+
+def differ(runs: Sequence[Run], key: str) -> bool:
+    """Whether these runs differ in an option."""
+    return len({run.config.get(key) for run in runs}) > 1
 
 
 def lines_of(runs: Sequence[Run]) -> tuple[list[Line], str]:
@@ -85,32 +91,22 @@ def labels(runs: Sequence[Run], without: Sequence[str] = (), unique: bool = True
     the length, or the part of the folder's name in which they differ; a single one is its rate.
     """
     keys = [key for key in differing_options([run.config for run in runs]) if key not in without]
-    settings = [key for key in keys if key not in SEEDS]
-    names = [run.config.get("name") or _name(run, runs, settings, without) for run in runs]
+    names = [run.config.get("name") or _name(run, runs, keys, without) for run in runs]
     if not unique:
         return names
-    seeds = [_join(*(_words(key, run.config) for key in keys if key in SEEDS)) for run in runs]
-    lengths = [f"{run.config.get('epochs')} epochs" for run in runs]
-    for more in (seeds, lengths):
-        for equal in _equal(names):
-            if len({more[i] for i in equal}) == len(equal):
-                for i in equal:
-                    names[i] = _join(names[i], more[i])
-    for equal in _equal(names):
-        parts = _different_parts([runs[i].folder.parts for i in equal])
-        for i, part in zip(equal, parts, strict=True):
-            names[i] = _join(names[i], part)
     if len(runs) == 1 and not names[0]:
         return [_rate(runs[0])]
+    for name in [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        equal = [i for i, other in enumerate(names) if other == name]
+        seeds = [_join(*(_words(k, runs[i].config) for k in keys if k in SEEDS)) for i in equal]
+        lengths = [f"{runs[i].config.get('epochs')} epochs" for i in equal]
+        folders = [runs[i].folder.parts for i in equal]
+        shared = set.intersection(*map(set, folders))
+        parts = ["/".join(part for part in folder if part not in shared) for folder in folders]
+        telling = next((t for t in (seeds, lengths) if len({*t}) == len(equal)), parts)
+        for i, more in zip(equal, telling, strict=True):
+            names[i] = _join(name, more)
     return names
-
-
-def _equal(names: Sequence[str]) -> list[list[int]]:
-    """The places of each name that is there more than once."""
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name, []).append(place)
-    return [equal for equal in places.values() if len(equal) > 1]
 
 
 def _join(*parts: str) -> str:
@@ -122,18 +118,17 @@ def _rate(run: Run) -> str:
 
 
 def _name(run: Run, runs: Sequence[Run], keys: Sequence[str], without: Sequence[str]) -> str:
-    rates = {_rate(other) for other in runs}
-    parts = [_rate(run)] if len(rates) > 1 and not {"elr", "lr_init"} & set(without) else []
-    for key in keys:
-        if key not in (*RATES, "epochs"):
-            parts.append(_words(key, run.config))
-    branches = {other.config.get("resume_epoch") for other in runs}
-    if len(branches) > 1:
-        parts.append(f"from epoch {run.config['resume_epoch']}" if run.is_branch else "")
+    """The rate, the other options but seeds, and the branch, as far as they differ."""
+    parts = []
+    if len({_rate(other) for other in runs}) > 1 and not {"elr", "lr_init"} & set(without):
+        parts = [_rate(run)]
+    parts += [_words(key, run.config) for key in keys if key not in (*RATES, *SEEDS, "epochs")]
+    if len({other.config.get("resume_epoch") for other in runs}) > 1 and run.is_branch:
+        parts.append(f"from epoch {run.config['resume_epoch']}")
     return _join(*parts)
 
 
-def _words(key: str, config: dict) -> str:
+def _words(key: str, config: dict[str, Any]) -> str:
     """An option's value, in words."""
     value, name = config.get(key), NAMES.get(key, key.replace("_", " "))
     if key == "fix_si_pnorm_value" and (not config.get("fix_si_pnorm") or value <= 0):
@@ -152,9 +147,3 @@ def _words(key: str, config: dict) -> str:
         value = value.rpartition("/")[2]
         return value if len(value) <= LONGEST else f"…{value[1 - LONGEST :]}"
     return f"{name} = {value:g}" if isinstance(value, int | float) else f"{name} = {value}"
-
-
-def _different_parts(folders: Sequence[tuple[str, ...]]) -> list[str]:
-    """Of each folder's path the parts that not all of them have."""
-    shared = set.intersection(*map(set, folders))
-    return ["/".join(part for part in folder if part not in shared) for folder in folders]

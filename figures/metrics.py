@@ -3,47 +3,34 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 
+from figures.curves import (
+    PANELS,
+    draw_by_epoch,
+    draw_phase,
+    draw_seeds,
+    effective_lr_label,
+    file_of,
+    name_lines,
+)
 from figures.labels import lines_of
-from figures.style import describe, draw_phases, effective_lr_label, marker, name_lines
-from runs import Run, at_common_epochs
+from figures.style import describe, sample
+from runs import Curve, Run, at_common_epochs
 from theory.dynamics import norm_power
 
-SHARE = "trace / number of weights"
-# title -> (arrays, a line style each, y axis, its scale); of a vector the largest element counts.
-PANELS = {
-    "Leading Hessian eigenvalue": (("hess_evals",), "eigenvalue", "log"),
-    "Leading Fisher eigenvalue": (("fisher_evals",), "eigenvalue", "log"),
-    "Sharpness on the unit sphere": (("sharpness",), "eigenvalue", "log"),
-    "Trace of the Hessian": (
-        ("hess_trace", "hess_trace_normal", "hess_trace_corrupt"), SHARE, "symlog",
-    ),
-    "Trace of the Fisher matrix": (
-        ("fisher_trace", "fisher_trace_normal", "fisher_trace_corrupt"), SHARE, "log",
-    ),
-    "Mean of the batch gradients": (("gm_norm",), "norm", "log"),
-    "Deviation of the batch gradients": (("gs_norm",), "norm", "log"),
-    "Loss of the subsets": (("loss", "loss_normal", "loss_corrupt"), "train loss", "log"),
-    "Error of the subsets": (("acc", "acc_normal", "acc_corrupt"), "train error, %", "linear"),
-    "Direction and the start's": (("cos_init",), "cosine with epoch 0", "linear"),
-    "Distance from the start": (("l2_init",), "distance from epoch 0", "linear"),
-}  # fmt: skip
-STYLES = {"": "-", "normal": "--", "corrupt": ":"}
-SUBSETS = {"": "all images", "normal": "true labels", "corrupt": "corrupted labels"}
+MEASURED = (
+    "hess_evals", "fisher_evals", "sharpness", "hess_trace", "fisher_trace", "gm_norm", "gs_norm",
+    "loss", "acc", "cos_init", "l2_init",
+)  # fmt: skip
+# What the array of a subset ends with -> its line, its name.
+SUBSETS = {
+    "": ("-", "all images"),
+    "_normal": ("--", "true labels"),
+    "_corrupt": (":", "corrupted labels"),
+}
 # These are in every run's files, and the main figures show them: of interest beside their subsets.
 MAIN = ("loss", "acc")
-
-
-def find_array(run: Run, name: str) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """The file in which a run has this array, the epochs and the values: (n,) each, or None."""
-    for file in run.files():
-        arrays = run.metrics(file)
-        if name in arrays:
-            values = np.asarray(arrays[name], dtype=float)
-            return file, arrays["report_epochs"], values.reshape(len(values), -1).max(1)
-    return None
 
 
 def metrics(runs: Sequence[Run]) -> Figure | None:
@@ -55,10 +42,10 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     """
     lines, note = lines_of(runs)
     panels = {}
-    for title, (names, *_) in PANELS.items():
-        arrays = {(run.folder, name): find_array(run, name) for run in runs for name in names}
-        if any(array and key[1] not in MAIN for key, array in arrays.items()):
-            panels[title] = arrays
+    for array in MEASURED:
+        files = {array + end: [file_of(run, array + end) for run in runs] for end in SUBSETS}
+        if any(any(found) for name, found in files.items() if name not in MAIN):
+            panels[array] = files
     if not panels:
         return None
     columns = min(len(panels), 4)
@@ -67,22 +54,16 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    subsets = set()
-    for axis, (title, arrays) in zip(axes.flat, panels.items(), strict=False):
-        names, y, scale = PANELS[title]
-        for line, run, name in ((ln, r, n) for ln in lines for r in ln.runs for n in names):
-            if arrays[run.folder, name] is None:
-                continue
-            _, epochs, values = arrays[run.folder, name]
-            values = 100 * (1 - values) if name.startswith("acc") else values
-            subset = name.rsplit("_", 1)[-1] if name.endswith(("normal", "corrupt")) else ""
-            subsets.add(subset)
-            axis.plot(epochs, values, STYLES[subset], color=line.colour, linewidth=1.2)
-        files = ", ".join(dict.fromkeys(array[0] for array in arrays.values() if array))
-        describe(axis, f"{title}\n({files})", "epoch", y, yscale=scale)
-    marks = [(plt.Line2D([], [], linestyle=STYLES[subset], color="grey"), SUBSETS[subset])
-             for subset in STYLES if len(subsets) > 1]  # fmt: skip
-    name_lines(figure, lines, note, *marks)
+    marks = {}
+    for axis, (array, files) in zip(axes.flat, panels.items(), strict=False):
+        title, y, scale = PANELS[array]
+        for end, (style, name) in SUBSETS.items():
+            if any(files[array + end]):
+                draw_by_epoch(axis, lines, array + end, linestyle=style)
+                marks[name] = sample(linestyle=style, color="grey")
+        named = dict.fromkeys(file for found in files.values() for file in found if file)
+        describe(axis, f"{title}\n({', '.join(named)})", "epoch", y, yscale=scale)
+    name_lines(figure, lines, note, marks if len(marks) > 1 else {})
     return figure
 
 
@@ -100,14 +81,15 @@ def effective_steps(runs: Sequence[Run]) -> Figure | None:
     lines, note = lines_of(runs)
     figure, (phase_axis, step_axis) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for line in lines:
+        steps = []
         for run in line.runs:
             epochs, rate, gradient = at_common_epochs(run.curves, *needed)
-            draw_phases(phase_axis, rate, rate * gradient, line.colour)
-            step_axis.plot(epochs, rate * gradient, color=line.colour, linewidth=1.2)
+            draw_phase(phase_axis, rate, rate * gradient, line.colour)
+            steps.append(Curve(epochs, rate * gradient))
+        draw_seeds(step_axis, steps, line.colour, "log")
     step = "mean effective step η̃‖g̃‖ = η‖g‖ / ρ"
-    describe(
-        phase_axis, "Effective step by effective rate", effective_lr_label(runs), step, "log", "log"
-    )
+    rate = effective_lr_label(runs)
+    describe(phase_axis, "Effective step by effective rate", rate, step, "log", "log")
     describe(step_axis, "Effective step by epoch", "epoch", step, yscale="log")
-    name_lines(figure, lines, note, (marker("o"), "start"))
+    name_lines(figure, lines, note, {"start": sample(marker="o")})
     return figure

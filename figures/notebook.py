@@ -1,6 +1,9 @@
 """What Plots.ipynb needs besides the figures: the runs that it shows, in small pictures."""
 
 import io
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.figure import Figure
 
 from figures.report import NO_RUNS
 from figures.style import plt
@@ -16,13 +19,27 @@ def experiments_in(root: str) -> dict[str, list[Run]]:
     return experiments or find_experiments("results")
 
 
-def show() -> None:
-    """Show the latest figure in 32 colours at a low resolution, which keeps the notebook small."""
-    from IPython.display import display  # only here: nothing else needs it
-    from PIL import Image
+def show_each(
+    experiments: Mapping[str, Sequence[Run]], draw: Callable[[Sequence[Run]], Figure | None]
+) -> None:
+    """Show the figure that `draw` makes of each experiment, under its name; of some it is None."""
+    from IPython.display import Markdown, display  # only here: nothing else needs it
 
-    picture = io.BytesIO()
-    plt.savefig(picture, dpi=60)
+    for name, runs in experiments.items():
+        if draw(runs) is not None:
+            display(Markdown(f"### {name}"))
+            show()
+
+
+def show() -> None:
+    """Show the latest figure in 64 colours at a low resolution, which keeps the notebook small."""
+    from IPython.display import Image, display
+    from PIL import Image as Picture
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    plt.savefig(drawn, dpi=60)
     plt.close()
-    image = Image.open(picture).convert("RGB")
-    display(image.quantize(32, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+    picture = Picture.open(drawn).convert("RGB")
+    picture = picture.quantize(64, Picture.Quantize.FASTOCTREE, dither=Picture.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    display(Image(small.getvalue()))

@@ -1,83 +1,72 @@
 """Single runs: loss above ρ in panels, the layers of one run, and one period step by step."""
 
-import operator
-import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.curves import draw_seeds
 from figures.labels import label, lines_of
-from figures.style import COLOURS, colours, describe, draw_curve, name_below, shades
+from figures.style import COLOURS, describe, name_below, shades
 from runs import Run
 from theory.dynamics import effective_lr, norm_power
 from theory.periods import find_periods
+from utils import plural
 
 TITLE = 34  # letters that fit above a panel
 PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
 def panels(runs: Sequence[Run]) -> Figure:
-    """Loss and ρ of every setting in panels, its seeds together, under its label."""
-    lines, note = lines_of(runs)
-    figure = loss_panels({line.label: line.runs for line in lines})
-    if note:
-        figure.suptitle(note)
-    return figure
+    """Training loss above the norm ρ by epoch, a column of panels for each setting.
 
-
-def loss_panels(
-    named: Mapping[str, Run | Sequence[Run]],
-    behaviour: Callable[[Run], str] = operator.attrgetter("behaviour"),
-) -> Figure:
-    """Training loss above the norm ρ by epoch, a column of panels for each name.
-
-    Above it stand the name and the `behaviour` of its run, or of its several seeds, the first of
-    which is drawn darkest. Triangles mark on the loss its minimum before each turn of ρ, and the
-    turn on ρ.
+    Above it stand the setting and its periods or regime. Of several seeds the first is drawn
+    darkest. Triangles mark on the loss its minimum before each turn of ρ, and the turn on ρ.
     """
-    rows = -(-len(named) // 4)
-    columns = -(-len(named) // rows)
+    lines, note = lines_of(runs)
+    rows = -(-len(lines) // 4)
+    columns = -(-len(lines) // rows)
     figure, axes = plt.subplots(
         2 * rows, columns, figsize=(3 * columns + 0.6, 4.2 * rows), layout="constrained",
         squeeze=False,
     )  # fmt: skip
     loss_axes, norm_axes = axes[0::2].ravel(), axes[1::2].ravel()
-    for axis in (*loss_axes[len(named) :], *norm_axes[len(named) :]):
+    for axis in (*loss_axes[len(lines) :], *norm_axes[len(lines) :]):
         axis.set_visible(False)
-    drawn = list(zip(named.items(), colours(named), loss_axes, norm_axes, strict=False))
-    for (_, runs), colour, loss_axis, norm_axis in drawn:
+    drawn = list(zip(lines, loss_axes, norm_axes, strict=False))
+    for line, loss_axis, norm_axis in drawn:
         loss_axis.sharey(loss_axes[0])
         norm_axis.sharex(loss_axis)
-        runs = [runs] if isinstance(runs, Run) else runs
-        for i, run in reversed([*enumerate(runs)]):
-            width, alpha = (0.8, 0.35) if i else (1.3, 1)
+        for run in reversed(line.runs):
+            style = {"linewidth": 0.8, "alpha": 0.35}
+            if run is line.runs[0]:
+                style = {"linewidth": 1.3}
             for axis, name in ((loss_axis, "train_loss"), (norm_axis, "si_norm")):
                 if name in run.history:
-                    draw_curve(axis, run.history[name], colour, width, alpha)
-            mark_periods(loss_axis, norm_axis, run, colour)
-    for (title, runs), _, loss_axis, norm_axis in drawn:
-        runs = [runs] if isinstance(runs, Run) else runs
+                    draw_seeds(axis, [run.history[name]], line.colour, "log", **style)
+            mark_periods(run, line.colour, loss_axis, norm_axis)
+    for line, loss_axis, norm_axis in drawn:
         left = loss_axis in axes[:, 0]
-        above = _above(title, _of_seeds([behaviour(run) for run in runs]))
-        describe(loss_axis, above, "", "train loss" if left else "", yscale="log")
+        title = _above(line.label, _behaviour(line.runs))
+        describe(loss_axis, title, "", "train loss" if left else "", yscale="log")
         loss_axis.title.set_fontsize(10)
         describe(norm_axis, "", "epoch", "norm ρ" if left else "", yscale="log")
         loss_axis.tick_params(labelbottom=False, labelleft=left)
+    if note:
+        figure.suptitle(note)
     return figure
 
 
-def _of_seeds(behaviours: Sequence[str]) -> str:
-    """The behaviours of several runs, "3 to 5 periods" where all have periods."""
-    if len(behaviours) == 1 or not all(re.match(r"\d+ period", text) for text in behaviours):
-        return "; ".join(dict.fromkeys(behaviours))
-    counts = [int(text.split()[0]) for text in behaviours]
-    return (
-        f"{min(counts)} to {max(counts)} periods" if len({*counts}) > 1 else f"{counts[0]} periods"
-    )
+def _behaviour(runs: Sequence[Run]) -> str:
+    """What the runs of a setting do, "3 to 5 periods" where several have periods."""
+    counts = [len(run.periods) for run in runs]
+    if len(runs) == 1 or min(counts) == 0:
+        return "; ".join(dict.fromkeys(run.behaviour for run in runs))
+    most = plural(max(counts), "period")
+    return most if min(counts) == max(counts) else f"{min(counts)} to {most}"
 
 
 def _above(title: str, what: str) -> str:
@@ -88,14 +77,17 @@ def _above(title: str, what: str) -> str:
     return "\n".join(parts)
 
 
-def mark_periods(loss_axis: Axes, norm_axis: Axes, run: Run, colour: str, size=5) -> None:
+def mark_periods(
+    run: Run, colour: str, loss_axis: Axes, norm_axis: Axes | None = None, size: float = 5
+) -> None:
     """Triangles where ρ turns, and at the lowest loss before."""
     mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black",
-            "markersize": size, "markeredgewidth": size / 6}  # fmt: skip
+            "markersize": size, "markeredgewidth": size / 6, "zorder": 3}  # fmt: skip
     if len(run.periods):
         each = run.periods.each
-        norm_axis.plot(each("turn"), each("rho_turn"), **mark)
         loss_axis.plot(each("low"), each("loss_low"), **mark)
+        if norm_axis:
+            norm_axis.plot(each("turn"), each("rho_turn"), **mark)
 
 
 def layers(run: Run, title: str | None = None) -> Figure:
@@ -114,7 +106,7 @@ def layers(run: Run, title: str | None = None) -> Figure:
     above = f"Effective learning rate of each layer, {title}"
     power = "²" if norm_power(run.optimizer) == 2 else ""
     describe(rates, above, "epoch", f"η / (norm of the layer){power}", yscale="log")
-    name_below(figure, norms.lines, names)
+    name_below(figure, dict(zip(names, norms.lines, strict=True)))
     return figure
 
 
@@ -153,29 +145,24 @@ def one_period(runs: Sequence[Run]) -> Figure | None:
     )  # fmt: skip
     for column, letters, (first, last) in zip(axes.T, ("B", "CA"), windows, strict=True):
         at = (time >= first) & (time <= last)
-        column[0].plot(time[at], trace["loss"][at], color=COLOURS[0])
-        column[1].plot(time[at], rho[at], color=COLOURS[3])
-        column[2].plot(time[at], decay[at], color=COLOURS[5])
-        column[2].plot(time[at], growth[at], color=COLOURS[3])
+        curves = ((0, trace["loss"], 0), (1, rho, 3), (2, decay, 5), (2, growth, 3))
+        for row, values, colour in curves:
+            column[row].plot(time[at], values[at], color=COLOURS[colour])
         for name, begin, end in zip("BCA", bounds, bounds[1:], strict=False):
+            inside = max(begin, first), min(end, last)
             for axis in column:
-                axis.axvspan(
-                    max(begin, first), min(end, last), color=PHASES[name], alpha=0.15, lw=0
-                )
+                axis.axvspan(*inside, color=PHASES[name], alpha=0.15, lw=0)
             if name in letters:
                 place = {"xycoords": ("data", "axes fraction"), "ha": "center", "size": 12}
                 column[0].annotate(name, ((begin + end) / 2, 1.02), **place)
-    left = axes[0, 0], axes[1, 0], axes[2, 0]
-    for axes_of_row, axis, y, scale in zip(
-        axes, left, ("loss of the batch", "norm ρ", "change of ρ in a step"),
-        ("log", "linear", "log"), strict=True,
-    ):  # fmt: skip
-        describe(axis, "", "", y, yscale=scale)
-        axes_of_row[1].grid(alpha=0.3)
+    rows = (("loss of the batch", "log"), ("norm ρ", "linear"), ("change of ρ in a step", "log"))
+    for (left, right), (y, scale) in zip(axes, rows, strict=True):
+        describe(left, "", "", y, yscale=scale)
+        right.grid(alpha=0.3)
     axes[2, 0].set_xlabel("epoch")
     axes[2, 1].set_xlabel("epoch: C and A")
     words = ("ηλρ: weight decay shrinks ρ", "η²‖g̃‖²/(2ρ³): the gradient enlarges ρ")
-    name_below(figure, axes[2, 0].lines, words)
+    name_below(figure, dict(zip(words, axes[2, 0].lines, strict=True)))
     words = "B weight decay dominates, C destabilisation, A gradients dominate"
     figure.suptitle(f"One period of {'/'.join(run.folder.parts[-2:])}: {words}")
     return figure

@@ -57,28 +57,26 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
     arrays : of `measuring.paths.connect`.
     """
     figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
-    (loss_axis, error_axis), barrier_axes = axes
-    names = [relation(arrays, i, j) for i, j in arrays["pair"]]
-    handles = {}
-    degrees = np.degrees(arrays["angle"])
+    relations = np.array([relation(arrays, i, j) for i, j in arrays["pair"]])
+    named = {}
     for name, colour, marker in zip(RELATIONS, COLOURS, "osDv^", strict=False):
-        chosen = np.array([n == name for n in names])
+        chosen = relations == name
         if not chosen.any():
             continue
-        style = {"color": colour, "linewidth": 0.8}
-        loss_axis.plot(arrays["t"], arrays["train_loss"][chosen].T, **style)
-        error_axis.plot(arrays["t"], 100 * arrays["test_error"][chosen].T, **style)
-        barriers = arrays["train_loss_barrier"], 100 * arrays["test_error_barrier"]
-        for axis, values in zip(barrier_axes, barriers, strict=True):
-            (handles[name],) = axis.plot(
-                degrees[chosen], values[chosen], marker, color=colour, alpha=0.8
-            )
+        degrees = np.degrees(arrays["angle"][chosen])
+        for (path_axis, barrier_axis), key, unit in zip(
+            axes.T, ("train_loss", "test_error"), (1, 100), strict=True
+        ):
+            values, barriers = unit * arrays[key][chosen], unit * arrays[f"{key}_barrier"][chosen]
+            path_axis.plot(arrays["t"], values.T, color=colour, linewidth=0.8)
+            style = {"color": colour, "alpha": 0.8}
+            (named[name],) = barrier_axis.plot(degrees, barriers, marker, **style)
     way = "arc" if arrays["arc"] else "line"
     share = f"position t on the {way}"
-    describe(loss_axis, f"Train loss along the {way}", share, "cross-entropy", yscale="log")
-    describe(error_axis, f"Test error along the {way}", share, "error, %")
+    describe(axes[0, 0], f"Train loss along the {way}", share, "cross-entropy", yscale="log")
+    describe(axes[0, 1], f"Test error along the {way}", share, "error, %")
     angle = "angle between the SI weights, degrees"
-    describe(barrier_axes[0], "Barrier in train loss", angle, "cross-entropy")
-    describe(barrier_axes[1], "Barrier in test error", angle, "points of error, %")
-    name_below(figure, list(handles.values()), list(handles))
+    describe(axes[1, 0], "Barrier in train loss", angle, "cross-entropy")
+    describe(axes[1, 1], "Barrier in test error", angle, "points of error, %")
+    name_below(figure, named)
     return figure

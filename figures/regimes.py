@@ -26,28 +26,27 @@ def regime_diagram(
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     levels = [r.level for r in regimes if np.isfinite(r.level)]
     floor, top = 1e-6 * max(levels, default=1), 10 * max(levels, default=1)
-    handles, names = [], []
+    named = {}
     for name, shape, colour in zip((*REGIMES, None), "os^x", (*COLOURS[:3], "grey"), strict=True):
-        group = [(elr, r) for elr, r in zip(elrs, regimes, strict=True) if r.name == name]
-        group = [(elr, np.clip([r.low, r.level, r.high], floor, top)) for elr, r in group
-                 if not np.isnan(r.level)]  # fmt: skip
+        group = [
+            (elr, *np.clip([r.low, r.level, r.high], floor, top))
+            for elr, r in zip(elrs, regimes, strict=True)
+            if r.name == name and not np.isnan(r.level)
+        ]
         if group:
-            x, (low, level, high) = [elr for elr, _ in group], np.array([v for _, v in group]).T
+            x, low, level, high = np.array(group).T
             bars = np.array([level - low, high - level])
-            handles.append(axis.errorbar(x, level, bars, fmt=shape, color=colour))
-            names.append(name or "none yet")
+            named[name or "none yet"] = axis.errorbar(x, level, bars, fmt=shape, color=colour)
     if random_level is not None:
-        handles.append(axis.axhline(random_level, color="grey", linestyle="--"))
-        names.append("random guessing")
+        named["random guessing"] = axis.axhline(random_level, color="grey", linestyle="--")
     if bound is not None:
-        handles.append(axis.axvline(bound, color="black", linestyle=":"))
-        names.append("linear stability bound")
+        named["linear stability bound"] = axis.axvline(bound, color="black", linestyle=":")
     if any(r.level < floor for r in regimes):
         note = "lowest points: at or below this level"
         axis.text(0.02, 0.12, note, transform=axis.transAxes, fontsize=8)
     title = "Final loss by effective learning rate"
     describe(axis, title, "effective learning rate", "loss, second half", "log", "log")
-    name_below(figure, handles, names)
+    name_below(figure, named)
     return figure
 
 
@@ -56,15 +55,11 @@ def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
 
     Of those whose training loss is known; None without any.
     """
-    seen: dict[float, list[Run]] = {}
-    for run in (run for run in runs if "train_loss" in run.history):
-        seen.setdefault(run.config["elr"], []).append(run)
-    named = [
-        (elr * 1.04 ** (i - (len(same) - 1) / 2), run.regime)
-        for elr, same in seen.items()
-        for i, run in enumerate(same)
-    ]
-    return regime_diagram(*zip(*named, strict=True)) if named else None
+    runs = [run for run in runs if "train_loss" in run.history]
+    rates = [run.config["elr"] for run in runs]
+    places = [rates[:i].count(rate) - (rates.count(rate) - 1) / 2 for i, rate in enumerate(rates)]
+    beside = [rate * 1.04**place for rate, place in zip(rates, places, strict=True)]
+    return regime_diagram(beside, [run.regime for run in runs]) if runs else None
 
 
 def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:

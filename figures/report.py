@@ -11,8 +11,8 @@ import numpy as np
 from figures.labels import lines_of, on_sphere
 from figures.metrics import effective_steps, metrics
 from figures.panels import one_period, panels
-from figures.papers import figure2, three_regimes
-from figures.rates import applicable
+from figures.papers import figure2, loss_and_error, three_regimes
+from figures.rates import conventional, label_noise, sharpness_by_rate
 from figures.regimes import diagram_of_runs
 from figures.style import save
 from figures.tables import period_table, table
@@ -25,6 +25,16 @@ NO_RUNS = (
 )
 WHOLE = (0, np.inf)
 LONGEST_NAME = 100  # characters of a file's name
+# Drawn besides the main figures, by the name of the file; None where they have nothing to show.
+MORE = {
+    "effective_step": effective_steps,
+    "metrics": metrics,
+    "one_period": one_period,
+    "sharpness": sharpness_by_rate,
+    "label_noise": label_noise,
+    "conventional": conventional,
+    "loss_and_error": loss_and_error,
+}
 
 
 def report(
@@ -35,19 +45,11 @@ def report(
 ) -> None:
     """Save the figures of the runs in some folders, print their table; of one run its periods.
 
-    `periods.png` (loss above ρ, a panel each) and `overview.png` (P1's Figure 2), or, on the
-    sphere, `three_regimes.png` and `regime_diagram.png`, go into the folder with
-    `effective_step.png` and, where more was measured, `metrics.png`, and where steps were traced
-    `one_period.png`; the names of those of several folders say which, and they go where the folders
-    lie. Of every run only the epochs in the window count. Without `nested` the folders are
+    They go into the folder, or those of several folders where these lie, under names that say
+    which. Of every run only the epochs in the window count. Without `nested` the folders are
     experiments, and those below them are left out.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches, nested)}.values())
-    published = all(folder.name.startswith("figure2") for folder in folders)
-    overview = functools.partial(figure2, published=published)
-    figures = {"periods": panels, "overview": overview}
-    if on_sphere(runs):
-        figures = {"three_regimes": three_regimes, "regime_diagram": diagram_of_runs}
     place, which = name_for(folders)
     if branches:
         which += "_branches"
@@ -57,9 +59,12 @@ def report(
         runs = [run for run in runs if any(len(curve.epochs) for curve in run.history.values())]
         if not runs:
             raise UserError("nothing was recorded in the epochs {:g}:{:g}".format(*window))
+    published = all(folder.name.startswith("figure2") for folder in folders)
+    main = {"periods": panels, "overview": functools.partial(figure2, published=published)}
+    if on_sphere(runs):
+        main = {"three_regimes": three_regimes, "regime_diagram": diagram_of_runs}
     written = []
-    more = {"effective_step": effective_steps, "metrics": metrics, "one_period": one_period}
-    for name, draw in {**figures, **more, **applicable(runs)}.items():
+    for name, draw in (main | MORE).items():
         figure = draw(runs)
         if figure is not None:
             written.append(place / f"{name}{which}.png")
@@ -129,7 +134,7 @@ def name_for(folders: Sequence[Path]) -> tuple[Path, str]:
     if len(folders) == 1:
         return folders[0], ""
     place = Path(os.path.commonpath(folders))
-    parts = ["_".join((f if f != place else f.absolute()).parts[-1:]) for f in folders]
+    parts = [folder.absolute().name for folder in folders]
     if len(set(parts)) < len(parts):  # as in trial_0 of two lines
         parts = ["_".join(f.relative_to(place).parts) or f.absolute().name for f in folders]
     name = "_" + "_and_".join(parts)

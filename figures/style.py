@@ -1,21 +1,20 @@
 """What all figures share: colours, axes, legends, and how they are saved."""
 
-import functools
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
-from theory.dynamics import norm_power
 from utils import write_atomically
 
 DPI = 150
@@ -24,7 +23,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 NARROWEST = {"log": 2.0, "linear": 1.1}  # ratio of an axis's ends: rounding is not magnified
 TICKS = {"x": 5, "y": 7}  # labels at most
 STEPS = (1, 2, 2.5, 5, 10)  # between labels
-LONGEST = 60  # letters in a line of a legend
+LEGEND_WIDTH = 60  # letters in a line of a legend
 
 
 def colours(items: Sequence) -> list[str]:
@@ -68,6 +67,8 @@ def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="li
             side.set_major_formatter(FuncFormatter(lambda value, _, side=side: _text(value, side)))
             side.set_minor_locator(LogLocator(subs=range(2, 10)))
             side.set_minor_formatter(NullFormatter())
+        elif name == "x" and low == high:  # a single epoch
+            side.set_ticks([low])
         else:
             side.set_major_locator(MaxNLocator(TICKS[name] - 1, steps=STEPS))
 
@@ -89,18 +90,11 @@ class _LogTicks(Locator):
         self.most = most
 
     def __call__(self) -> list[float]:
-        return self.tick_values(*self.axis.get_view_interval())
-
-    def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        low, high = sorted((vmin, vmax))
-        if low <= 0:
-            return []
+        low, high = sorted(self.axis.get_view_interval())
         decades = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         dense = ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3))
-        powers = ((every, (1,)) for every in (1, 2, 3, 5, 10, 20, 50))
-        dense = dense if high < 1000 * low else ()
-        steps = (*((1, digits) for digits in dense), *powers)
-        for every, digits in steps:
+        dense = [(1, digits) for digits in dense if high < 1000 * low]
+        for every, digits in (*dense, *((every, (1,)) for every in (1, 2, 3, 5, 10, 20, 50))):
             ticks = [d * 10.0**e for e in decades if e % every == 0 for d in digits]
             ticks = [tick for tick in ticks if low <= tick <= high]
             gaps = np.diff(np.log(ticks)) * self.most
@@ -121,12 +115,12 @@ def _text(value: float, side) -> str:
 
 
 def name_below(
-    figure: Figure, lines: Sequence[Line2D], names: Sequence[str], title: str | None = None
+    figure: Figure, named: Mapping[str, Artist | Sequence[Artist]], title: str | None = None
 ) -> None:
-    """A legend below all panels, which the figure grows for; long names are wrapped."""
-    if not lines:
+    """A legend of artists by name below all panels; the figure grows for it, long names wrap."""
+    if not named:
         return
-    names = [textwrap.fill(name, LONGEST, break_on_hyphens=False) for name in names]
+    names = [textwrap.fill(name, LEGEND_WIDTH, break_on_hyphens=False) for name in named]
     width, height = figure.get_size_inches()
     longest = max(len(part) for name in names for part in name.split("\n"))
     columns = min(len(names), max(int(72 * width / (60 + 6.2 * longest)), 1))
@@ -134,63 +128,19 @@ def name_below(
     texts = sum(max(name.count("\n") + 1 for name in row) for row in rows) + bool(title)
     figure.set_figheight(height + 0.2 * texts + 0.1)
     legend = figure.legend(
-        lines, names, loc="outside lower center", ncols=columns, title=title, fontsize=10
-    )
+        list(named.values()), names, loc="outside lower center", ncols=columns, title=title,
+        fontsize=10,
+    )  # fmt: skip
     for line in legend.get_lines():
         if line.get_linestyle() != "None":
             line.set_linewidth(max(line.get_linewidth(), 2.5))
 
 
-def effective_lr_label(runs: Sequence) -> str:
-    """An axis of effective rates, by the optimisers of the runs."""
-    powers = sorted({norm_power(run.optimizer) or 0 for run in runs}, reverse=True)
-    forms = [{2: "η / ρ²", 1: "η / ρ"}.get(power, "unknown") for power in powers]
-    return f"effective learning rate η̃ = {' or '.join(forms)}"
-
-
-def name_lines(figure: Figure, lines: Sequence, note: str, *marks: tuple[Line2D, str]) -> None:
-    """The legend of a comparison (`labels.lines_of`): a name for each line, and for the marks."""
-    named = [(Line2D([], [], color=line.colour), line.label) for line in lines]
-    if any(len(line.runs) > 1 for line in lines) and any(axis.collections for axis in figure.axes):
-        note = "; ".join(
-            filter(None, (note, "of several seeds the mean, and from lowest to highest"))
-        )
-    name_below(figure, *zip(*named, *marks, strict=True), note or None)
-
-
-def draw_curve(axis: Axes, curve: Sequence, colour: str, width: float, alpha: float = 1) -> None:
-    """A curve by epoch; a single value as a point."""
-    dot = "." if len(curve[0]) == 1 else ""
-    axis.plot(*curve, color=colour, linewidth=width, alpha=alpha, marker=dot)
-
-
-def draw_seeds(axis: Axes, curves: Sequence, colour: str, width: float, log: bool) -> None:
-    """A curve (`runs.Curve`) by epoch; of several seeds their mean and range.
-
-    The range is a band from the lowest to the highest. On a logarithmic axis the mean is geometric.
-    """
-    if len(curves) < 2:
-        for curve in curves:
-            draw_curve(axis, curve, colour, width)
-        return
-    epochs = functools.reduce(np.intersect1d, (curve.epochs for curve in curves))
-    values = np.array([curve.values[np.searchsorted(curve.epochs, epochs)] for curve in curves])
-    with np.errstate(divide="ignore"):
-        mean = np.exp(np.log(values).mean(0)) if log else values.mean(0)
-    draw_curve(axis, (epochs, mean), colour, width)
-    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-
-
-def draw_phases(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    """A line of a phase diagram, its first point marked."""
-    axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.8)
-    axis.plot(x[:1], y[:1], "o", color=colour, markeredgecolor="black", markersize=7)
-
-
-def marker(shape: str, **style) -> Line2D:
-    """What stands for a mark in a legend."""
-    style = {"color": "white", "markeredgecolor": "black", "linestyle": "", **style}
-    return Line2D([], [], marker=shape, **style)
+def sample(**style) -> Line2D:
+    """A line, or a mark of this `marker`, that stands for others in a legend."""
+    if "marker" in style:
+        style = {"color": "white", "markeredgecolor": "black", "linestyle": "", **style}
+    return Line2D([], [], **style)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,8 +1,6 @@
-"""Runs, their periods and the claims as text."""
+"""Runs and their periods as text."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -10,20 +8,14 @@ from tabulate import tabulate
 from figures.labels import labels, on_sphere
 from runs import Run
 
+PERIOD_HEADERS = ("periods", "mean length, epochs", "CV", "best test error, %")
+REGIME_HEADERS = ("regime", "loss level", "10 % to 90 %", "last error, %", "best, %")
 
-def summary_row(run: Run) -> dict[str, float]:
-    """One run in a few numbers: rates, periods, their mean length in epochs, its CV, and the best
-    test error in %."""
-    periods = run.periods
+
+def best_test_error(run: Run) -> float:
+    """The lowest test error of the checkpoints, in %; NaN where none was measured."""
     errors = run.curves["test_error"].values if "test_error" in run.curves else np.array([np.nan])
-    return {
-        "lr": run.config["lr_init"],
-        "wd": run.config["wd"],
-        "periods": len(periods),
-        "mean period": periods.mean,
-        "cv": periods.cv,
-        "best test error": float(np.nanmin(errors)) if np.isfinite(errors).any() else np.nan,
-    }
+    return float(np.nanmin(errors)) if np.isfinite(errors).any() else np.nan
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -40,29 +32,20 @@ def table(runs: Sequence[Run]) -> str:
         headers = ["ELR"] if sphere else ["learning rate", "weight decay"]
     else:
         first, headers = [[name] for name in labels(runs)], ["run"]
-    cells, more = (
-        _regime_cells,
-        ("regime", "loss level", "10 % to 90 %", "last error, %", "best, %"),
-    )
-    if not sphere:
-        cells = _period_cells
-        more = ("periods", "mean length, epochs", "CV", "best test error, %")
+    cells = _regime_cells if sphere else _period_cells
     rows = [[*names, *cells(run)] for names, run in zip(first, runs, strict=True)]
     widths = None
-    if headers == ["run"]:
-        # of the names: a table fits in 100 columns
+    if headers == ["run"]:  # with names a table fits in 100 columns
         widths = [20, 22, *[None] * 4] if sphere else [32, *[None] * 4]
-    headers = (*headers, *more)
+    headers += REGIME_HEADERS if sphere else PERIOD_HEADERS
     return tabulate(rows, headers, disable_numparse=True, stralign="right", maxcolwidths=widths)
 
 
 def _period_cells(run: Run) -> list[str]:
-    row = summary_row(run)
-    n = row["periods"]
-    lengths = [f"{row['mean period']:.1f}" if n > 1 else "needs 2" if n else "none"]
-    cv = f"{row['cv']:.2f}" if n > 2 else "needs 3" if n else "none"
-    error = row["best test error"]
-    return [str(n), *lengths, cv, f"{error:.2f}" if np.isfinite(error) else "not measured"]
+    n, error = len(run.periods), best_test_error(run)
+    length = f"{run.periods.mean:.1f}" if n > 1 else "needs 2" if n else "none"
+    cv = f"{run.periods.cv:.2f}" if n > 2 else "needs 3" if n else "none"
+    return [str(n), length, cv, f"{error:.2f}" if np.isfinite(error) else "not measured"]
 
 
 def _regime_cells(run: Run) -> list[str]:
@@ -82,18 +65,17 @@ def period_table(run: Run) -> str:
     When ρ turns, and the lowest training loss among the measured checkpoints before, with the test
     error and the norm there.
     """
+    if "train_loss" not in run.curves:
+        return ""
     loss, error, norm = (
-        dict(zip(*run.curves[name], strict=True)) if name in run.curves else {}
+        dict(zip(*run.curves.get(name, ((), ())), strict=True))
         for name in ("train_loss", "test_error", "si_norm")
     )
-    rows, begin = [], -np.inf
-    for period in run.periods.cycles:
-        inside = [epoch for epoch in loss if begin < epoch <= period.turn]
-        if inside:
-            low = min(inside, key=loss.get)
-            numbers = f"{loss[low]:.2g}", _short(error.get(low)), _short(norm.get(low))
-            rows.append([f"{period.turn:g}", f"{low:g}", *numbers])
-        begin = period.high
+    turns, rows = run.periods.turns, []
+    for low in run.periods.minima(*run.curves["train_loss"]):
+        turn = turns[np.searchsorted(turns, low)]
+        numbers = f"{loss[low]:.2g}", _short(error.get(low)), _short(norm.get(low))
+        rows.append([f"{turn:g}", f"{low:g}", *numbers])
     if not rows:
         return ""
     headers = ("ρ turns at epoch", "lowest loss at epoch", "train loss", "test error, %", "ρ")
@@ -105,16 +87,3 @@ def _short(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "not measured" if value is None else f"{value}"
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.2g}"
-
-
-def claims(folder: str | Path = "results/claims") -> str:
-    """The table of the claims in a folder and their figures, as Markdown with links into it."""
-    path = Path(folder) / "claims.md"
-    if not path.exists():
-        return f"There is no {path} yet: `make claims` measures some of them in a quick setting."
-    table = re.sub(r"\]\(([^/)]+)\)", rf"]({path.parent.as_posix()}/\1)", path.read_text())
-    shown = (
-        f"\n### {Path(figure).stem}\n\n![{Path(figure).stem}]({figure})\n"
-        for figure in re.findall(r"\]\((\S+\.png)\)", table)
-    )
-    return table + "".join(shown)

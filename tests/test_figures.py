@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from conftest import TINY
+from made_runs import CONFIG
 
 import figures
 import runs
@@ -14,20 +15,10 @@ from figures.style import describe
 from utils import UserError
 
 
-@pytest.fixture
-def branched(run):
-    """A measured run and a branch off it, with a norm held fixed: their folders."""
+def test_branches_are_drawn_when_named_or_asked_for(run, capsys):
     folder = run("--metrics --save_freq 1")
     run("--fix_si_pnorm --resume_epoch 2 --metrics --save_freq 1")
-    return folder, folder / "branch-2_fix_si_pnorm=True"
-
-
-def legend(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def test_branches_are_drawn_when_named_or_asked_for(branched, capsys):
-    folder, branch = branched
+    branch = folder / "branch-2_fix_si_pnorm=True"
     main([str(branch)])
     main([str(folder)])
     assert (branch / "periods.png").exists() and not list(folder.glob("*_branches.png"))
@@ -44,21 +35,9 @@ def test_branches_are_drawn_when_named_or_asked_for(branched, capsys):
     assert grey.get_ydata()[-1] == own.get_ydata()[0]  # the same weights
 
 
-def test_several_folders_are_drawn_together(run, capsys):
-    for lr in (0.1, 0.2):
-        run(f"--lr_init {lr} --trial {int(10 * lr)} --metrics --save_freq 3")
-    place = run.folder.parent
-    main([str(place / "trial_1"), str(place / "trial_2")])
-    assert f"figure: {place / 'periods_trial_1_and_trial_2.png'}" in capsys.readouterr().out
-    assert (place / "periods_trial_1_and_trial_2.png").exists()
-
-
 def fake(folder, acc=(0.1, 0.5, 0.4), **options):
     """A run with a configuration and a metrics file, not trained."""
-    config = {"lr_init": 0.1, "wd": 0.01, "resume_epoch": None, "trial": 0, "fix_elr": False,
-              "epochs": 5, "fix_si_pnorm": False, "fix_si_pnorm_value": -1.0, "elr": None,
-              "momentum": 0.0, "optimizer": "sgd", "noaug": True, "num_classes": 10}  # fmt: skip
-    config |= options
+    config = CONFIG | {"epochs": 5, "trial": 0} | options
     runs.write_config(folder, config)
     np.savez(folder / "test-em.npz", report_epochs=np.arange(len(acc)), acc=acc)
     return runs.Run(folder, config)
@@ -83,12 +62,19 @@ def test_experiments_are_listed_and_not_mixed(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="make demo"):
         main([str(tmp_path / "empty")])
     assert not list(root.rglob("*.png"))
+    lines = [root / "sweep" / line / "trial_0" for line in ("lr_0.1", "lr_0.2")]
+    main([str(line) for line in lines])
+    name = "periods_lr_0.1_trial_0_and_lr_0.2_trial_0.png"
+    assert f"figure: {root / 'sweep' / name}" in capsys.readouterr().out
+    assert (root / "sweep" / name).exists()
 
 
 def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run, capsys):
     folder = run("--epochs 1")
     main([str(folder)])
     assert "trial_0 is not measured, its log alone is drawn; train.py's" in capsys.readouterr().out
+    (one,) = runs.find_runs(folder, logged=True)
+    assert figures.figure2([one]).axes[0].get_xticks().tolist() == [1]
     rows = [{"epoch": e, "lr": 0.1, "train_loss": loss, "train_acc": 0.1, "si_norm": 3.0}
             for e, loss in ((1, 2.0), (2, np.nan))]  # fmt: skip
     runs.write_log(folder, rows)
@@ -101,7 +87,7 @@ def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run,
     assert "note" not in capsys.readouterr().out
 
 
-def test_a_window_of_epochs(distinct, capsys):
+def test_a_window_of_epochs(distinct):
     run = distinct()
     main([str(run.folder), "--epochs", "4:20"])
     assert (run.folder / "periods_epochs_4_20.png").exists()
@@ -111,22 +97,24 @@ def test_a_window_of_epochs(distinct, capsys):
     assert part.log()["epoch"].tolist() == list(range(4, 21))
     for name, epochs in (("train_loss", [4, 7, 7.25, 7.5, 8, 19, 20]), ("test_error", [4, 8, 19])):
         assert part.curves[name].epochs.tolist() == epochs
-    with pytest.raises(UserError, match="is not A:B"):
-        main(["--epochs", "4:2"])
-    with pytest.raises(UserError, match="--branches"):
-        main(["--branchs"])
-    with pytest.raises(UserError, match="unknown option --foo; "):  # not --folders, no option
-        main(["--foo"])
-    with pytest.raises(UserError, match=r"nowhere\.csv"):
-        main(["nowhere.csv"])
+
+
+@pytest.mark.parametrize("words, message", [
+    ("--epochs 4:2", "is not A:B"), ("--epochs 4", "is not A:B"), ("--epochs nan:", "is not A:B"),
+    ("--branchs", "--branches"), ("nowhere.csv", r"nowhere\.csv"),
+    ("--foo", "unknown option --foo; "),  # not --folders, no option
+])  # fmt: skip
+def test_mistakes_are_named(words, message):
+    with pytest.raises(UserError, match=message):
+        main(words.split())
 
 
 # --- names ---
 
 
 @pytest.mark.parametrize("options, names", [
-    ({"wd": 0.02}, ["λ = 0.01", "λ = 0.02"]),
-    ({"lr_init": 0.2, "wd": 0.02}, ["η = 0.1, λ = 0.01", "η = 0.2, λ = 0.02"]),
+    ({"wd": 0.02}, ["λ = 0.04", "λ = 0.02"]),
+    ({"lr_init": 0.2, "wd": 0.02}, ["η = 0.1, λ = 0.04", "η = 0.2, λ = 0.02"]),
     ({"fix_si_pnorm": True}, ["norm free", "norm held"]),
     ({"fix_si_pnorm": True, "fix_si_pnorm_value": 5.0}, ["norm free", "norm held, ρ = 5"]),
     ({"trial": 3}, ["trial 0", "trial 3"]),
@@ -140,8 +128,7 @@ def test_a_window_of_epochs(distinct, capsys):
     ({"resume_epoch": 2}, ["", "from epoch 2"]),
 ])  # fmt: skip
 def test_names_are_what_differs_and_nothing_else(tmp_path, options, names):
-    pair = [fake(tmp_path / "a", model="ConvNetSI", norm="batch"),
-            fake(tmp_path / "b", **{"model": "ConvNetSI", "norm": "batch", **options})]  # fmt: skip
+    pair = [fake(tmp_path / "a"), fake(tmp_path / "b", **options)]
     assert [{*name.split(", ")} for name in labels(pair)] == [{*n.split(", ")} for n in names]
     assert labels(pair[:1]) == ["η = 0.1"]
     assert len({*labels([*pair, fake(tmp_path / "c" / "trial_0", norm="group")])}) == 3
@@ -195,7 +182,7 @@ def test_an_unknown_period_says_why(tmp_path, turns, words):
             for e, s in zip(epochs, since, strict=True)]  # fmt: skip
     runs.write_log(tmp_path, rows[: 60 + 100 * (turns - 1) + 20 if turns else 50])
     row = [cell.strip() for cell in figures.table([run]).splitlines()[-1].split("  ") if cell]
-    assert row[2:5] == words and row[5] == "50.00"
+    assert row == ["0.1", "0.04", *words, "50.00"]
     (tmp_path / "test-em.npz").unlink()
     assert figures.table([runs.Run(tmp_path, run.config)]).endswith("not measured")
 
@@ -271,12 +258,11 @@ def test_titles_and_legends_of_any_number_of_lines_can_be_read(distinct, number)
         assert all(apart(boxes(titles), "x") for titles in rows.values())
 
 
-def test_what_is_not_there_has_no_axis(distinct, make):
+def test_what_is_not_there_has_no_axis(make):
     none = [make(np.ones(30), np.ones(30), {"lr_init": lr}) for lr in (0.1, 0.2)]
     periods, errors = figures.comparison(none, "lr_init").axes
-    assert (
-        len(periods.get_yticks()) == 0 and periods.texts[0].get_text() == "no run has two periods"
-    )
+    assert len(periods.get_yticks()) == 0
+    assert periods.texts[0].get_text() == "no run has two periods"
     assert errors.texts[0].get_text() == "not measured"
     phases = figures.figure2(none).axes[3]
     assert len(phases.get_xticks()) == len(phases.get_yticks()) == 0

@@ -9,13 +9,16 @@ import itertools
 import numpy as np
 import pytest
 from made_runs import LOGGED, SI_AT, TEST_AT, TRAIN_AT, chaos, trace_of
+from matplotlib.figure import Figure
 
 import figures
+import minimal
 from figures import dynamics, metrics
 from figures.regimes import regime_diagram
 from runs import find_runs, write_arrays
 from theory.dynamics import next_norm
-from theory.regimes import Regime, find_regime
+from theory.periods import find_periods
+from theory.regimes import REGIMES, Regime, find_regime
 
 
 def points(line):
@@ -26,10 +29,15 @@ def same(line, x, y):
     np.testing.assert_allclose(points(line), (x, y), rtol=1e-6)
 
 
-def axis_of(figure, ylabel, title=""):
-    """The one axis with this quantity."""
-    (axis,) = (a for a in figure.axes if ylabel in a.get_ylabel() and title in a.get_title())
-    return axis
+def marked(axis, marker):
+    return [line for line in axis.lines if line.get_marker() == marker]
+
+
+def entries(figure):
+    """The names in the legend, and what stands there for each."""
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(texts, legend.legend_handles, strict=True))
 
 
 def rate_at(epochs):
@@ -37,179 +45,164 @@ def rate_at(epochs):
     return 0.5 * np.exp(-np.maximum(np.ceil(epochs), 1) / 100)
 
 
-def common(run, *files):
-    """The epochs that several files report, and each file's arrays there."""
-    arrays = [run.metrics(file) for file in files]
-    at = sorted(set.intersection(*({*a["report_epochs"]} for a in arrays)))
-    picked = [
-        {k: v[np.isin(a["report_epochs"], at)] for k, v in a.items() if len(v)} for a in arrays
-    ]
-    return np.array(at), *picked
+def joined(run, first, second):
+    """The epochs that two files report, and both files' arrays there."""
+    one, two = run.metrics(first), run.metrics(second)
+    at = np.intersect1d(one["report_epochs"], two["report_epochs"])
+    picked = [{key: values[np.isin(arrays["report_epochs"], at)] for key, values in arrays.items()}
+              for arrays in (one, two)]  # fmt: skip
+    return at, *picked
 
 
-def test_curves_by_epoch(distinct):
-    """Loss and ρ are the log's, test error the measured one, each at its own epochs."""
+def test_overview_and_effective_steps(distinct):
+    """Loss and ρ are the log's, the test error is measured, each at its own epochs; the phase
+    diagram is gradient times ρ, of all weights or else of the SI weights, against the rate."""
     run = distinct()
-    figure = figures.figure2([run])
-    log, test = run.log(), run.metrics("test-em")
-    same(axis_of(figure, "cross-entropy", "Train loss").lines[0], LOGGED, log["train_loss"])
-    same(axis_of(figure, "ρ", "Norm of").lines[0], LOGGED, log["si_norm"])
-    same(axis_of(figure, "error, %", "Test error").lines[0], TEST_AT, 100 - 100 * test["acc"])
-
-
-def test_the_phase_diagram_is_gradient_times_rho_against_the_effective_rate(distinct):
-    run = distinct()
+    log, test, si = run.log(), run.metrics("test-em"), run.metrics("train-tm-prebn")
     for file, word in (("train-tm", "full gradient norm"), ("train-tm-prebn", "effective")):
-        axis = axis_of(figures.figure2([run]), word)
-        at, gradient, si = common(run, file, "train-tm-prebn")
-        rho = si["params_norm"]
-        same(axis.lines[0], rate_at(at) / rho**2, gradient["gnorm_m"] * rho)
-        same(axis.lines[1], rate_at(at)[:1] / rho[:1] ** 2, (gradient["gnorm_m"] * rho)[:1])
+        loss, error, norm, phases = figures.figure2([run]).axes
+        same(loss.lines[0], LOGGED, log["train_loss"])
+        same(norm.lines[0], LOGGED, log["si_norm"])
+        same(error.lines[0], TEST_AT, 100 - 100 * test["acc"])
+        assert [axis.get_ylabel() for axis in (loss, error)] == ["cross-entropy", "error, %"]
+        at, gradient, prebn = joined(run, file, "train-tm-prebn")
+        rho = prebn["params_norm"]
+        assert norm.get_ylabel() == "ρ" and word in phases.get_ylabel()
+        same(phases.lines[0], rate_at(at) / rho**2, gradient["gnorm_m"] * rho)
+        same(phases.lines[1], rate_at(at)[:1] / rho[:1] ** 2, (gradient["gnorm_m"] * rho)[:1])
         (run.folder / "train-tm.npz").unlink(missing_ok=True)
         (run,) = find_runs(run.folder)
-
-
-def test_effective_steps_and_their_rates(distinct):
-    run = distinct()
     by_rate, by_epoch = metrics.effective_steps([run]).axes
-    si = run.metrics("train-tm-prebn")
     lr, rho = rate_at(SI_AT), si["params_norm"]
     same(by_rate.lines[0], lr / rho**2, lr * si["gnorm_m"] / rho)
     same(by_epoch.lines[0], SI_AT, lr * si["gnorm_m"] / rho)
 
 
-def test_effective_rates_are_those_of_the_optimiser(distinct):
-    """Of Adam η / ρ, by epoch and of each layer; its step is no multiple of the gradient."""
-    run = distinct({"optimizer": "adam"})
-    axis = axis_of(figures.figure2([run]), "full gradient norm")
-    at, _, si = common(run, "train-tm", "train-tm-prebn")
-    np.testing.assert_allclose(points(axis.lines[0])[0], rate_at(at) / si["params_norm"])
-    assert axis.get_xlabel().endswith("η / ρ")
-    norms, rates = figures.layers(run).axes
-    same(rates.lines[0], SI_AT, rate_at(SI_AT) / points(norms.lines[0])[1])
-    assert rates.get_ylabel().endswith("layer)") and metrics.effective_steps([run]) is None
-    both = axis_of(figures.figure2([run, distinct(line="sgd")]), "full gradient norm")
-    assert both.get_xlabel().endswith("η / ρ² or η / ρ")
+@pytest.mark.parametrize("optimizer, power, label", [("sgd", 2, "²"), ("adam", 1, "ρ")])
+def test_effective_rates_are_those_of_the_optimiser(distinct, optimizer, power, label):
+    """By epoch and of each layer; Adam's step is no multiple of the gradient."""
+    run = distinct({"optimizer": optimizer})
+    phases = figures.figure2([run]).axes[3]
+    at, _, si = joined(run, "train-tm", "train-tm-prebn")
+    np.testing.assert_allclose(points(phases.lines[0])[0], rate_at(at) / si["params_norm"] ** power)
+    assert phases.get_xlabel().endswith(label)
+    figure = figures.layers(run)
+    norms, rates = figure.axes
+    arrays = run.metrics("train-tm-prebn")
+    assert [*entries(figure)] == ["conv.0.weight", "conv.1.weight", "linear.weight"]
+    for name, norm, rate in zip(entries(figure), norms.lines, rates.lines, strict=True):
+        same(norm, SI_AT, arrays[f"{name}_norm"])
+        same(rate, SI_AT, rate_at(SI_AT) / arrays[f"{name}_norm"] ** power)
+        assert norm.get_color() == rate.get_color() == entries(figure)[name].get_color()
+    assert rates.get_ylabel().endswith("²") == (power == 2)
+    assert (metrics.effective_steps([run]) is None) == (power == 1)
+    both = figures.figure2([run, distinct({"optimizer": "adamw"}, line="other")]).axes[3]
+    assert both.get_xlabel().endswith("η / ρ² or η / ρ") == (power == 2)
 
 
 def test_marks_lie_on_their_curves_at_their_epochs(distinct):
     run = distinct()
     log = run.log()
     overview, panels = figures.figure2([run]).axes, figures.panels([run]).axes
-    for axes in ((overview[0], overview[2]), panels):
-        losses, norms = ([line for line in axis.lines if line.get_marker() == "v"] for axis in axes)
-        turns, lows = points(norms[0])[0], points(losses[0])[0]
-        assert len(turns) == len(lows) == 3
-        for mark, column in ((norms[0], "si_norm"), (losses[0], "train_loss")):
+    for loss_axis, norm_axis in ((overview[0], overview[2]), panels):
+        (lows,), (turns,) = marked(loss_axis, "v"), marked(norm_axis, "v")
+        for mark, column in ((turns, "si_norm"), (lows, "train_loss")):
             x, y = points(mark)
-            assert np.array_equal(y, log[column][x.astype(int) - 1])
-        assert not {*turns} & {*lows}
-        for begin, turn, low in zip((0, 20, 40), turns, lows, strict=True):
+            assert len(x) == 3 and np.array_equal(y, log[column][x.astype(int) - 1])
+        assert not {*points(turns)[0]} & {*points(lows)[0]}
+        for begin, turn, low in zip((0, 20, 40), points(turns)[0], points(lows)[0], strict=True):
             inside = (log["epoch"] > begin) & (log["epoch"] <= begin + 20)
             assert turn == log["epoch"][inside][np.argmin(log["si_norm"][inside])]
             assert low == log["epoch"][inside][np.argmin(log["train_loss"][inside])]
 
 
-def test_panels_stand_under_the_name_of_their_run(distinct):
-    runs = [distinct({"lr_init": lr}, seed=i, line=f"{i}") for i, lr in enumerate((0.1, 0.2, 0.3))]
-    figure = figures.panels(runs)
-    losses, norms = figure.axes[:3], figure.axes[3:]
-    for run, loss_axis, norm_axis in zip(runs, losses, norms, strict=True):
-        assert loss_axis.get_title().startswith(f"η = {run.config['lr_init']:g}:")
-        assert run.behaviour in loss_axis.get_title().replace("\n", " ")
-        same(loss_axis.lines[0], *run.history["train_loss"])
-        same(norm_axis.lines[0], *run.history["si_norm"])
+def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
+    runs = [distinct({"lr_init": lr, "trial": trial}, seed=round(50 * lr) + trial, line=f"{lr}")
+            for lr in (0.1, 0.2, 0.3) for trial in range(2 if lr == 0.3 else 1)]  # fmt: skip
+    runs[-1].__dict__["periods"] = runs[-1].periods.until(30)  # one of three
+    axes = figures.panels(runs).axes
+    for run, loss_axis, norm_axis in zip(runs, axes[:3], axes[3:], strict=False):
+        same(loss_axis.lines[0 if run.base_lr < 0.3 else 2], *run.history["train_loss"])
+        same(norm_axis.lines[0 if run.base_lr < 0.3 else 2], *run.history["si_norm"])
         assert loss_axis.lines[0].get_color() == norm_axis.lines[0].get_color()
+    titles = [axis.get_title().replace("\n", " ") for axis in axes[:3]]
+    assert titles[:2] == [f"η = {run.base_lr:g}: {run.behaviour}" for run in runs[:2]]
+    assert titles[2] == "η = 0.3, 2 seeds: 1 to 3 periods"
 
 
-def test_a_layers_rate_times_its_squared_norm_is_the_learning_rate(distinct):
+def test_metrics_files_subsets_and_spectra(distinct):
+    """Of a spectrum the largest eigenvalue; accuracies as errors; what was measured at some epochs
+    only, as a line through them; subsets by the style of their lines."""
     run = distinct()
-    norms, rates = figures.layers(run).axes
-    arrays = run.metrics("train-tm-prebn")
-    names = [text.get_text() for text in norms.figure.legends[0].get_texts()]
-    assert names == ["conv.0.weight", "conv.1.weight", "linear.weight"]
-    for name, norm, rate in zip(names, norms.lines, rates.lines, strict=True):
-        same(norm, SI_AT, arrays[f"{name}_norm"])
-        same(rate, SI_AT, rate_at(SI_AT) / arrays[f"{name}_norm"] ** 2)
-        assert norm.get_color() == rate.get_color()
-
-
-def test_of_a_spectrum_the_largest_eigenvalue_is_drawn(distinct):
-    run = distinct()
-    axes = {axis.get_title().split("\n")[0]: axis for axis in figures.metrics.metrics([run]).axes}
-    for kind in ("hess", "fisher"):
-        spectra = run.metrics("train-tm")[f"{kind}_evals"]
-        title = {"hess": "Leading Hessian eigenvalue", "fisher": "Leading Fisher eigenvalue"}[kind]
-        same(axes[title].lines[0], TRAIN_AT, np.max(spectra, axis=1))
-
-
-def test_subsets_errors_and_files_of_the_panels(distinct):
-    run = distinct()
-    extra = {"acc_normal": np.linspace(0.9, 1, 6), "acc_corrupt": np.linspace(0, 0.1, 6),
-             "hess_trace": np.arange(1.0, 7), "cos_init": np.linspace(1, 0.5, 6)}  # fmt: skip
-    write_arrays(run.folder / "extra.npz", {"report_epochs": np.arange(6), **extra})
-    axes = {axis.get_title(): axis for axis in figures.metrics.metrics([run]).axes}
+    nan = np.nan
+    extra = {"report_epochs": np.arange(6),
+             "acc_normal": np.linspace(0.9, 1, 6), "acc_corrupt": np.linspace(0, 0.1, 6),
+             "hess_trace": np.arange(1.0, 7), "cos_init": np.linspace(1, 0.5, 6),
+             "sharpness": [3, nan, nan, 2, nan, 1], "gm_norm": np.full(6, nan)}  # fmt: skip
+    write_arrays(run.folder / "extra.npz", extra)
+    figure = metrics.metrics([run])
+    axes = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     whole, true, corrupted = axes["Error of the subsets\n(train-tm, extra)"].lines
     same(whole, TRAIN_AT, 100 - 100 * run.metrics("train-tm")["acc"])
     same(true, np.arange(6), np.linspace(10, 0, 6))
     same(corrupted, np.arange(6), np.linspace(100, 90, 6))
-    legend = axes["Trace of the Hessian\n(extra)"].figure.legends[0]
-    styles = {text.get_text(): line.get_linestyle() for text, line in
-              zip(legend.get_texts(), legend.get_lines(), strict=True)}  # fmt: skip
+    styles = {name: line.get_linestyle() for name, line in entries(figure).items()}
     assert styles["true labels"] == true.get_linestyle() != corrupted.get_linestyle()
     assert styles["corrupted labels"] == corrupted.get_linestyle()
     same(axes["Trace of the Hessian\n(extra)"].lines[0], np.arange(6), np.arange(1, 7))
-    same(axes["Direction and the start's\n(extra)"].lines[0], np.arange(6), np.linspace(1, 0.5, 6))
+    same(axes["Cosine with the start\n(extra)"].lines[0], np.arange(6), np.linspace(1, 0.5, 6))
+    same(axes["Sharpness on the unit sphere\n(extra)"].lines[0], [0, 3, 5], [3, 2, 1])
+    for kind, name in (("hess", "Hessian"), ("fisher", "Fisher")):
+        spectra = run.metrics("train-tm")[f"{kind}_evals"]
+        same(axes[f"Leading {name} eigenvalue\n(train-tm)"].lines[0], TRAIN_AT, spectra.max(1))
+    assert len(axes) == 6  # not the loss, which has no subsets, nor what is NaN everywhere
 
 
 def test_three_regimes_by_epoch_and_by_loss(distinct):
     run = distinct({"fix_elr": True, "elr": 0.01})
-    figure = figures.three_regimes([run])
     train, si, test = (run.metrics(name) for name in ("train-tm", "train-tm-prebn", "test-em"))
-    error, gradient = 100 - 100 * test["acc"], si["gnorm_m"] * si["params_norm"]
-    loss_axis, error_axis, gradient_axis, by_loss, errors_by_loss = figure.axes
-    same(loss_axis.lines[0], TRAIN_AT, train["loss"])
-    same(error_axis.lines[0], TEST_AT, error)
-    same(gradient_axis.lines[0], SI_AT, gradient)
-    _, one, two = common(run, "train-tm", "train-tm-prebn")
-    same(by_loss.lines[0], one["loss"], two["gnorm_m"] * two["params_norm"])
-    _, one, two = common(run, "train-tm", "test-em")
-    same(errors_by_loss.lines[0], one["loss"], 100 - 100 * two["acc"])
+    loss, error, gradient, by_loss, errors_by_loss = figures.three_regimes([run]).axes
+    same(loss.lines[0], TRAIN_AT, train["loss"])
+    same(error.lines[0], TEST_AT, 100 - 100 * test["acc"])
+    same(gradient.lines[0], SI_AT, si["gnorm_m"] * si["params_norm"])
+    _, train, si = joined(run, "train-tm", "train-tm-prebn")
+    same(by_loss.lines[0], train["loss"], si["gnorm_m"] * si["params_norm"])
+    _, train, test = joined(run, "train-tm", "test-em")
+    same(errors_by_loss.lines[0], train["loss"], 100 - 100 * test["acc"])
 
 
-def test_bars_reach_from_the_10th_to_the_90th_percentile():
-    """Of an unequal spread, half the record away from its start."""
-    rng = np.random.default_rng(0)
+def test_the_regime_diagram(distinct):
+    """Bars from the 10th to the 90th percentile of the second half of the record, a colour for each
+    regime and one for none, and what is known of guessing and of stability."""
+    rng, rates = np.random.default_rng(0), (0.1, 0.01, 1.0)
     losses = [rng.lognormal(-1 + i, 0.8, 400) for i in range(3)]
     losses[1][:200] = 99
     regimes = [find_regime(loss, np.full(400, d)) for loss, d in zip(losses, (0, 0.5, 1),
                                                                      strict=True)]  # fmt: skip
-    axis = regime_diagram((0.1, 0.01, 1.0), regimes).axes[0]
-    for elr, loss, container in zip((0.1, 0.01, 1.0), losses, axis.containers, strict=True):
+    figure = regime_diagram((*rates, 2.0), [*regimes, Regime(None, 1e3, 5e2, 2e3)], 1.75, 2.5)
+    axis = figure.axes[0]
+    for elr, loss, container in zip(rates, losses, axis.containers, strict=False):
         (((x, low), (_, high)),) = container[2][0].get_segments()
         late = np.sort(loss[200:])
         assert x == elr == points(container[0])[0][0]
         np.testing.assert_allclose((low, high), (late[20], late[179]), rtol=0.02)
         assert points(container[0])[1][0] == pytest.approx(np.median(late), rel=0.02)
-
-
-def test_each_regime_has_its_name_and_what_has_none_is_drawn_too(make):
-    names = ("convergence", "chaotic equilibrium", "divergence", None)
-    regimes = [Regime(name, *(10.0**i * np.array([2, 1, 3]))) for i, name in enumerate(names)]
-    figure = regime_diagram(range(1, 5), [*regimes[:3], Regime(None, 1e3, 5e2, 2e3)], 1.75, 2.5)
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == [*names[:3], "none yet", "random guessing", "linear stability bound"]
-    axis = figure.axes[0]
-    levels = [float(points(container[0])[1][0]) for container in axis.containers]
-    assert levels == [2, 20, 200, 1000]
+    assert points(axis.containers[3][0])[1] == 1000
     level, bound = axis.lines[-2:]
     assert set(points(level)[1]) == {1.75} and set(points(bound)[0]) == {2.5}
+    assert [*entries(figure)] == [*REGIMES, "none yet", "random guessing", "linear stability bound"]
     infinite = regime_diagram((1, 2), [Regime("divergence", np.inf, 1, np.inf), regimes[0]])
     assert np.isfinite(infinite.axes[0].get_ylim()).all()
+    runs = [distinct({"fix_elr": True, "elr": elr, "trial": trial}, line=f"{elr}")
+            for elr in (0.1, 0.2) for trial in range(2)]  # fmt: skip
+    (container,) = figures.diagram_of_runs(runs).axes[0].containers
+    side_by_side = [elr * 1.04**place for elr in (0.1, 0.2) for place in (-0.5, 0.5)]
+    same(container[0], side_by_side, [run.regime.level for run in runs])
 
 
 def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
-    """To first order, also where the rate changes; and loss and ρ are those of the trace."""
+    """To first order, also where the rate changes; loss and ρ are those of the trace, and the
+    phases reach from turning point to turning point."""
     run = make(*chaos(60), {"lr_init": 0.2, "wd": 0.05, "epochs": 100})
     lr, rho, rows = 0.1 * np.exp(-np.arange(400) / 2000), 1.5, []
     for step, rate in enumerate(lr):
@@ -233,42 +226,31 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
         inside = slice(3, len(change) - 3)
         np.testing.assert_allclose((growth - decay)[inside], change[inside], atol=1e-3)
         assert np.abs(change[inside]).max() > 0.015
-    named = dict(zip([text.get_text()[:3] for text in figure.legends[0].get_texts()],
-                     ("decay", "growth"), strict=True))  # fmt: skip
-    assert named == {"ηλρ": "decay", "η²‖": "growth"}
-
-
-def test_phases_are_shaded_between_their_turning_points(make):
-    run = make(*chaos(60), {"lr_init": 0.4, "wd": 0.05, "epochs": 100})
-    step = np.arange(400)
-    since = step % 100
-    rho = 3 * np.exp(-since / 100) + (since < 10) * 0
-    loss = 10.0 ** (-2 * since / 100)
-    trace_of(run, {"loss": loss, "si_norm": rho, "gradient_norm": 1 / rho})
-    figure = figures.one_period([run])
-    shaded = {patch.get_facecolor()[:3]: patch.get_extents() for patch in figure.axes[0].patches}
-    assert len(shaded) == 3
-    turn = rho.argmin() % 100
+    colours = {name[:3]: handle.get_color() for name, handle in entries(figure).items()}
+    assert colours == {"ηλρ": forces.lines[0].get_color(), "η²‖": forces.lines[1].get_color()}
+    cycles = find_periods(np.arange(400) / 4, loss, norm).cycles
+    period = max(cycles, key=lambda cycle: cycle.rho_end / cycle.rho_turn)
+    bounds = itertools.pairwise((period.start, period.turn, period.high, period.end))
+    shaded = [(p.get_x(), p.get_x() + p.get_width()) for p in figure.axes[0].patches]
+    np.testing.assert_allclose(shaded, [*bounds])
     letters = [text.get_text() for axis in figure.axes[:2] for text in axis.texts]
-    assert letters == ["B", "C", "A"] and turn == 99
+    assert letters == ["B", "C", "A"]
+    assert period.start < figure.axes[0].texts[0].xy[0] < period.turn
 
 
 def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_of(distinct):
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
-    loss_axis, error_axis = figures.figure2(runs, published=True).axes[:2]
-    stars = [[line for line in axis.lines if line.get_marker() == "*"]
-             for axis in (loss_axis, error_axis)]  # fmt: skip
-    colours = [
-        line.get_color() for line in error_axis.lines if len(points(line)[0]) == len(TEST_AT)
-    ]
-    expected = (
-        ({10: 3e-3, 43: 1.5e-4}, {10: 27, 20: 25, 27.5: 21, 43: 18, 50: 17}, colours[0]),
-        ({50: 0.4}, {49.5: 25, 50: 65}, colours[2]),
-    )
-    for losses, errors, (loss, error, colour) in zip(*stars, expected, strict=True):
+    figure = figures.figure2(runs, published=True)
+    loss_axis, error_axis = figure.axes[:2]
+    expected = {
+        "η = 0.01": ({10: 3e-3, 43: 1.5e-4}, {10: 27, 20: 25, 27.5: 21, 43: 18, 50: 17}),
+        "η = 1": ({50: 0.4}, {49.5: 25, 50: 65}),
+    }
+    stars = zip(marked(loss_axis, "*"), marked(error_axis, "*"), expected.items(), strict=True)
+    for losses, errors, (name, (loss, error)) in stars:
         same(losses, [*loss], [*loss.values()])
         same(errors, [*error], [*error.values()])
-        assert losses.get_color() == errors.get_color() == colour
+        assert losses.get_color() == errors.get_color() == entries(figure)[name].get_color()
     jumps = [line.get_xdata()[0] for line in loss_axis.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(jumps, [10, 20, 27.5, 43])
 
@@ -279,7 +261,6 @@ def test_the_period_table_has_each_number_of_its_own_epoch(distinct):
                        for name in ("train_loss", "test_error", "si_norm"))  # fmt: skip
     rows = [row.split("  ") for row in figures.period_table(run).splitlines()[2:]]
     rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
-    assert len(rows) == 3
     begin = -1
     for (turn, low, loss, error, rho), cycle in zip(rows, run.periods.cycles, strict=True):
         assert float(turn) == cycle.turn
@@ -290,6 +271,10 @@ def test_the_period_table_has_each_number_of_its_own_epoch(distinct):
             known = column.get(float(low))
             assert cell == ("not measured" if known is None else f"{known:.2f}")
         begin = cycle.high
+    row = figures.table([run]).splitlines()[-1].split()
+    errors, periods = 100 - 100 * run.metrics("test-em")["acc"], run.periods
+    numbers = [f"{periods.mean:.1f}", f"{periods.cv:.2f}", f"{errors.min():.2f}"]
+    assert row == ["0.5", "0.02", "3", *numbers]
 
 
 def test_comparison_has_means_over_seeds_and_bars_from_the_lowest_to_the_highest(distinct):
@@ -297,26 +282,19 @@ def test_comparison_has_means_over_seeds_and_bars_from_the_lowest_to_the_highest
                      line=f"{lr}_{wd}") for lr, wd, t in
             itertools.product((0.3, 0.1), (0.01, 0.02), (0, 1, 2))]  # fmt: skip
     figure = figures.comparison(runs, "lr_init")
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["λ = 0.01", "λ = 0.02"]
-    for axis, number in zip(figure.axes, ("mean period", "best test error"), strict=True):
+    assert [*entries(figure)] == ["λ = 0.01", "λ = 0.02"]
+    periods = [run.periods.mean for run in runs]
+    errors = [100 - 100 * run.metrics("test-em")["acc"].max() for run in runs]
+    for axis, numbers in zip(figure.axes, (periods, errors), strict=True):
         for wd, container in zip((0.01, 0.02), axis.containers, strict=True):
             rates, means = points(container[0])
             assert rates.tolist() == [0.1, 0.3]
             for rate, mean, bar in zip(rates, means, container[2][0].get_segments(), strict=True):
-                values = [figures.summary_row(run)[number] for run in runs
+                values = [number for number, run in zip(numbers, runs, strict=True)
                           if (run.config["lr_init"], run.config["wd"]) == (rate, wd)]  # fmt: skip
                 assert len(values) == 3 and mean == pytest.approx(np.mean(values))
                 assert sorted(bar[:, 1]) == pytest.approx([min(values), max(values)])
-    assert len({figures.summary_row(run)["best test error"] for run in runs}) == 12
-
-
-def test_the_row_of_a_run_is_its_best_error_and_its_periods(distinct):
-    run = distinct()
-    row = figures.summary_row(run)
-    assert row["best test error"] == pytest.approx(100 - 100 * run.metrics("test-em")["acc"].max())
-    assert (row["periods"], row["mean period"]) == (3, np.diff(run.periods.turns).mean())
-    assert (row["lr"], row["wd"]) == (0.5, 0.02)
+    assert len({*errors}) == 12
 
 
 def test_seeds_are_drawn_as_mean_and_range(distinct):
@@ -331,20 +309,24 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
         corners = {tuple(corner) for corner in axis.collections[0].get_paths()[0].vertices}
         for side in (values.min(0), values.max(0)):
             assert {*zip(x, side, strict=True)} <= corners
-    assert figure.legends[0].get_texts()[0].get_text() == "η = 0.5, 3 seeds"
-    assert not [line for axis in figure.axes[:3] for line in axis.lines if line.get_marker() == "v"]
+    assert "η = 0.5, 3 seeds" in entries(figure)
+    assert "lowest to highest" in figure.legends[0].get_title().get_text()
+    assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
 
 
 def test_a_branch_is_drawn_from_its_checkpoint_and_its_parent_up_to_there(distinct):
     parent = distinct()
-    made = distinct({"resume_epoch": 8}, seed=9, line="x")
-    (branch,) = find_runs(made.folder.rename(parent.folder / "branch-8"))
-    figure = figures.figure2([branch])
-    grey, own = figure.axes[0].lines[:2]
-    same(own, TRAIN_AT, branch.metrics("train-tm")["loss"])
-    at = TRAIN_AT <= 8
+    branches = []
+    for epoch in (20, 8):
+        made = distinct({"resume_epoch": epoch}, seed=epoch, line=f"{epoch}")
+        branches += find_runs(made.folder.rename(parent.folder / f"branch-{epoch}"))
+    figure = figures.figure2(branches)
+    grey, *own = figure.axes[0].lines[:3]
+    at = TRAIN_AT <= 20
     same(grey, TRAIN_AT[at], parent.metrics("train-tm")["loss"][at])
-    assert "before the branch" in [text.get_text() for text in figure.legends[0].get_texts()]
+    for line, branch in zip(own, branches, strict=True):
+        same(line, TRAIN_AT, branch.metrics("train-tm")["loss"])
+    assert entries(figure)["before the branch"].get_color() == grey.get_color()
 
 
 def test_what_the_monitor_saved_is_drawn_in_its_own_panels(tmp_path):
@@ -354,32 +336,22 @@ def test_what_the_monitor_saved_is_drawn_in_its_own_panels(tmp_path):
     table["si_norm"] = np.tile(np.geomspace(3, 1, 30), 3)
     fall = np.append(np.geomspace(1, 0.01, 26), (0.02, 0.03, 0.04, 0.05))  # lowest before the turn
     table["loss"] = np.tile(fall, 3)
-    rows = [",".join(("group", *keys))]
-    for group in ("other", "all"):
-        factor = 1 if group == "all" else 7
-        rows += [",".join((group, *(repr(float(factor * table[key][i])) for key in keys)))
-                 for i in range(90)]  # fmt: skip
-    (tmp_path / "d.csv").write_text("\n".join(rows) + "\n")
+    rows = np.array([table[key] for key in keys]).T.tolist()
+    text = [f"other,{7 * row[0]},1,1,1,1,1\nall,{','.join(map(repr, row))}" for row in rows]
+    (tmp_path / "d.csv").write_text("\n".join([",".join(("group", *keys)), *text, ""]))
     figure, periods = dynamics.dynamics(dynamics.read(tmp_path / "d.csv"))
-    for key, label in (("loss", "loss"), ("si_norm", "norm ρ"), ("effective_lr", "η̃"),
-                       ("angle", "angle")):  # fmt: skip
-        same(axis_of(figure, label).lines[0], table["step"], table[key])
-    angles = [line for line in axis_of(figure, "angle").lines if len(points(line)[0]) == 90]
-    same(angles[1], table["step"], table["equilibrium_angle"])  # on the same axis
-    assert len(periods) == 2
-    turns = [line.get_xdata()[0] for line in axis_of(figure, "norm ρ").lines[1:]]
+    axes = dict(zip(("loss", "si_norm", "effective_lr", "angle"), figure.axes, strict=True))
+    for (key, axis), word in zip(axes.items(), ("loss", "ρ", "η̃", "angle"), strict=True):
+        same(axis.lines[0], table["step"], table[key])
+        assert word in axis.get_ylabel()
+    same(axes["angle"].lines[-1], table["step"], table["equilibrium_angle"])  # on the same axis
+    turns = [line.get_xdata()[0] for line in axes["si_norm"].lines[1:]]
     assert turns == periods.turns.tolist() == [290, 590]
 
 
 def test_minimals_line_is_where_the_drawn_norm_is_smallest(monkeypatch):
-    import matplotlib.figure
-
-    import minimal
-
     drawn = []
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self)
-    )
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
     losses = [10.0 ** (-2 * (i % 30) / 30) for i in range(100)]
     rhos = [3 * 0.97 ** (i % 30) for i in range(100)]
     minimal.draw(losses, rhos, "made")
@@ -387,7 +359,6 @@ def test_minimals_line_is_where_the_drawn_norm_is_smallest(monkeypatch):
     epochs, norms = points(norm_axis.lines[0])
     turns = [line.get_xdata()[0] for line in norm_axis.lines[1:]]
     assert turns == [line.get_xdata()[0] for line in loss_axis.lines[1:]] == [30, 60, 90]
-    for turn in turns:
-        near = np.abs(epochs - turn) < 15
-        assert epochs[near][np.argmin(norms[near])] == turn
+    lowest = [turn - 15 + np.argmin(norms[turn - 15 : turn + 15]) for turn in turns]
+    assert epochs[lowest].tolist() == turns
     same(loss_axis.lines[0], epochs, losses)

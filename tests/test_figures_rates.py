@@ -1,22 +1,34 @@
-"""Figures of P2 by rate, and of paths: what their artists hold."""
+"""Figures of P2 by rate, of paths, and P1's Figure 1: what their artists hold."""
 
 import numpy as np
 import pytest
 from made_runs import chaos, falling, on_sphere, saw
 
+import figures
 from figures import __main__ as command
-from figures import paths, rates
+from figures import paths
+from figures.report import MORE
 from utils import UserError
 
 
 def add(run, file, **arrays):
     """Add arrays to one of the run's files of metrics."""
-    np.savez(run.folder / f"{file}.npz", **run.metrics(file), **arrays)
+    np.savez(run.folder / f"{file}.npz", **{**run.metrics(file), **arrays})
 
 
 def lines(axis):
     """The data of an axis's lines by (x, y), without empty ones."""
     return [line.get_xydata() for line in axis.get_lines() if len(line.get_xdata())]
+
+
+def names(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def drawn(runs):
+    """The figures of P2, and P1's Figure 1, that have something to show of these runs."""
+    chosen = ("sharpness", "label_noise", "conventional", "loss_and_error")
+    return [name for name in chosen if MORE[name](runs)]
 
 
 def test_paths_and_barriers(tmp_path):
@@ -34,11 +46,10 @@ def test_paths_and_barriers(tmp_path):
     figure = paths.path_barriers(arrays)
     loss, error, loss_barrier, error_barrier = figure.axes
     assert [line.get_ydata().tolist() for line in loss.get_lines()] == arrays["train_loss"].tolist()
-    assert lines(error)[0][:, 1].tolist() == [50, 50, 50]
+    assert lines(error)[0].tolist() == [[0, 50], [0.5, 50], [1, 50]]
     assert [line.tolist() for line in lines(loss_barrier)] == [[[5, 0]], [[80, 2]], [[90, 0]]]
     assert [line[0, 1] for line in lines(error_barrier)] == [1, 2, 3]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [paths.RELATIONS[i] for i in (0, 1, 4)]
+    assert names(figure) == [paths.RELATIONS[i] for i in (0, 1, 4)]
     np.savez(tmp_path / "some.npz", **arrays)
     command.main([str(tmp_path / "some.npz")])
     assert (tmp_path / "some.png").exists()
@@ -55,62 +66,55 @@ def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
     low = on_sphere(make, 0.01, falling(60)[0], np.zeros(60), gradient=3.0)
     other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01), gradient=5.0)
     high = on_sphere(make, 0.1, chaos(60)[0], np.full(60, 0.5))
-    spread = np.append(np.full(59, np.nan), 2.0)
+    assert not drawn([low, high])
+    spread = np.append(np.full(58, np.nan), (2.0, np.nan))
     for run in (low, other, high):
-        arrays = {"params_norm": np.full(60, 2.0), "params_numel": np.full(60, 100),
-                  "fisher_trace": spread, "sharpness": 10 * spread}  # fmt: skip
-        arrays = {**run.metrics("train-tm-prebn"), **arrays}
-        np.savez(run.folder / "train-tm-prebn.npz", **arrays)
-    gradient, fisher, hessian, error = rates.sharpness_by_rate([low, other, high]).axes
+        add(run, "train-tm-prebn", params_norm=np.full(60, 2.0), params_numel=np.full(60, 100),
+            fisher_trace=spread, sharpness=10 * spread)  # fmt: skip
+    gradient, fisher, hessian, error = figures.sharpness_by_rate([low, other, high]).axes
     converged, others, means = lines(gradient)
     assert converged.tolist() == [[0.01, 6], [0.01, 10]] and means.tolist() == [[0.01, 8]]
     assert others.tolist() == [[0.1, 10]]
     assert lines(fisher)[0][0] == pytest.approx([0.01, 0.01 * 2 * 100 * 2**2])
     assert lines(hessian)[1][0] == pytest.approx([0.1, 0.1 * 20])
     assert lines(error)[0][:, 1] == pytest.approx([0, 1])
-    assert set(rates.applicable([low, other, high])) == {"sharpness"}
-
-
-def with_metrics(make, lr, momentum, rho, **config):
-    config = {"lr_init": lr, "momentum": momentum, **config}
-    run = make(np.full(20, 2.0), np.full(20, rho), config)
-    epochs = np.array([0, 10, 20])
-    np.savez(run.folder / "train-tm.npz", report_epochs=epochs, loss=lr * np.ones(3))
-    np.savez(run.folder / "test-em.npz", report_epochs=epochs, acc=np.array([0.1, 0.5, 1 - lr]))
-    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=epochs, params_norm=np.full(3, rho))
-    return run
+    assert drawn([low, other, high]) == ["sharpness"]
 
 
 def test_conventional_training_by_initial_rate(make):
-    found = [with_metrics(make, lr, mu, 2.0) for lr in (0.3, 0.1) for mu in (0.0, 0.9)]
-    figure = rates.conventional(found, boundaries=[(0.01, 0.02)])
-    loss, error, plain, momentum = figure.axes
-    assert [line.tolist() for line in lines(loss)] == 2 * [[[0.1, 0.1], [0.3, 0.3]]]
+    epochs, found = np.array([0, 10, 20]), []
+    for cosine, lr, momentum in np.ndindex(2, 2, 2):
+        lr, momentum = (0.3, 0.1)[lr], (0.0, 0.9)[momentum]
+        config = {"lr_init": lr, "momentum": momentum, "cosan_schedule": bool(cosine)}
+        run = make(np.full(20, 2.0), np.full(20, 2.0), config)
+        np.savez(run.folder / "train-tm.npz", report_epochs=epochs, loss=lr * np.ones(3))
+        np.savez(run.folder / "test-em.npz", report_epochs=epochs, acc=[0.1, 0.5, 1 - lr])
+        found.append(run)
+    assert not drawn(found[:4]) and not drawn(found[:2]) and not drawn(found[::2])
+    assert drawn(found) == ["conventional"]
+    figure = figures.conventional(found, boundaries=[(0.01, 0.02)])
+    loss, error, *courses = figure.axes
+    assert [line.tolist() for line in lines(loss)] == 4 * [[[0.1, 0.1], [0.3, 0.3]]]
     assert lines(error)[0] == pytest.approx(np.array([[0.1, 10], [0.3, 30]]))
-    assert (plain.get_title(), momentum.get_title()) == (
-        "constant, momentum 0", "constant, momentum 0.9",
-    )  # fmt: skip
-    assert [line[0, 1] for line in lines(plain)] == pytest.approx([0.1 / 4, 0.3 / 4])
-    assert [line[0, 1] for line in lines(momentum)] == pytest.approx([1 / 4, 3 / 4])
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert not rates.applicable(found) and not rates.applicable(found[:1])
-    cosine = [
-        with_metrics(make, lr, mu, 2.0, cosan_schedule=True) for lr in (1, 2) for mu in (0, 1)
-    ]
-    assert set(rates.applicable([*found, *cosine])) == {"conventional"}
-    assert names[2:] == ["η = 0.1", "η = 0.3", "a regime of the sphere ends"]
+    kinds = [f"{kind}, momentum {mu}" for kind in ("constant", "cosine") for mu in ("0", "0.9")]
+    assert [axis.get_title() for axis in courses] == kinds
+    for axis, factor in zip(courses, (1, 10, 1, 10), strict=True):
+        rates = [line[0, 1] for line in lines(axis)]
+        assert rates == pytest.approx([factor * 0.1 / 4, factor * 0.3 / 4])
+        assert [patch.get_y() for patch in axis.patches] == [0.01]
+    assert names(figure) == [*kinds, "η = 0.1", "η = 0.3", "a regime of the sphere ends"]
 
 
 def test_losses_of_true_and_corrupted_labels(make):
     run = on_sphere(make, 0.01, falling(3)[0], np.full(3, 0.2))
-    add(run, "train-tm", loss_normal=np.array([2, 1, 0.5]), loss_corrupt=np.array([4, 5, 6.0]),
-        acc_corrupt=np.array([0.1, 0.2, 0.3]))  # fmt: skip
-    normal, corrupted, error, test = rates.label_noise([run]).axes
-    assert lines(normal)[0][:, 1].tolist() == [2, 1, 0.5]
-    assert lines(corrupted)[0][:, 1].tolist() == [4, 5, 6]
-    assert lines(error)[0][:, 1] == pytest.approx([90, 80, 70])
-    assert lines(test)[0][:, 1] == pytest.approx([20, 20, 20])
-    assert set(rates.applicable([run])) == {"label_noise"}
+    true, corrupted = np.array([2, 1, 0.5]), np.array([4, 5, 6.0])
+    add(run, "train-tm", loss_normal=true, loss_corrupt=np.full(3, np.nan))
+    assert not drawn([run])  # measured apart, but without label noise
+    add(run, "train-tm", loss_corrupt=corrupted, acc_corrupt=[0.1, 0.2, 0.3])
+    expected = (true, corrupted, [90, 80, 70], [20, 20, 20])
+    for axis, values in zip(figures.label_noise([run]).axes, expected, strict=True):
+        assert lines(axis)[0] == pytest.approx(np.array([[0, 1, 2], values]).T)
+    assert drawn([run]) == ["label_noise"]
 
 
 def test_loss_and_error_have_a_row_for_each_network(make):
@@ -118,14 +122,14 @@ def test_loss_and_error_have_a_row_for_each_network(make):
              for m in ("ConvNetSIAf", "ResNet18SIAf") for lr in (0.1, 0.2)]  # fmt: skip
     for run in found:
         np.savez(run.folder / "test-em.npz", report_epochs=[0, 200], acc=np.array([0.1, 0.7]))
-    figure = rates.loss_and_error(found)
+    figure = figures.loss_and_error(found)
     assert [axis.get_title() for axis in figure.axes[::2]] == [
         "ConvNetSIAf Train loss", "ResNet18SIAf Train loss",
     ]  # fmt: skip
     for axis, error in zip(figure.axes[::2], figure.axes[1::2], strict=True):
-        first, turns = lines(axis)[:2]
+        first, _, turns, _ = lines(axis)
         assert len(first) == 200 and len(turns) == len(found[0].periods) > 1
         assert lines(error)[0] == pytest.approx(np.array([[0, 90], [200, 30]]))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names[0] == "ConvNetSIAf: η = 0.1" and len(names) == 4
-    assert set(rates.applicable(found)) == {"loss_and_error"}
+    assert names(figure)[0] == "ConvNetSIAf: η = 0.1" and len(names(figure)) == 5
+    held = make(*falling(9), {"fix_si_pnorm": True, "fix_si_pnorm_value": 3.0})
+    assert drawn(found) == drawn([found[0], held]) == ["loss_and_error"] and not drawn(found[:2])

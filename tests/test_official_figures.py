@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from made_runs import CONFIG
 
 import figures
 import models
 import runs
+import test as test_script
 from options import Model
 from theory.dynamics import effective_lr
 
 EPOCHS = np.arange(6)
+LOSS = {"loss": np.geomspace(2, 0.01, 6), "acc": np.linspace(0.1, 0.9, 6)}
 
 
 def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, checkpoints=True):
@@ -23,10 +26,9 @@ def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, che
     info = root / "info" / name
     info.mkdir(parents=True)
     shared = {"report_epochs": EPOCHS, "params_norm": norms}
-    loss = {"loss": np.geomspace(2, 0.01, 6), "acc": np.linspace(0.1, 0.9, 6)}
-    np.savez(info / "train-tm.npz", **shared, **loss, gnorm_m=2 * np.ones(6))
+    np.savez(info / "train-tm.npz", **shared, **LOSS, gnorm_m=2 * np.ones(6))
     np.savez(info / "train-tm-prebn.npz", **shared, gnorm_m=np.ones(6))
-    np.savez(info / "test-em.npz", **shared, **loss)
+    np.savez(info / "test-em.npz", **shared, **LOSS)
     if checkpoints:
         folder = root / "checkpoints" / name / "trial_0"
         folder.mkdir(parents=True)
@@ -53,22 +55,16 @@ def test_an_official_tree_is_found(tmp_path):
     assert list(runs.find_experiments(tmp_path)) == ["exp"]
 
 
-def test_rates_of_a_schedule_are_those_of_the_checkpoints(tmp_path):
+def test_rates_are_those_of_the_checkpoints_and_of_the_weights_that_are_trained(tmp_path):
+    """They follow a schedule; of several groups the others are frozen, whichever is first."""
     rates = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.01])
     write_tree(tmp_path, rates=rates)
-    (run,) = runs.find_runs(tmp_path)
-    np.testing.assert_array_equal(run.lr_at(EPOCHS), rates)
-
-
-def test_the_rate_is_that_of_the_weights_that_are_trained(tmp_path):
-    """Of several groups the others are frozen, whichever is first."""
-    write_tree(tmp_path)
     for path in (tmp_path / "checkpoints").rglob("*.pt"):
+        (run,) = runs.find_runs(tmp_path)
+        np.testing.assert_array_equal(run.lr_at(EPOCHS), rates)
         content = torch.load(path, weights_only=False)
         content["optimizer"]["param_groups"].reverse()
         torch.save(content, path)
-    (run,) = runs.find_runs(tmp_path)
-    assert run.config["lr_init"] == 0.01
 
 
 def test_a_held_norm_is_the_sphere(tmp_path):
@@ -98,8 +94,7 @@ def test_without_checkpoints_the_curves_are_drawn_all_the_same(tmp_path):
     write_tree(tmp_path, "two")
     found = runs.find_runs(tmp_path)
     assert [run.config["name"] for run in found] == ["two", "one"]  # the unknown rate last
-    figure = figures.figure2(found)
-    assert len(figure.axes[0].lines) >= 2
+    assert len(figures.figure2(found).axes[0].lines) >= 2
     figures.table(found)
 
 
@@ -113,8 +108,6 @@ def test_metrics_beside_official_checkpoints(tmp_path):
 
 
 def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run, tmp_path):
-    import test as test_script
-
     folder = run("--epochs 1").rename(tmp_path / "trial_0")
     place = tmp_path / "checkpoints" / "name"
     place.mkdir(parents=True)
@@ -139,14 +132,9 @@ def test_effective_rate_follows_the_schedule(run):
 def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
     run = tmp_path / "x" / "lr_0.1" / "trial_0"
     run.mkdir(parents=True)
-    arrays = {
-        "loss": np.ones(3),
-        "acc": np.ones(3),
-        "gnorm_m": np.ones(3),
-        "params_norm": np.ones(3),
-    }
+    arrays = {"report_epochs": EPOCHS, **LOSS, "gnorm_m": np.ones(6), "params_norm": np.ones(6)}
     for name in ("train-tm", "train-tm-prebn", "test-em"):
-        np.savez(run / f"{name}.npz", report_epochs=np.arange(3), **arrays)
+        np.savez(run / f"{name}.npz", **arrays)
     figures.report([tmp_path / "x"])
     assert "overview.png" in capsys.readouterr().out
     assert not (tmp_path / "x" / "effective_step.png").exists()
@@ -155,10 +143,7 @@ def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
 def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path, capsys):
     for number, name in enumerate(("train-tm", "test-em")):
         run = tmp_path / "x" / f"elr_{number + 1}" / "trial_0"
-        run.mkdir(parents=True)
-        config = {"fix_elr": True, "elr": number + 1.0, "num_classes": 10, "lr_init": 0.1,
-                  "wd": 0.0, "optimizer": "sgd", "trial": 0, "resume_epoch": None}  # fmt: skip
-        (run / "config.json").write_text(json.dumps(config))
+        runs.write_config(run, CONFIG | {"fix_elr": True, "elr": number + 1.0})
         arrays = {"loss": np.linspace(2, 1, 8), "acc": np.full(8, 0.5)}
         np.savez(run / f"{name}.npz", report_epochs=np.arange(8), **arrays)
     figures.report([tmp_path / "x"])
@@ -168,10 +153,6 @@ def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path
 
 
 def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsys):
-    import json
-
-    import test as test_script
-
     folder = run("--corrupt_train 0.3 --epochs 1 --metrics")
     config = json.loads((folder / "config.json").read_text())
     del config["norm_eps"]
