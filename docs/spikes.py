@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import minimal
 import models
-from figures.style import COLOURS, describe, plt, save
+from figures.style import COLOURS, describe, name_below, plt, save
 from monitor import Monitor
 from utils import UserError, nearest, user_errors
 
@@ -106,13 +106,14 @@ def draw(name: str, runs: dict[str, list[tuple[float, float]]]) -> None:
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(5, 3.6), sharex=True, layout="constrained", height_ratios=(3, 2)
     )
+    named = {}
     for (label, rows), colour in zip(runs.items(), COLOURS, strict=False):
         loss, norm = zip(*rows, strict=True)
-        above.plot(range(1, len(rows) + 1), loss, color=colour, label=label, linewidth=1.2)
+        (named[label],) = above.plot(range(1, len(rows) + 1), loss, color=colour, linewidth=1.2)
         below.plot(range(1, len(rows) + 1), norm, color=colour, linewidth=1.2)
     describe(above, "", "", "train loss", yscale="log")
     describe(below, "", "epoch", "norm ρ", yscale="log")
-    above.legend(fontsize="small")
+    name_below(figure, named)
     save(figure, FOLDER / f"{name}.png")
 
 
