@@ -353,7 +353,7 @@ def test_what_official_drivers_put_into_params():
         "initscale": 10.0, "momentum": 0.0, "epochs": 1e3, "use_data_size": 50000,
         "corrupt_train": 0.2, "trial": 3, "resume_epoch": -1, "fix_si_pnorm_value": 10.0,
         "eval_freq": 1000, "num_workers": 4, "gpu": 0, "same_last_layer": True, "save_freq_int": 0,
-        "c_schedule": 0, "seed": 5, "keep": None,
+        "c_schedule": 0, "seed": 5, "batch_size": None,
     }  # fmt: skip
     flags = "--use_test --no_aug --noschedule --fbgd --fix_si_pnorm"
     (line,) = lines_with(params=params, add_params=flags)
@@ -361,7 +361,7 @@ def test_what_official_drivers_put_into_params():
     assert asked == line.options and not notes
     wanted = {
         "init_scale": 10, "fix_si_pnorm_value": 10, "eval_freq": 1000, "epochs": 1000,
-        "same_last_layer": True, "resume_epoch": None, "keep": None, "seed": 5, "noaug": True,
+        "same_last_layer": True, "resume_epoch": None, "batch_size": 128, "seed": 5, "noaug": True,
     }  # fmt: skip
     assert {key: getattr(asked, key) for key in wanted} == wanted
     assert line.folder.name == "trial_3"
@@ -398,3 +398,4 @@ def test_every_named_experiment_has_valid_lines():
         lines = lines_of(experiment)
         assert len({line.folder for line in lines}) == len(lines) > 0
         assert all(len(line.checkpoints) > 1 for line in lines)
+        assert all(line.options.on_sphere == line.name.startswith("elr_") for line in lines)

@@ -168,7 +168,7 @@ def test_durations(seconds, words):
 ])  # fmt: skip
 def test_the_nearest_name_is_suggested(word, found):
     words = f" (did you mean {found}?)" if found else ""
-    assert utils.nearest(word, ["ConvNetSI", "ResNet18"]) == words
+    assert utils.nearest(word, ["ConvNetSIAf", "ConvNetSI", "ResNet18"]) == words
 
 
 @pytest.mark.parametrize("error", [
