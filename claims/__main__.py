@@ -31,12 +31,14 @@ import numpy as np
 import figures
 import runs
 from claims import mechanism, minima, periodic, sphere, table  # noqa: F401
-from claims.claim import CLAIMS, FIRST_TRIAL, Claim, Finding, NotMeasurable, at_quick
+from claims.claim import CLAIMS, FIRST_TRIAL, Claim, NotMeasurable
+from claims.statistics import Estimate, verdict_of
+from experiments import Experiment
 from experiments.cost import total
 from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, run_of, unfinished
 from experiments.local import run_here
-from options import Options, integer, option, parse
-from utils import UserError, duration, nearest, plural, user_errors, write_atomically
+from options import Options, integer, one_of, option, parse
+from utils import UserError, duration, plural, user_errors, write_atomically
 
 # What is done first says most for its cost.
 ORDER = (
@@ -45,64 +47,40 @@ ORDER = (
     "regimes", "minima", "turning", "optima", "frequency", "length", "improvement",
 )  # fmt: skip
 QUICK = ("toy", "adam", "full_batch", "sharpness")  # under four minutes on two cores
+QUICK_SEEDS = 2  # trials 0 and 1
 RECORD = Path("results/claims")  # whose tables README.md and docs/claims.md show
 
+Groups = Sequence[tuple[Experiment, Sequence[Line]]]  # the settings of a claim and their lines
 
-def names(text: str) -> list[str]:
-    """Keys of claims, separated by commas.
 
-    Raises
-    ------
-    ValueError : there is no such claim.
-    """
-    for name in text.split(","):
-        if name not in ORDER:
-            known = ", ".join(sorted(ORDER))
-            raise ValueError(f"no claim {name!r}{nearest(name, ORDER)}; known: {known}")
-    return text.split(",")
+def known_claims(text: str) -> None:
+    """Keys of claims, separated by commas."""
+    for key in text.split(","):
+        one_of(ORDER)(key)
 
 
 @dataclass(frozen=True)
 class Command(Options):
     """Which claims to measure, and how."""
 
-    claim: str | None = option(None, "claims to measure, separated by commas (default: all)", names)
+    claim: str | None = option(None, "which, separated by commas (default: all)", known_claims)
     quick: bool = option(False, "a few claims on digits in minutes, two seeds: decides nothing")
-    seeds: int | None = option(
-        None, "fewer seeds than designed: a look, which is not judged", integer(1)
-    )
+    seeds: int | None = option(None, "fewer seeds than designed: a look, not judged", integer(1))
     jobs: int = option(1, "runs that are trained at once", integer(1))
-    results: str | None = option(
-        None, "folder of the record (Experiments/claims, .../claims_quick)"
-    )
+    results: str | None = option(None, "folder of the record (Experiments/claims[_quick])")
     list: bool = option(False, "list claims, their state and cost, and run nothing")
     table: bool = option(False, "write the tables of what is on record, and run nothing")
-    image_folder: str | None = option(
-        None, "take this ImageFolder's images instead of a setting's data set"
-    )
-
-
-def lines_behind(claim: Claim, options) -> list[list[Line]]:
-    """The lines of each setting, in the trials that are measured."""
-    found = []
-    for setting, seeds in zip(claim.settings, claim.seeds, strict=True):
-        count = min(seeds, options.seeds or seeds)
-        first = 0 if options.quick else FIRST_TRIAL
-        on_images = setting.options.dataset != "Digits"
-        setting = setting.on_folder(options.image_folder) if on_images else setting
-        found.append(lines_of(setting.in_trials(range(first, first + count))))
-    return found
+    image_folder: str | None = option(None, "ImageFolder to train on in place of CIFAR-10")
 
 
 def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Command, argv, "claims", __doc__)
     folder = Path(options.results or ROOT / ("claims_quick" if options.quick else "claims"))
     record = table.read(folder / "claims.json")
-    asked = names(options.claim) if options.claim else QUICK if options.quick else ORDER
-    chosen = [claim for claim in sorted(CLAIMS, key=lambda c: ORDER.index(c.key))
-              if claim.key in asked]  # fmt: skip
+    asked = options.claim.split(",") if options.claim else QUICK if options.quick else ORDER
+    chosen = [CLAIMS[key] for key in ORDER if key in asked]
     if options.quick:
-        chosen = [at_quick(claim) for claim in chosen if claim.is_quick]
+        chosen = [claim for claim in chosen if all(setting.quick for setting in claim.settings)]
     if not chosen:
         raise UserError("none of these claims has a quick setting")
     if not options.table:
@@ -110,28 +88,47 @@ def main(argv: list[str] | None = None) -> None:
         list_claims(chosen, groups, record)
         if options.list:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        every = [line for lines in groups.values() for group in lines for line in group]
-        check_data(unfinished(every))
+        check_data(unfinished(line for each in groups.values() for line in lines_in(each)))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not options.table:
         figures.plt.switch_backend("agg")
         for claim in chosen:
-            record[claim.key] = measure(claim, groups[claim.key], options, folder, record)
+            before = record.get(claim.key, {})
+            record[claim.key] = measure(claim, groups[claim.key], options, folder, before)
             write_json(folder / "claims.json", {"claims": record})
     shown = table.page_table(record, table.read(folder / "exploratory.json"), "{}.png")
     if options.quick:
         shown = f"A quick subset: two seeds, short runs. It decides nothing.\n\n{shown}"
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "claims.md", shown.encode())
     if folder == RECORD:
-        table.write_pages(folder, Path())
+        for page, text in table.pages(folder).items():
+            write_atomically(page, text.encode())
     print(folder / "claims.md")
 
 
-def list_claims(chosen: Sequence[Claim], groups: dict, record: dict) -> None:
+def lines_behind(claim: Claim, options: Command) -> Groups:
+    """The settings and their lines, in the trials that are measured."""
+    groups = []
+    for setting, seeds in zip(claim.settings, claim.seeds, strict=True):
+        first = FIRST_TRIAL
+        if options.quick:
+            setting, seeds, first = setting.at_quick(), QUICK_SEEDS, 0
+        if setting.options.dataset != "Digits":
+            setting = setting.on_folder(options.image_folder)
+        trials = range(first, first + min(seeds, options.seeds or seeds))
+        groups.append((setting, lines_of(setting.in_trials(trials))))
+    return groups
+
+
+def lines_in(groups: Groups) -> list[Line]:
+    return [line for _, lines in groups for line in lines]
+
+
+def list_claims(chosen: Sequence[Claim], groups: dict[str, Groups], record: dict) -> None:
     """A line on each claim: what is on record, what is trained, what is left to train."""
     todo: dict[Path, Line] = {}
     for claim in chosen:
-        every = [line for group in groups[claim.key] for line in group]
+        every = lines_in(groups[claim.key])
         left = {line.folder: line for line in every if not is_finished(line)}
         state = record.get(claim.key, {}).get("verdict", table.NOT_RUN)
         print(
@@ -148,71 +145,66 @@ def time_left(lines: dict[Path, Line]) -> str:
     return "unknown" if seconds is None else duration(seconds)
 
 
-def measure(claim: Claim, groups, options, folder: Path, record: dict) -> dict[str, Any]:
+def measure(claim: Claim, groups: Groups, options: Command, folder: Path, old: dict) -> dict:
     """Train what is not trained yet, measure a claim, save its rows and figure: its entry.
 
     Raises
     ------
     UserError : a run failed.
     """
-    start, found = time.time(), []
-    for setting, lines in zip(claim.settings, groups, strict=True):
+    start, reason, runs_of = time.time(), "", []
+    for setting, lines in groups:
         if run_here(setting, lines, options.jobs) == 1:  # a run that diverged is a result
             raise UserError(f"a run of {setting.name} failed, see above")
-        found.append([run_of(line) for line in lines])
-    reason = ""
+        runs_of.append([run_of(line) for line in lines])
     try:
-        finding = claim.measure(*found)
+        estimates, rows = claim.measure(*runs_of)
     except NotMeasurable as error:
-        finding, reason = Finding((), []), f"not measurable: {error}"
-    whole = options.seeds is None and not options.quick
-    verdict = (finding.verdict if not reason else "undecided") if whole else "not judged"
-    entry = {
-        "verdict": verdict, "reason": reason, "estimates": [*map(as_entry, finding.estimates)],
-        "design": claim.design, "trials": trials_of(groups),
+        estimates, rows, reason = [], [], f"not measurable: {error}"
+    judged = options.seeds is None and not options.quick
+    entry = plain({
+        "verdict": verdict_of(estimates) if judged else "not judged", "reason": reason,
+        "estimates": [*map(as_entry, estimates)], "design": claim.design,
+        "trials": sorted({line.options.trial for line in lines_in(groups)}),
         "code": runs.code_version() or "unknown", "seconds": round(time.time() - start),
-    }  # fmt: skip
-    old = record.get(claim.key, {})
+    })  # fmt: skip
     if (old.get("design"), old.get("trials")) == (entry["design"], entry["trials"]):
         entry["code"] = old["code"]  # the commit that first judged these trials by this design
         entry["seconds"] = max(entry["seconds"], old["seconds"])
-    write_json(folder / f"{claim.key}.json", {"rows": finding.rows, **entry})
-    if finding.estimates:
-        drawn = figures.estimates(finding.estimates, claim.statement)
+    write_json(folder / f"{claim.key}.json", {"rows": plain(rows), **entry})
+    if estimates:
+        drawn = figures.estimates(estimates, claim.statement)
         figures.save(drawn, folder / f"{claim.key}.png")
     words = reason or table.found(entry["estimates"])
-    print(f"\n{claim.paper}: {claim.statement}\n    {verdict}: {words}\n")
+    print(f"\n{claim.paper}: {claim.statement}\n    {entry['verdict']}: {words}\n")
     return entry
 
 
-def trials_of(groups: Sequence[Sequence[Line]]) -> list[int]:
-    return sorted({line.options.trial for group in groups for line in group})
-
-
-def as_entry(estimate) -> dict[str, Any]:
-    interval = estimate.interval
-    numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return plain({
-        "name": estimate.name, **numbers, "inside": estimate.inside, "verdict": estimate.verdict,
+def as_entry(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "name": estimate.name, "value": estimate.value, "low": estimate.low, "high": estimate.high,
+        "inside": estimate.inside, "verdict": estimate.verdict,
         "seeds": [round(float(seed), 6) for seed in estimate.seeds][:32],
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def write_json(path: Path, content: dict) -> None:
-    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
     # Lists of numbers on one line
     text = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     write_atomically(path, text.encode())
 
 
 def plain(value: Any) -> Any:
-    """As JSON can hold it: NumPy's values as Python's, null for a number that is not finite."""
+    """As JSON can hold it: a run as its folder, NumPy's values as Python's, null for NaN."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
+    if isinstance(value, runs.Run):
+        return value.folder.as_posix()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -5,18 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 import runs
-from claims.claim import CIFAR, Finding, NotMeasurable, branch, claim, mean, ratio, setting
+from claims.branches import branch
+from claims.claim import CIFAR, Found, NotMeasurable, claim, setting
 from claims.mechanism import BASE
-from claims.statistics import ABOVE, BELOW, power_of_mean
+from claims.statistics import ABOVE, BELOW, mean, power_of_mean, ratio
 from measuring import diversity
 from measuring.minima import measure
 from runs import Run
 
 NEAR = 3  # epochs around a destabilisation
-MINIMA = setting(
-    "minima", "test errors at the minima of successive periods: 2,560 CIFAR-10 images, width 8",
-    {"lr_init": 0.03, "wd": 0.02}, **{**CIFAR, "epochs": 800, "save_freq": 2},
-)  # fmt: skip
+MINIMA = setting("minima", {"lr_init": 0.03, "wd": 0.02}, base=CIFAR, epochs=800, save_freq=2)
 
 
 def minima_of_periods(run: Run) -> list[int]:
@@ -43,17 +41,16 @@ def saved(run: Run) -> list[int]:
     return [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
 
 
-def anchor_of(run: Run, lows: Sequence[int]) -> int:
-    """The first checkpoint in the last quarter of the way to the minimum of the second period."""
+def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
+    """An anchor before the second minimum, and the run from there to its end with ρ held.
+
+    The anchor is the first checkpoint in the last quarter of the way to that minimum.
+    """
     start = run.periods.cycles[1].start
     before = [epoch for epoch in saved(run) if epoch < lows[1]]
     late = start + 0.75 * (lows[1] - start)
-    return min([epoch for epoch in before if epoch >= late], default=before[-1])
-
-
-def held_arm(run: Run, anchor: int) -> Run:
-    """The same run from the anchor to its end with ρ held at its norm there."""
-    return branch(run, anchor, run.config["epochs"] - anchor, fix_si_pnorm=True)
+    anchor = min([epoch for epoch in before if epoch >= late], default=before[-1])
+    return anchor, branch(run, anchor, run.config["epochs"] - anchor, fix_si_pnorm=True)
 
 
 def gain(found: dict, anchor: int, epochs: Sequence[int], prefix: str = "") -> float:
@@ -75,7 +72,7 @@ def gain(found: dict, anchor: int, epochs: Sequence[int], prefix: str = "") -> f
     power=("an extra gain of 1.3 points with a spread of 0.5 between seeds",
            power_of_mean(8, 1.3, 0.5, ABOVE(0.5))),
 )  # fmt: skip
-def minima(found: list[Run]) -> Finding:
+def minima(found: list[Run]) -> Found:
     """Paper: minima of later periods are different functions: ensembles with an earlier one gain
     accuracy, up to the level of an independently trained network.
 
@@ -92,25 +89,24 @@ def minima(found: list[Run]) -> Finding:
     lows_of = [minima_of_periods(run) for run in found]
     extra, shares, rows = [], [], []
     for i, (run, lows) in enumerate(zip(found, lows_of, strict=True)):
-        anchor, other = anchor_of(run, lows), (i + 1) % len(found)
-        later, theirs = lows[2:], lows_of[other]
-        held = diversity.compare(run.folder, anchor, held_arm(run, anchor).folder, {anchor, *later})
-        own = diversity.compare(
-            run.folder, anchor, found[other].folder, {anchor, *later, *theirs[-5:]}
-        )
+        other = (i + 1) % len(found)
+        later, theirs = lows[2:], lows_of[other][-5:]
+        anchor, held_run = held_arm(run, lows)
+        held = diversity.compare(run.folder, anchor, held_run.folder, {anchor, *later})
+        own = diversity.compare(run.folder, anchor, found[other].folder, {anchor, *later, *theirs})
         gains = {
             "periods": gain(own, anchor, later),
             "held": gain(held, anchor, later, "independent_"),
             "last_minima": gain(own, anchor, later[-5:]),
-            "independent": gain(own, anchor, theirs[-5:], "independent_"),
+            "independent": gain(own, anchor, theirs, "independent_"),
         }
         extra.append(gains["periods"] - gains["held"])
         shares.append(gains["last_minima"] / gains["independent"])
-        rows.append({"run": run.folder.as_posix(), "anchor": anchor, "minima": lows, **gains})
-    return Finding(
-        (mean("extra gain of later periods over ρ held, points", extra, ABOVE(0.5)),
-         mean("gain of the last minima over an independent network's", shares)), rows
-    )  # fmt: skip
+        rows.append({"run": run, "anchor": anchor, "minima": lows, **gains})
+    return [
+        mean("extra gain of later periods over ρ held, points", extra, ABOVE(0.5)),
+        mean("gain of the last minima over an independent network's", shares),
+    ], rows
 
 
 @claim(
@@ -120,7 +116,7 @@ def minima(found: list[Run]) -> Finding:
            power_of_mean(10, np.log(2.3), np.log(1.2), ABOVE(np.log(1.5)))
            * power_of_mean(8, np.log(2.8), np.log(1.4), ABOVE(np.log(1.5)))),
 )  # fmt: skip
-def turning(digits: list[Run], images: list[Run]) -> Finding:
+def turning(digits: list[Run], images: list[Run]) -> Found:
     """Paper: none claims it; if minima of different periods are different functions, the way
     between them is made at the destabilisations.
 
@@ -136,24 +132,21 @@ def turning(digits: list[Run], images: list[Run]) -> Finding:
     for name, found in (("digits", digits), ("images", images)):
         ratios = []
         for run in found:
-            cycles = run.periods.cycles
-            if not cycles:
+            turns = run.periods.turns
+            if not len(turns):
                 raise NotMeasurable(f"{run.folder} has no period")
             turned = diversity.turning(run.folder)
-            after = turned["from"] >= cycles[0].turn - NEAR
-            near = np.zeros(len(after), dtype=bool)
-            for period in cycles:
-                near |= (turned["from"] >= period.turn - NEAR) & (
-                    turned["to"] <= period.turn + NEAR
-                )
-            took = turned["to"] - turned["from"]
-            rates = [
-                turned["angle"][at].sum() / took[at].sum() for at in (near & after, ~near & after)
-            ]
-            ratios.append(rates[0] / rates[1])
-            rows.append({"run": run.folder.as_posix(), "near": rates[0], "away": rates[1]})
+            begin, end = turned["from"], turned["to"]
+            after = begin >= turns[0] - NEAR
+            near = ((begin >= turns[:, None] - NEAR) & (end <= turns[:, None] + NEAR)).any(axis=0)
+            pace, away = (
+                turned["angle"][at].sum() / (end - begin)[at].sum()
+                for at in (after & near, after & ~near)
+            )
+            ratios.append(pace / away)
+            rows.append({"run": run, "near": pace, "away": away})
         estimates.append(ratio(f"{name}: rate of turning near over away", ratios, ABOVE(1.5)))
-    return Finding(tuple(estimates), rows)
+    return estimates, rows
 
 
 @claim(
@@ -161,7 +154,7 @@ def turning(digits: list[Run], images: list[Run]) -> Finding:
     power=("a fall of 2.2 points with a spread of 1.2 between seeds, 1.5 against ρ held",
            power_of_mean(12, -2.2, 1.2, BELOW(0)) * power_of_mean(12, -1.5, 1.2, BELOW(0))),
 )  # fmt: skip
-def improvement(found: list[Run]) -> Finding:
+def improvement(found: list[Run]) -> Found:
     """Paper: from period to period the first minima have lower test errors.
 
     Estimate: the mean test error of the last five minima (of those after the third) minus that of
@@ -176,17 +169,19 @@ def improvement(found: list[Run]) -> Finding:
     falls, against, rows = [], [], []
     for run in found:
         lows = minima_of_periods(run)
-        held = held_arm(run, anchor_of(run, lows))
-        last = lows[3:][-5:]
-        errors = [error_at(run, epoch) for epoch in (*lows[:3], *last)]
-        still = [error_at(held, epoch) for epoch in last]
-        falls.append(np.mean(errors[3:]) - np.mean(errors[:3]))
-        against.append(np.mean(errors[3:]) - np.mean(still))
-        rows.append({"run": run.folder.as_posix(), "minima": lows, "errors": errors, "held": still})
-    return Finding(
-        (mean("test error, first 3 to last 5 minima, points", falls, BELOW(0)),
-         mean("the last 5 against equal time with ρ held, points", against, BELOW(0))), rows
-    )  # fmt: skip
+        first, last = lows[:3], lows[3:][-5:]
+        _, held = held_arm(run, lows)
+        before, errors, still = (
+            [error_at(arm, epoch) for epoch in epochs]
+            for arm, epochs in ((run, first), (run, last), (held, last))
+        )
+        falls.append(np.mean(errors) - np.mean(before))
+        against.append(np.mean(errors) - np.mean(still))
+        rows.append({"run": run, "minima": lows, "errors": [*before, *errors], "held": still})
+    return [
+        mean("test error, first 3 to last 5 minima, points", falls, BELOW(0)),
+        mean("the last 5 against equal time with ρ held, points", against, BELOW(0)),
+    ], rows
 
 
 def error_at(run: Run, epoch: int) -> float:

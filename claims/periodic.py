@@ -5,62 +5,49 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from claims.claim import (
-    DIGITS,
-    LOG_ONLY,
-    Estimate,
-    Finding,
-    branch,
-    by_line,
-    by_seed,
-    claim,
-    loss_periods,
+from claims.branches import LOG_ONLY, branch, by_line, by_seed, loss_periods, rate, settled
+from claims.claim import Found, claim, setting
+from claims.statistics import (
+    ABOVE,
     mean,
-    rate,
+    median,
+    power_of_mean,
+    power_of_share,
     ratio,
-    setting,
-    settled,
     share,
+    slope,
 )
-from claims.statistics import ABOVE, of_seeds, power_of_mean, power_of_share, slope
 from experiments.setting import TRAINABLE
 from runs import Run
 from theory.periods import Periods
 
 TEN_OF_TWELVE = ("more than half of the seeds, that is 10 of 12, if 95 % are periodic",
                  power_of_share(12, 0.95))  # fmt: skip
-_STEPS = 4  # of an epoch of 512 images
 
 
 def e_folds(count: float, lr: float, wd: float) -> dict:
-    """A line at these rates for so many e-folds of weight decay."""
-    return {"lr_init": lr, "wd": wd, "epochs": round(count / (_STEPS * lr * wd))}
+    """A line at these rates for so many e-folds of weight decay, with 4 steps an epoch."""
+    return {"lr_init": lr, "wd": wd, "epochs": round(count / (4 * lr * wd))}
 
 
-def periodic_seeds(name: str, line: Sequence[Run]) -> tuple[list[Estimate], list[dict]]:
-    """Share of the seeds that are periodic, mean CV and chance's limit beside it, and the rows."""
-    found = [settled(run) for run in line]
-    estimates = [share(f"{name}: share of seeds periodic", [p.is_periodic for p in found])]
-    estimates += [
-        mean(f"{name}: {words}", [getattr(p, key) for p in found if len(p) > 2])
-        for key, words in (("cv", "CV of the lengths"), ("cv_limit", "chance's limit of the CV"))
-    ]
-    rows = [
-        {"run": run.folder.as_posix(), "line": name, "turns": p.turns.tolist(), "cv": p.cv,
-         "cv_limit": p.cv_limit, "dispersion": p.dispersion, "orderly": p.orderly,
-         "goes_on": p.goes_on, "periodic": p.is_periodic}
-        for run, p in zip(line, found, strict=True)
-    ]  # fmt: skip
-    return estimates, rows
-
-
-def lines_periodic(names: Sequence[str], found: Sequence[Run]) -> Finding:
-    """`periodic_seeds` of every line, by these names in their order."""
+def periodic_lines(lines: Sequence[tuple[str, Sequence[Run]]]) -> Found:
+    """Share of periodic seeds of every line; mean CV and chance's limit beside it."""
     estimates, rows = [], []
-    for name, line in zip(names, by_line(found).values(), strict=True):
-        more, numbers = periodic_seeds(name, line)
-        estimates, rows = estimates + more, rows + numbers
-    return Finding(tuple(estimates), rows)
+    for name, line in lines:
+        found = [settled(run) for run in line]
+        long = [p for p in found if len(p) > 2]
+        estimates += [
+            share(f"{name}: share of seeds periodic", [p.is_periodic for p in found]),
+            mean(f"{name}: CV of the lengths", [p.cv for p in long]),
+            mean(f"{name}: chance's limit of the CV", [p.cv_limit for p in long]),
+        ]
+        rows += [
+            {"run": run, "line": name, "turns": p.turns, "cv": p.cv, "cv_limit": p.cv_limit,
+             "dispersion": p.dispersion, "orderly": p.orderly, "goes_on": p.goes_on,
+             "periodic": p.is_periodic}
+            for run, p in zip(line, found, strict=True)
+        ]  # fmt: skip
+    return estimates, rows
 
 
 # --- claim 1 ---
@@ -69,19 +56,17 @@ def lines_periodic(names: Sequence[str], found: Sequence[Run]) -> Finding:
 @claim(
     "P1 (1)", "Periods over a wide range of η and λ; too small shows none in the budget, too large "
     "never learns",
-    setting("range_digits", "periods over a decade of ηλ on digits, and outside of it",
-            {"lr_init": 0.001, "wd": 0.05, "epochs": 250},
+    setting("range_digits", {"lr_init": 0.001, "wd": 0.05, "epochs": 250},
             *(e_folds(27, lr, 0.05) for lr in (0.05, 0.16, 0.5)),
-            {"lr_init": 1.0, "wd": 0.05, "epochs": 400}, **DIGITS),
-    setting("range_images", "periods over a range of ηλ on 512 CIFAR-10 images",
-            *(e_folds(27, lr, 0.04) for lr in (0.045, 0.1, 0.225)),
-            **{**DIGITS, "dataset": "CIFAR10", "save_freq": 50}),
+            {"lr_init": 1.0, "wd": 0.05, "epochs": 400}),
+    setting("range_images", *(e_folds(27, lr, 0.04) for lr in (0.045, 0.1, 0.225)),
+            dataset="CIFAR10", save_freq=50),
     seeds=12, hours=3.8,
     power=("all seven shares at 96 %; a ratio of 1.0 with a spread of a factor 1.15 between seeds",
            power_of_share(12, 0.96) ** 7
            * power_of_mean(12, 0, math.log(1.15), (-math.log(1.25), math.log(1.25)))),
 )  # fmt: skip
-def range_(digits: list[Run], images: list[Run]) -> Finding:
+def range_(digits: list[Run], images: list[Run]) -> Found:
     """Paper: periods occur for a wide range of η and λ; with v = w/√η only ηλ matters but for the
     start. Too small a product is too slow for the budget, too large a one is permanently unstable.
 
@@ -96,41 +81,39 @@ def range_(digits: list[Run], images: list[Run]) -> Finding:
     Limits: networks of width 8, 512 images; a factor of 5 of ηλ on images; none at the smallest
     rate is by construction, as weight decay takes 5 % off ρ in that budget.
     """
-    smallest, *between, largest = by_line(digits).values()
-    estimates, rows = [], []
-    for name, lines in (("digits", between), ("images", by_line(images).values())):
-        for line in lines:
-            more, numbers = periodic_seeds(f"{name}, ηλ = {rate(line[0]):.2g}", line)
-            estimates, rows = estimates + more[:1], rows + numbers
-    estimates.append(share("smallest ηλ: share of seeds without a period",
-                           [not len(run.periods) for run in smallest]))  # fmt: skip
+    (_, smallest), *between, (_, largest) = by_line(digits)
+    named = [(f"digits, {name}", line) for name, line in between]
+    named += [(f"images, {name}", line) for name, line in by_line(images)]
+    estimates, rows = periodic_lines(named)
     losses = [np.array_split(run.log()["train_loss"], 4) for run in largest]
     drift = [np.median(loss[3]) / np.median(loss[2]) for loss in losses]
-    estimates.append(ratio("largest ηλ: loss of quarter 4 over quarter 3", drift, (1 / 1.25, 1.25)))
     wrong = [1 - np.mean(run.log()["train_acc"][-100:]) for run in largest]
-    estimates.append(mean("largest ηλ: training error at the end", wrong))
-    return Finding(tuple(estimates), rows)
+    without = [not len(run.periods) for run in smallest]
+    return [
+        *(estimate for estimate in estimates if estimate.inside),
+        share("smallest ηλ: share of seeds without a period", without),
+        ratio("largest ηλ: loss of quarter 4 over quarter 3", drift, (1 / 1.25, 1.25)),
+        mean("largest ηλ: training error at the end", wrong),
+    ], rows
 
 
 # --- claim 3 ---
 
-_FREQUENCY = (
-    setting("frequency_digits", "frequency of periods by ηλ on digits",
-            *(e_folds(36, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23, 0.4)),
-            **{**DIGITS, "save_freq": 100}),
-    setting("frequency_images", "frequency of periods by ηλ on 512 CIFAR-10 images",
-            *(e_folds(27, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23)),
-            **{**DIGITS, "dataset": "CIFAR10", "save_freq": 100}),
+FREQUENCY = (
+    setting("frequency_digits",
+            *(e_folds(36, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23, 0.4)), save_freq=100),
+    setting("frequency_images", *(e_folds(27, lr, 0.04) for lr in (0.04, 0.07, 0.13, 0.23)),
+            dataset="CIFAR10", save_freq=100),
 )  # fmt: skip
 
 
 @claim(
-    "P1 (3)", "The frequency of periods is proportional to ηλ", *_FREQUENCY,
+    "P1 (3)", "The frequency of periods is proportional to ηλ", *FREQUENCY,
     seeds=(5, 8), hours=4.5,
     power=("exponent 1.1 on digits (spread 0.06 with 36 e-folds) and 0.95 on images (0.15)",
            power_of_mean(5, 1.1, 0.06, (0.75, 1.25)) * power_of_mean(8, 0.95, 0.15, (0.75, 1.25))),
 )  # fmt: skip
-def frequency(digits: list[Run], images: list[Run]) -> Finding:
+def frequency(digits: list[Run], images: list[Run]) -> Found:
     """Paper: without gradients ρ decays by 1 - ηλ a step, so the frequency is proportional to ηλ.
 
     Estimate: the exponent of frequency against ηλ, its 95 % interval inside 1 ± 0.25 (a quarter off
@@ -142,24 +125,22 @@ def frequency(digits: list[Run], images: list[Run]) -> Finding:
 
     Limits: small networks; on images no higher ηλ than 0.0092, above which periods are too few.
     """
+    margins = {"frequency": (0.75, 1.25), "frequency × depth": None, "depth": None}
     estimates, rows = [], []
     for name, found in (("digits", digits), ("images", images)):
-        exponents: dict[str, list[float]] = {"frequency": [], "frequency × depth": [], "depth": []}
+        exponents = []
         for trial, line in by_seed(found).items():
             periods = [settled(run) for run in line]
-            depth = [float(np.mean(falls(p))) if len(p) else math.nan for p in periods]
-            often = [p.frequency for p in periods]
-            values = (often, np.multiply(often, depth), depth)
-            x = np.log([rate(run) for run in line])
-            for part, y in zip(exponents, values, strict=True):
-                exponents[part].append(slope(x, np.log(y)))
-            rows.append({"data": name, "trial": trial, "rates": np.exp(x), "frequency": often,
+            often = np.array([p.frequency for p in periods])
+            depth = np.array([np.mean(falls(p)) if len(p) else math.nan for p in periods])
+            rates = np.array([*map(rate, line)])
+            values = (often, often * depth, depth)
+            exponents.append([slope(np.log(rates), np.log(y)) for y in values])
+            rows.append({"data": name, "trial": trial, "rates": rates, "frequency": often,
                          "depth": depth, "periods": [*map(len, periods)]})  # fmt: skip
-        estimates += [
-            mean(f"{name}: exponent of {part}", e, (0.75, 1.25) if part == "frequency" else None)
-            for part, e in exponents.items()
-        ]
-    return Finding(tuple(estimates), rows)
+        for (part, inside), of_seeds in zip(margins.items(), np.transpose(exponents), strict=True):
+            estimates.append(mean(f"{name}: exponent of {part}", of_seeds, inside))
+    return estimates, rows
 
 
 def falls(found: Periods) -> np.ndarray:
@@ -167,20 +148,13 @@ def falls(found: Periods) -> np.ndarray:
     return np.log(found.each("rho_start") / found.each("rho_turn"))
 
 
-def length_ratios(run: Run) -> np.ndarray:
-    """Steps of phase B over ln(ρ_high / ρ_low) / (ηλ), of every period after one e-fold."""
-    found = settled(run)
-    steps = (found.each("turn") - found.each("start")) * run.steps_per_epoch
-    return steps / (falls(found) / rate(run))
-
-
 @claim(
-    "P1 (3)", "Phase B takes as long as weight decay needs, without a fit", *_FREQUENCY,
+    "P1 (3)", "Phase B takes as long as weight decay needs, without a fit", *FREQUENCY,
     seeds=(5, 8), hours=0.0,
     power=("medians of 1.015 to 1.15 by rate, spread of a seed's median 0.01 to 0.03",
            power_of_mean(5, 1.15, 0.03, (1.0, 1.25)) * power_of_mean(5, 1.015, 0.008, (1.0, 1.25))),
 )  # fmt: skip
-def length(digits: list[Run], images: list[Run]) -> Finding:
+def length(digits: list[Run], images: list[Run]) -> Found:
     """Paper: from ρ_high to ρ_low weight decay alone takes ln(ρ_high/ρ_low)/(ηλ) steps, and
     gradients only slow it down: a lower bound.
 
@@ -193,14 +167,16 @@ def length(digits: list[Run], images: list[Run]) -> Finding:
     bootstrap covers 89 to 90 % with 5 to 8 seeds, instead of 95.
     """
     estimates, rows = [], []
-    for name, found in (("digits", digits), ("images", images)):
-        for line in by_line(found).values():
-            ratios = [length_ratios(run) for run in line]
-            medians = [float(np.median(r)) for r in ratios if len(r)]
-            words = f"{name}, ηλ = {rate(line[0]):.2g}: median"
-            estimates.append(Estimate(words, of_seeds(ratios), medians, (1.0, 1.25)))
-            rows.append({"data": name, "rate": rate(line[0]), "ratios": ratios})
-    return Finding(tuple(estimates), rows)
+    for data, found in (("digits", digits), ("images", images)):
+        for name, line in by_line(found):
+            ratios = []
+            for run in line:
+                periods = settled(run)
+                steps = (periods.each("turn") - periods.each("start")) * run.steps_per_epoch
+                ratios.append(steps / (falls(periods) / rate(run)))
+            estimates.append(median(f"{data}, {name}: median", ratios, (1.0, 1.25)))
+            rows.append({"data": data, "rate": rate(line[0]), "ratios": ratios})
+    return estimates, rows
 
 
 # --- claims 7 to 9: the same question in other settings ---
@@ -208,13 +184,11 @@ def length(digits: list[Run], images: list[Run]) -> Finding:
 
 @claim(
     "P1 (7)", "Full-batch gradient descent has periods too",
-    setting("full_batch", "periods in full-batch gradient descent on 256 digits",
-            {"lr_init": 0.5, "wd": 0.05},
-            **{**DIGITS, "use_data_size": 256, "batch_size": 256, "epochs": 1600, "fbgd": True,
-               "save_freq": 100}, quick={"epochs": 500, "save_freq": 100}),
+    setting("full_batch", {"lr_init": 0.5, "wd": 0.05}, use_data_size=256, batch_size=256,
+            epochs=1600, fbgd=True, save_freq=100, quick={"epochs": 500, "save_freq": 100}),
     seeds=12, hours=0.25, power=TEN_OF_TWELVE,
 )  # fmt: skip
-def full_batch(found: list[Run]) -> Finding:
+def full_batch(found: list[Run]) -> Found:
     """Paper: periods are no effect of the noise of batches; full-batch descent has them.
 
     Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
@@ -224,19 +198,18 @@ def full_batch(found: list[Run]) -> Finding:
 
     Limits: 256 digits, width 8; one η and λ.
     """
-    return lines_periodic(["full batch"], found)
+    return periodic_lines(by_line(found, "full batch"))
 
 
 @claim(
     "P1 (8)", "Periods with momentum, with augmentation, with all weights trainable",
-    setting("each", "periods with momentum, with augmentation, with all weights trainable",
-            {"momentum": 0.9, "lr_init": 0.02, "wd": 0.1},
+    setting("each", {"momentum": 0.9, "lr_init": 0.02, "wd": 0.1},
             {"noaug": False, "lr_init": 0.1, "wd": 0.05},
-            {**TRAINABLE, "lr_init": 0.1, "wd": 0.05}, **{**DIGITS, "epochs": 400}),
+            {**TRAINABLE, "lr_init": 0.1, "wd": 0.05}, epochs=400),
     seeds=12, hours=0.5,
     power=("all three shares above one half if 97 % are periodic", power_of_share(12, 0.97) ** 3),
 )  # fmt: skip
-def each(found: list[Run]) -> Finding:
+def each(found: list[Run]) -> Found:
     """Paper: periods persist with each of what practice adds: momentum, augmentation, all weights.
 
     Estimate: for each the share of seeds with periods to the end, one-sided 95 % bound above one
@@ -246,18 +219,16 @@ def each(found: list[Run]) -> Finding:
 
     Limits: digits, width 8; one setting each.
     """
-    return lines_periodic(["momentum", "augmentation", "all weights"], found)
+    return periodic_lines(by_line(found, "momentum", "augmentation", "all weights"))
 
 
 @claim(
     "P1 (8)", "Periods in practice: momentum, augmentation and all weights at once",
-    setting("practice", "periods as one trains: 512 CIFAR-10 images, width 16",
-            {"lr_init": 0.03, "wd": 0.01}, model="ConvNetSIAf", noninvlr=-1, num_channels=16,
-            use_data_size=512, init_scale=-1, momentum=0.9, noaug=False, epochs=2000,
-            save_freq=100),
+    setting("practice", {"lr_init": 0.03, "wd": 0.01}, base=TRAINABLE, num_channels=16,
+            use_data_size=512, momentum=0.9, noaug=False, epochs=2000, save_freq=100),
     seeds=12, hours=2.5, power=TEN_OF_TWELVE,
 )  # fmt: skip
-def practice(found: list[Run]) -> Finding:
+def practice(found: list[Run]) -> Found:
     """Paper: periods persist in practice, with momentum, augmentation and all weights at once.
 
     Estimate: the share of seeds with periods to the end of 2,000 epochs, one-sided 95 % bound above
@@ -270,31 +241,27 @@ def practice(found: list[Run]) -> Finding:
     Limits: 512 images, width 16; all trainable weights are decayed, the held arm holds the norm of
     the scale-invariant ones alone.
     """
-    estimates, rows = periodic_seeds("practice", found)
+    estimates, rows = periodic_lines(by_line(found, "practice"))
     differences = []
     for run in found:
         start = run.config["epochs"] // 4
         held = loss_periods(branch(run, start, 500, fix_si_pnorm=True, **LOG_ONLY))
-        log = run.log()
         free = loss_periods(run, start).until(start + 500)
         differences.append(float(free.is_regular) - held.is_regular)
-        rows.append({"run": run.folder.as_posix(), "free": free.turns, "held": held.turns,
-                     "epochs": len(log["epoch"])})  # fmt: skip
+        rows.append({"run": run, "free": free.turns, "held": held.turns})
     words = "regular loss, free minus held"
-    estimates.append(mean(words, differences, ABOVE(0.5), bounds=(0, 1)))
-    return Finding(tuple(estimates), rows)
+    return [*estimates, mean(words, differences, ABOVE(0.5), bounds=(0, 1))], rows
 
 
 @claim(
     "P1 (8)", "Periods of ResNet-18 with all weights trainable (P1, Figure 1)",
-    setting("resnet18", "P1, Figure 1 on a CPU: ResNet-18, width 8, 1,280 CIFAR-10 images",
-            {"lr_init": 0.1, "wd": 0.01}, model="ResNet18SIAf", noninvlr=-1, num_channels=8,
-            use_data_size=1280, init_scale=-1, epochs=700, save_freq=50),
+    setting("resnet18", {"lr_init": 0.1, "wd": 0.01}, base=TRAINABLE, model="ResNet18SIAf",
+            num_channels=8, use_data_size=1280, epochs=700, save_freq=50),
     seeds=8, hours=1.3,
     power=("more than half of the seeds, that is 7 of 8, if 95 % are periodic",
            power_of_share(8, 0.95)),
 )  # fmt: skip
-def resnet18(found: list[Run]) -> Finding:
+def resnet18(found: list[Run]) -> Found:
     """Paper: Figure 1 shows periods of ResNet-18 trained with all weights.
 
     Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
@@ -304,17 +271,16 @@ def resnet18(found: list[Run]) -> Finding:
 
     Limits: width 8, 1,280 images; one η and λ.
     """
-    return lines_periodic(["ResNet-18"], found)
+    return periodic_lines(by_line(found, "ResNet-18"))
 
 
 @claim(
     "P1 (9)", "Periods with Adam",
-    setting("adam", "periods with Adam", {"lr_init": 0.02, "wd": 0.04},
-            **{**DIGITS, "optimizer": "adam", "epochs": 400},
+    setting("adam", {"lr_init": 0.02, "wd": 0.04}, optimizer="adam", epochs=400,
             quick={"epochs": 120, "save_freq": 40}),
     seeds=12, hours=0.2, power=TEN_OF_TWELVE,
 )  # fmt: skip
-def adam(found: list[Run]) -> Finding:
+def adam(found: list[Run]) -> Found:
     """Paper: periods appear with Adam too.
 
     Estimate: the share of seeds with periods to the end of the run, one-sided 95 % bound above one
@@ -324,19 +290,19 @@ def adam(found: list[Run]) -> Finding:
 
     Limits: digits, width 8; one η and λ; Adam's coupled decay, whose periods count from the start.
     """
-    return lines_periodic(["Adam"], found)
+    return periodic_lines(by_line(found, "Adam"))
 
 
 @claim(
     "P1 (9)", "Periods with layer, group, instance and weight normalisation",
-    setting("norms", "periods with layer, group, instance and weight normalisation",
+    setting("norms",
             *({"lr_init": 0.1, "wd": 0.08, "norm": n} for n in ("layer", "group", "instance")),
             {"lr_init": 0.1, "wd": 0.04, "norm": "weight", "init_scale": 3.0, "epochs": 900},
-            **{**DIGITS, "epochs": 450}),
+            epochs=450),
     seeds=12, hours=0.9,
     power=("all four shares above one half if 98 % are periodic", power_of_share(12, 0.98) ** 4),
 )  # fmt: skip
-def norms(found: list[Run]) -> Finding:
+def norms(found: list[Run]) -> Found:
     """Paper: periods appear with other normalisations.
 
     Estimate: for each alone the share of seeds with periods to the end, one-sided 95 % bound above
@@ -348,4 +314,4 @@ def norms(found: list[Run]) -> Finding:
 
     Limits: digits, width 8; one η and λ for each.
     """
-    return lines_periodic(["layer", "group", "instance", "weight"], found)
+    return periodic_lines(by_line(found, "layer", "group", "instance", "weight"))

@@ -17,29 +17,31 @@ def estimates(found: Sequence[Any], title: str) -> Figure:
 
     Parameters
     ----------
-    found : estimates with "name", "seeds" (n,), "interval" (value, low, high), the margin "inside"
-        (low, high; None: not judged) and the "verdict".
+    found : estimates with "name", "seeds" (n,), the "value", the "low" and "high" of its interval,
+        the margin "inside" (low, high; None: not judged) and the "verdict".
     """
     size = (8, 0.85 * len(found) + 0.9)
     figure, axes = plt.subplots(len(found), 1, figsize=size, layout="constrained", squeeze=False)
     rng = np.random.default_rng(0)
     for axis, estimate in zip(axes[:, 0], found, strict=True):
-        interval, seeds = estimate.interval, np.asarray(estimate.seeds, dtype=float)
+        low, value, high = estimate.low, estimate.value, estimate.high
+        seeds = np.asarray(estimate.seeds, dtype=float)
         ends = [v for v in (estimate.inside or ()) if np.isfinite(v)]
-        shown = np.array([interval.value, interval.low, interval.high, *seeds, *ends])
+        shown = np.array([value, low, high, *seeds, *ends])
         shown = shown[np.isfinite(shown)]
         if len(shown) == 0:
             shown = np.zeros(1)
         room = 0.08 * (np.ptp(shown) or max(abs(shown[0]), 1e-6))
         left, right = shown.min() - room, shown.max() + room
         if estimate.inside:
-            low, high = np.clip(estimate.inside, left, right)
-            axis.axvspan(low, high, color=COLOURS[2], alpha=0.15, linewidth=0)
+            axis.axvspan(
+                *np.clip(estimate.inside, left, right), color=COLOURS[2], alpha=0.15, linewidth=0
+            )
         height = rng.uniform(-0.25, 0.25, len(seeds))
         axis.plot(seeds, height, "o", color="grey", alpha=0.6, markersize=4)
         colour = VERDICTS.get(estimate.verdict, "black")
-        axis.plot([interval.low, interval.high], [0, 0], color=colour, linewidth=3)
-        axis.plot(interval.value, 0, "D", color=colour, markersize=7, markeredgecolor="white")
+        axis.plot([low, high], [0, 0], color=colour, linewidth=3)
+        axis.plot(value, 0, "D", color=colour, markersize=7, markeredgecolor="white")
         axis.set(xlim=(left, right), ylim=(-0.6, 0.6), yticks=[])
         axis.set_title(
             f"{estimate.name}: {estimate.verdict or 'beside, not judged'}", loc="left", fontsize=9

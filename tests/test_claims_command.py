@@ -1,20 +1,21 @@
 """What the claims' command keeps and tells, and that the pages say what is on record."""
 
+import hashlib
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import saw
 
 import figures
 from claims import __main__ as command
-from claims import claim, statistics, table
-from claims.claim import CLAIMS, Claim, Estimate, Finding, NotMeasurable
-from claims.statistics import ABOVE
+from claims import statistics, table
+from claims.claim import CLAIMS, NotMeasurable
+from claims.statistics import ABOVE, Estimate, mean, share
 from experiments.lines import lines_of
+from options import Train
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -22,65 +23,52 @@ RECORD = ROOT / "results" / "claims"
 DESIGN = "Paper: it says. Estimate: a mean. Contradicted by: less. Limits: small; more."
 
 
-def measure(*found):
-    seeds = [0.6, 0.7, 0.8, 0.75]
-    return Finding(
-        (claim.mean("digits: a mean", seeds, ABOVE(0.5)),), [{"x": np.float64(math.nan)}]
-    )
-
-
-measure.__doc__ = DESIGN
-
-
 @pytest.fixture
-def one_claim(monkeypatch):
-    one = Claim("toy", "P1 (1)", "A claim", (), (), ("an effect", 0.9), 0.1, measure)
-    monkeypatch.setattr(table, "CLAIMS", [one])
-    monkeypatch.setattr(command, "CLAIMS", [one])
-    return one
+def measured(monkeypatch, tmp_path):
+    """Measure a claim without runs in place of the toy function: its entry on record."""
+
+    def run(*words, design=DESIGN, error=None):
+        def measure():
+            if error:
+                raise error
+            seeds = [0.6, 0.7, 0.8, 0.75]
+            return [mean("digits: a mean", seeds, ABOVE(0.5))], [{"x": np.float64(math.nan)}]
+
+        measure.__doc__ = design
+        monkeypatch.setitem(CLAIMS, "toy", replace(CLAIMS["toy"], measure=measure))
+        command.main(["--claim", "toy", "--results", str(tmp_path), *words])
+        return table.read(tmp_path / "claims.json")["toy"]
+
+    return run
 
 
-def test_a_measured_claim_is_on_record(one_claim, tmp_path, capsys):
-    command.main(f"--claim toy --results {tmp_path}/out".split())
-    assert "supported" in capsys.readouterr().out
-    record = json.loads((tmp_path / "out" / "claims.json").read_text())["claims"]["toy"]
-    assert record["verdict"] == "supported" and record["code"]
-    (estimate,) = record["estimates"]
+def test_a_measured_claim_is_on_record(measured, tmp_path, capsys):
+    entry = measured()
+    assert "supported: a mean 0.71" in capsys.readouterr().out.replace("digits: ", "")
+    assert entry["verdict"] == "supported" and entry["code"]
+    (estimate,) = entry["estimates"]
     assert estimate["value"] == pytest.approx(0.7125) and estimate["inside"] == [0.5, None]
     assert estimate["seeds"] == [0.6, 0.7, 0.8, 0.75]
-    rows = json.loads((tmp_path / "out" / "toy.json").read_text())["rows"]
-    assert rows == [{"x": None}] and (tmp_path / "out" / "toy.png").exists()
-    assert "a mean 0.71" in (tmp_path / "out" / "claims.md").read_text()
+    assert json.loads((tmp_path / "toy.json").read_text())["rows"] == [{"x": None}]
+    assert (tmp_path / "toy.png").exists()
+    assert "a mean 0.71" in (tmp_path / "claims.md").read_text()
 
 
-def test_the_commit_on_record_is_the_first_that_judged_by_this_design(
-    one_claim, tmp_path, monkeypatch
-):
-    for version in ("first", "second"):
-        monkeypatch.setattr(command.runs, "code_version", lambda version=version: version)
-        command.main(f"--claim toy --results {tmp_path}".split())
-    assert table.read(tmp_path / "claims.json")["toy"]["code"] == "first"
-    monkeypatch.setattr(measure, "__doc__", DESIGN.replace("a mean", "another"))
-    command.main(f"--claim toy --results {tmp_path}".split())
-    assert table.read(tmp_path / "claims.json")["toy"]["code"] == "second"
+def test_the_commit_on_record_is_the_first_that_judged_by_this_design(measured, monkeypatch):
+    versions = iter("abc")
+    monkeypatch.setattr(command.runs, "code_version", lambda: next(versions))
+    designs = (DESIGN, DESIGN, DESIGN.replace("a mean", "another"))
+    assert [measured(design=design)["code"] for design in designs] == ["a", "a", "c"]
 
 
-def test_what_cannot_be_measured_is_undecided_and_says_why(one_claim, tmp_path, monkeypatch):
-    def fails():
-        raise NotMeasurable("no period to branch from")
-
-    fails.__doc__ = DESIGN
-    monkeypatch.setattr(command, "CLAIMS", [replace(one_claim, measure=fails)])
-    command.main(f"--claim toy --results {tmp_path}".split())
-    entry = table.read(tmp_path / "claims.json")["toy"]
+def test_what_cannot_be_measured_is_undecided_and_says_why(measured):
+    entry = measured(error=NotMeasurable("no period to branch from"))
     assert entry["verdict"] == "undecided" and "no period to branch from" in entry["reason"]
 
 
-@pytest.mark.parametrize("words", ["--quick", "--seeds 1"])
-def test_fewer_runs_than_designed_are_not_judged(one_claim, tmp_path, monkeypatch, words):
-    monkeypatch.setattr(command, "QUICK", ("toy",))
-    command.main(f"{words} --results {tmp_path}".split())
-    assert table.read(tmp_path / "claims.json")["toy"]["verdict"] == "not judged"
+@pytest.mark.parametrize("words", [["--quick"], ["--seeds", "1"]])
+def test_fewer_runs_than_designed_are_not_judged(measured, words):
+    assert measured(*words)["verdict"] == "not judged"
 
 
 def test_a_failed_run_is_not_measured(monkeypatch, tmp_path):
@@ -94,7 +82,7 @@ def test_listing_runs_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command.main(["--list"])
     text = capsys.readouterr().out
-    assert all(one.key in text for one in CLAIMS) and "in all" in text
+    assert all(key in text for key in CLAIMS) and "in all" in text
     assert not any(tmp_path.iterdir())
     command.main(["--claim", "adam,toy", "--list"])
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
@@ -104,47 +92,46 @@ def test_listing_runs_nothing(capsys, tmp_path, monkeypatch):
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "measure", lambda *args: pytest.fail("measured"))
-    with pytest.raises(UserError, match="did you mean adam"):
-        command.main(["--claim", "adm"])
     Path("claims.json").write_text('{"claims": [')
-    with pytest.raises(UserError, match=r"claims\.json is damaged"):
-        command.main(["--claim", "toy", "--results", "."])
-    with pytest.raises(UserError, match="no folder nowhere/train"):
-        command.main(["--claim", "practice", "--image_folder", "nowhere"])
-    with pytest.raises(UserError, match="none of these claims has a quick setting"):
-        command.main(["--claim", "practice", "--quick"])
+    for words, message in (
+        ("--claim adm", "did you mean adam"),
+        ("--claim toy --results .", r"claims\.json is damaged"),
+        ("--claim practice --image_folder nowhere", "no folder nowhere/train"),
+        ("--claim practice --quick", "none of these claims has a quick setting"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command.main(words.split())
 
 
-def test_trials_are_from_40_on_and_settings_on_digits_stay_there():
-    options = command.Command(image_folder="folder")
-    for one in CLAIMS:
-        for setting, seeds, group in zip(
-            one.settings, one.seeds, command.lines_behind(one, options), strict=True
-        ):
-            trials = {line.options.trial for line in group}
-            assert trials == {*range(40, 40 + seeds)}
-            on_digits = setting.options.dataset == "Digits"
-            data = {line.options.dataset for line in group}
-            assert data == {"Digits" if on_digits else "ImageFolder"}
-    assert {*command.ORDER} == {one.key for one in CLAIMS}
+# --- the designs ---
 
 
-def test_settings_make_the_runs_that_they_name():
-    adam = next(one for one in CLAIMS if one.key == "adam")
-    (line,) = lines_of(adam.settings[0].in_trials([40]))
-    assert (line.options.optimizer, line.options.lr_init, line.options.trial) == ("adam", 0.02, 40)
-    assert line.options.use_test and line.options.noaug and line.options.no_schedule
-    (quick,) = lines_of(claim.at_quick(adam).settings[0].in_trials([0]))
-    assert quick.options.epochs < line.options.epochs and quick.folder != line.folder
+def test_trials_are_from_40_on_and_only_settings_on_cifar_take_other_images():
+    assert {*command.ORDER} == {*CLAIMS}
+    options = command.Command(image_folder="folder", seeds=9)
+    for one in CLAIMS.values():
+        groups = command.lines_behind(one, options)
+        for (setting, lines), seeds in zip(groups, one.seeds, strict=True):
+            assert {line.options.trial for line in lines} == {*range(40, 40 + min(seeds, 9))}
+            data = "Digits" if setting.options.dataset == "Digits" else "ImageFolder"
+            assert {line.options.dataset for line in lines} == {data}
+    for key in command.QUICK[1:]:
+        ((setting, lines),) = command.lines_behind(CLAIMS[key], command.Command(quick=True))
+        assert {line.options.trial for line in lines} == {0, 1}
+        assert setting.options.epochs < CLAIMS[key].settings[0].options.epochs
+        assert setting.name == f"{CLAIMS[key].settings[0].name}_quick"
 
 
-def test_runs_by_line_and_by_seed(make):
-    runs_of = [make(*saw(50, 20), {"trial": t, "lr_init": lr}, f"lr_{lr}")
-               for lr in (0.2, 0.1) for t in (41, 40)]  # fmt: skip
-    assert [*map(len, claim.by_line(runs_of).values())] == [2, 2]
-    seeds = claim.by_seed(runs_of)
-    assert [*seeds] == [40, 41]
-    assert [run.config["lr_init"] for run in seeds[40]] == [0.1, 0.2]
+def test_settings_and_seeds_are_those_that_were_fixed_before_the_data():
+    """A change of what is trained needs new trials, and a new number here."""
+    usual = asdict(Train())
+    designs = {key: list(one.seeds) for key, one in CLAIMS.items()}
+    for one in CLAIMS.values():
+        for line in (line for setting in one.settings for line in lines_of(setting)):
+            options = {k: v for k, v in asdict(line.options).items() if v != usual[k]}
+            designs[one.key].append((line.name, options))
+    designs = json.dumps(designs, sort_keys=True)
+    assert hashlib.sha256(designs.encode()).hexdigest()[:12] == "284d70a8df05"
 
 
 # --- what is told ---
@@ -156,40 +143,42 @@ def entry(name, value, low, high, inside=(0.5, None)):
 
 def test_estimates_of_one_quantity_are_told_together():
     found = [entry("a: share", 0.8, 0.6, 0.9), entry("b: share", 0.9, 0.7, 1.0),
-             entry("c: share", None, None, None), entry("angle", 1.234, 1.1, 1.3),
+             entry("c: share", None, None, None), entry("d: angle", 1.234, 1.1, 1.3),
+             entry("x", None, None, None), entry("small", 0.0123, None, None),
              entry("beside", 3, 2, 4, None)]  # fmt: skip
     assert table.found(found) == (
-        "share 0.80 to 0.90 [0.60, 1.00] in 3 settings; angle 1.23 [1.10, 1.30]"
+        "share 0.80 to 0.90 [0.60, 1.00] in 3 settings; d: angle 1.23 [1.10, 1.30]; x: none; "
+        "small 0.0123"
     )
-    assert "beside 3.00" in table.found(found, judged=False)
-    assert table.short("x", None, None, None) == "x: none"
-    assert table.interval((0.8, 1.25)) == "0.8 to 1.25" and table.interval((None, 0)) == "< 0"
+    assert table.found(found, headline=True) == "share 0.80 to 0.90 [0.60, 1.00] in 3 settings"
+    assert table.found(found[-1:]) == "beside 3.00 [2.00, 4.00]"  # none is judged
+    shown = [table.margin(inside) for inside in ((0.8, 1.25), (None, 0), (0.5, None))]
+    assert shown == ["0.8 to 1.25", "< 0", "> 0.5"]
 
 
-def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate(one_claim):
-    exploratory = {"toy": {"trials": "10 to 14", "estimates": [entry("m", 0.87, 0.75, 0.98)]}}
-    shown = table.page_table({}, exploratory)
-    assert "not run yet" in shown and "*m 0.87 [0.75, 0.98]*" in shown
-    record = {"toy": {"verdict": "undecided", "estimates": [entry("m", 0.6, 0.4, 0.8)],
-                      "code": "0123456789"}}  # fmt: skip
-    shown = table.page_table(record, exploratory)
-    assert "undecided" in shown and "0.87" not in shown and "0123456" in shown
-    assert "1 undecided" in table.summary(record)
+def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate():
+    exploratory = {"adam": {"estimates": [entry("m", 0.87, 0.75, 0.98)]}}
+    record = {"adam": {"verdict": "undecided", "estimates": [entry("m", 0.6, 0.4, 0.8)],
+                       "reason": "", "code": "0123456789"}}  # fmt: skip
+
+    def row(*read):
+        return next(line for line in table.page_table(*read).splitlines() if "with Adam" in line)
+
+    assert "| *m 0.87 [0.75, 0.98]* | > 0.5 | not run yet |" in row({}, exploratory)
+    assert "| m 0.60 [0.40, 0.80] | > 0.5 | undecided |" in row(record, exploratory)
+    assert row(record, {}).endswith("| 0123456 |")
+    assert len(table.page_table(record, {}).splitlines()) == 3  # only what is on record
+    assert "0 supported, 1 undecided, 0 contradicted, 22 not run yet" in table.summary(record)
 
 
 def test_pages_and_record_are_in_step():
     """`python -m claims --table --results results/claims` writes them."""
-    for page, sections in table.sections(RECORD).items():
-        text = (ROOT / page).read_text()
-        for marker, content in sections.items():
-            assert f"<!-- {marker} -->\n{content}<!-- /{marker} -->" in text, (page, marker)
-
-
-def test_no_row_is_told_by_a_bare_yes_or_no():
-    for sections in table.sections(RECORD).values():
-        cells = [cell.strip() for row in sections["claims"].splitlines() for cell in row.split("|")]
-        assert not {"yes", "no", "Yes", "No"} & {*cells}
-    assert all(one.key in table.page_designs() for one in CLAIMS)
+    for page, text in table.pages(RECORD, ROOT).items():
+        assert page.read_text() == text, page
+        shown = text.split("<!-- claims -->")[1].split("<!-- /claims -->")[0]
+        cells = {cell.strip().lower() for row in shown.splitlines() for cell in row.split("|")}
+        assert not {"yes", "no"} & cells  # no row is told by a bare one
+    assert all(f"### {key}\n- *Paper*: " in text for key in CLAIMS)
 
 
 @pytest.mark.parametrize("name", ["claims.json", "exploratory.json"])
@@ -199,23 +188,23 @@ def test_intervals_on_record_follow_from_the_seeds_beside_them(name):
             seeds, value = estimate["seeds"], estimate["value"]
             if value is None or key in ("toy", "length"):
                 continue
-            candidates = [statistics.of_mean(seeds), statistics.of_mean(seeds, (0, 1))]
+            candidates = [mean("", seeds), mean("", seeds, bounds=(0, 1))]
             if {*seeds} <= {0, 1}:
-                candidates.append(statistics.of_share(int(sum(seeds)), len(seeds)))
+                candidates.append(share("", seeds))
             if min(seeds) > 0:
-                candidates.append(statistics.of_ratio(seeds))
+                candidates.append(statistics.ratio("", seeds))
             limits = (estimate["low"], estimate["high"])
             assert any((c.low, c.high) == pytest.approx(limits, rel=1e-3, abs=1e-4)
                        for c in candidates), (key, estimate["name"])  # fmt: skip
 
 
 def test_estimates_are_drawn_with_interval_and_margin():
-    found = (claim.mean("a", [1, 2, 3], ABOVE(0)), claim.share("b", [True] * 8),
-             Estimate("c", statistics.of_mean([]), []))  # fmt: skip
+    found = (mean("a", [1, 2, 3], ABOVE(0)), share("b", [True] * 8), Estimate("c", [], math.nan))
     figure = figures.estimates(found, "A claim")
     assert [axis.get_title("left") for axis in figure.axes] == [
         "a: undecided", "b: supported", "c: beside, not judged",
     ]  # fmt: skip
-    points, _, middle = figure.axes[0].lines
+    points, bar, middle = figure.axes[0].lines
     assert points.get_xdata().tolist() == [1, 2, 3] and middle.get_xdata()[0] == 2
+    assert bar.get_xdata() == pytest.approx([found[0].low, found[0].high])
     assert len(figure.axes[0].patches) == 1 and len(figure.axes[2].patches) == 0

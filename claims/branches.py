@@ -1,0 +1,84 @@
+"""What the claims read off their runs, and branches off these runs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from runs import Run
+from theory.dynamics import effective_gradient_norm
+from theory.periods import Periods, find_periods
+from train import train
+
+OTHER_SEED = 7919  # of the branches: they do not repeat their parent's batches
+LOG_ONLY = {"metrics": False, "trace": False, "save_freq": 1000}  # of branches: nothing but a log
+
+
+def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
+    """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
+
+    A branch that is there already is not trained again; a longer one is given up to these epochs.
+    """
+    options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
+    options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)
+    return replace(train(options), window=(epoch, epoch + epochs))
+
+
+def destabilises(run: Run, rise: float = 4.0) -> float:
+    """The first epoch at which a run's training loss is `rise` times its lowest before, or inf."""
+    log = run.log()
+    loss = np.where(np.isfinite(log["train_loss"]), log["train_loss"], np.inf)
+    at = np.flatnonzero(loss >= rise * np.minimum.accumulate(loss))
+    return float(log["epoch"][at[0]]) if len(at) else float("inf")
+
+
+def settled(run: Run) -> Periods:
+    """The periods after one e-fold of weight decay, when the start is forgotten."""
+    return run.periods.after(run.e_fold)
+
+
+def loss_periods(run: Run, after: float = 0.0) -> Periods:
+    """Periods of the loss alone, for a run whose ρ is held: falls and rises by a factor of four."""
+    log = run.log()
+    late = log["epoch"] > after
+    epochs, loss = log["epoch"][late], log["train_loss"][late]
+    return find_periods(epochs, loss, loss, rise=4.0)
+
+
+def traced(run: Run) -> dict[str, np.ndarray]:
+    """The trace of every step of a run, and its effective gradient norm ρ‖g‖."""
+    trace = run.trace()
+    effective = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
+    return {**trace, "effective_gradient": effective}
+
+
+def second_half(run: Run) -> dict[str, np.ndarray]:
+    """The later half of what is `traced`, when the start is forgotten."""
+    return {name: values[len(values) // 2 :] for name, values in traced(run).items()}
+
+
+def rate(run: Run) -> float:
+    """ηλ, or on the sphere the effective learning rate."""
+    config = run.config
+    return config["elr"] if config["fix_elr"] else config["lr_init"] * config["wd"]
+
+
+def by_seed(found: Sequence[Run]) -> dict[int, list[Run]]:
+    """Runs by their trial, each seed's by rising rate."""
+    seeds: dict[int, list[Run]] = {}
+    for run in sorted(found, key=lambda run: (run.config["trial"], rate(run))):
+        seeds.setdefault(run.config["trial"], []).append(run)
+    return seeds
+
+
+def by_line(found: Sequence[Run], *names: str) -> list[tuple[str, list[Run]]]:
+    """The trials of each line with its name, in the order of the setting.
+
+    Without `names` a line is named after its rate: "ηλ = 0.004".
+    """
+    lines: dict[str, list[Run]] = {}
+    for run in found:
+        lines.setdefault(run.folder.parent.name, []).append(run)
+    names = names or [f"ηλ = {rate(line[0]):.2g}" for line in lines.values()]
+    return [*zip(names, lines.values(), strict=True)]
