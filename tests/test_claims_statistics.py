@@ -80,7 +80,7 @@ def test_the_median_is_of_all_values_and_a_seed_is_a_point():
     (0.1, 0.5, ABOVE(0.5), "contradicted"), (-2, -1, BELOW(0), "supported"),
     (-2, 1, BELOW(0), "undecided"), (1, 2, BELOW(0), "contradicted"),
     (0.8, 1.2, (0.75, 1.25), "supported"), (0.7, 1.2, (0.75, 1.25), "undecided"),
-    (0.8, 1.3, (0.75, 1.25), "undecided"), (1.3, 1.4, (0.75, 1.25), "contradicted"),
+    (0.8, 1.25, (0.75, 1.25), "undecided"), (1.3, 1.4, (0.75, 1.25), "contradicted"),
     (0.5, 0.7, (0.75, 1.25), "contradicted"), (0.5, 2, (0.75, 1.25), "undecided"),
     (0.5, 0.7, None, None),
 ])  # fmt: skip
