@@ -46,7 +46,7 @@ ORDER = (
     "full_batch", "norms", "norm_in_chaos", "ordinary", "practice", "resnet18", "features", "range",
     "regimes", "minima", "turning", "optima", "frequency", "length", "improvement",
 )  # fmt: skip
-QUICK = ("toy", "adam", "full_batch", "sharpness")  # under four minutes on two cores
+QUICK = ("adam", "full_batch", "sharpness")  # under four minutes on two cores
 QUICK_SEEDS = 2  # trials 0 and 1
 RECORD = Path("results/claims")  # whose tables README.md and docs/claims.md show
 

@@ -109,10 +109,10 @@ def summary(record: Mapping) -> str:
     verdicts = ("supported", "undecided", "contradicted", NOT_RUN)
     words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts)
     return (
-        f"Of {len(CLAIMS)} claims {words}, by margins that were fixed before the runs. All are "
-        "CPU-sized, none of published size. Estimates in italics are exploratory: they come from 3 "
-        "to 5 seeds that had been seen when the margins were chosen, and decide nothing. "
-        "[docs/claims.md](docs/claims.md) has every estimate and margin."
+        f"Verdicts on {len(CLAIMS)} claims: {words}. The margins were fixed before the runs. All "
+        "runs are sized for a CPU, none is of published size. Estimates in italics are exploratory "
+        "and decide nothing: they come from 3 to 5 seeds that had been seen when the margins were "
+        "chosen. [docs/claims.md](docs/claims.md) has every estimate and margin."
     )
 
 
