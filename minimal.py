@@ -1,8 +1,6 @@
 """The periodic behaviour of training with batch normalisation and weight decay, in one file.
 
-    python minimal.py        # prints the periods and draws them in minimal.png
-
-It trains a small network on scikit-learn's digits, in about a minute on one CPU core.
+    python minimal.py        # about a minute on one CPU core; draws the periods in minimal.png
 
 Every convolution is followed by batch normalisation (BN), which divides each channel by its
 standard deviation. Multiplying the weights w of the convolutions by any a > 0 does not change the
@@ -24,7 +22,7 @@ One period of training, at constant η and λ:
     turn    η̃ has become too large for the minimum that w is in. Steps overshoot; loss and ‖g‖
             grow until the gradients outweigh weight decay, and ρ turns.
     jump    The loss rises by orders of magnitude and w grows quickly. Now η̃ is small again:
-            training is stable, somewhere else, and the next fall begins.
+            training is stable, in another place, and the next fall begins.
 
 Try --wd 0.02 (periods take twice as long: their frequency is proportional to ηλ), --wd 0 (ρ can
 only grow: no periods), --lr 0.001 (too slow for a period), --lr 2 (η̃ is always too large: chaos).
@@ -50,7 +48,7 @@ PICTURE = "minimal.png"
 
 
 def digits(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first handwritten digits: images (count, 3, 32, 32), labels (count,)."""
+    """The first of scikit-learn's digits: images (count, 3, 32, 32), labels (count,)."""
     data = load_digits()
     images = torch.tensor(data.images[:count], dtype=torch.float32)[:, None]  # (count, 1, 8, 8)
     images = F.interpolate(images, size=32, mode="bilinear", align_corners=False)
@@ -79,7 +77,7 @@ def scale_invariant_weights(network: nn.Sequential) -> list[nn.Parameter]:
 
 
 def norm(weights: list[nn.Parameter]) -> float:
-    """ρ, the Euclidean norm of all weights as one vector."""
+    """ρ, the Euclidean norm of all weights together."""
     return math.sqrt(sum(w.detach().square().sum().item() for w in weights))
 
 
@@ -97,11 +95,11 @@ def train_step(
 
 
 def train(lr: float, wd: float, epochs: int) -> tuple[list[float], list[float]]:
-    """Train a new network: the mean loss of every epoch, and ρ after it, while both are finite."""
+    """Train a new network. Returns the mean loss of every epoch and ρ after it, while finite."""
     torch.manual_seed(0)
     images, labels = digits(IMAGES)
     network = make_network(WIDTH)
-    losses, rhos = [], []
+    history = []
     print("epoch     loss        ρ   η̃ = η/ρ²")
     try:
         for epoch in range(1, epochs + 1):
@@ -111,13 +109,12 @@ def train(lr: float, wd: float, epochs: int) -> tuple[list[float], list[float]]:
             if not (math.isfinite(loss) and 0 < rho < math.inf):
                 print(f"diverged in epoch {epoch}: the loss is {loss:g}, ρ is {rho:g}")
                 break
-            losses.append(loss)
-            rhos.append(rho)
+            history.append((loss, rho))
             if epoch % 10 == 0:
                 print(f"{epoch:5d}{loss:#9.3g}{rho:#9.3g}{lr / rho**2:11.2g}")
     except KeyboardInterrupt:
         print("stopped")
-    return losses[: len(rhos)], rhos
+    return [loss for loss, _ in history], [rho for _, rho in history]
 
 
 def next_peak(values: list[float], start: int) -> int:
@@ -150,8 +147,7 @@ def find_periods(losses: list[float], rhos: list[float]) -> list[tuple[int, int,
 
 def print_periods(losses: list[float], rhos: list[float], lr: float) -> None:
     """Print a line for every period. Epochs are counted from 1."""
-    periods = find_periods(losses, rhos)
-    if not periods:
+    if not (periods := find_periods(losses, rhos)):
         print("\nno periods: no fall of ρ ended in a jump of the loss")
         return
     print("\nperiod   ρ turns at   lowest loss   highest loss   ρ falls   and rises   η̃ at the")
@@ -173,12 +169,10 @@ def draw(losses: list[float], rhos: list[float], title: str) -> None:
         return
     figure = Figure(figsize=(9, 6), layout="constrained")
     loss_axis, rho_axis = figure.subplots(2, 1, sharex=True)
-    epochs = range(1, len(losses) + 1)
-    loss_axis.plot(epochs, losses, color="#0072B2")
-    rho_axis.plot(epochs, rhos, color="#D55E00")
-    for _, turn, _ in find_periods(losses, rhos):
-        loss_axis.axvline(turn + 1, color="grey", linestyle="--", linewidth=0.8)
-        rho_axis.axvline(turn + 1, color="grey", linestyle="--", linewidth=0.8)
+    for axis, values, colour in ((loss_axis, losses, "#0072B2"), (rho_axis, rhos, "#D55E00")):
+        axis.plot(range(1, len(values) + 1), values, color=colour)
+        for _, turn, _ in find_periods(losses, rhos):
+            axis.axvline(turn + 1, color="grey", linestyle="--", linewidth=0.8)
     loss_axis.set(title=title, ylabel="train loss (cross-entropy)", yscale="log")
     rho_axis.set(xlabel="epoch", ylabel="norm ρ of the weights", yscale="log")
     rho_axis.yaxis.set_minor_formatter("{x:g}")

@@ -1,8 +1,8 @@
-"""What weight decay and the learning rate do to the scale-invariant weights of anybody's training.
+"""Watches the scale-invariant weights in any training loop: norm, effective rate, periods.
 
     from monitor import Monitor
 
-    monitor = Monitor(model, optimizer, inputs)    # inputs: a batch that the network takes
+    monitor = Monitor(model, optimizer, inputs)    # inputs: a small batch for the network
     for step, (x, y) in enumerate(batches):
         ...                                        # loss.backward(), optimizer.step()
         monitor.record(loss)
@@ -10,25 +10,25 @@
     monitor.save("dynamics.csv")                   # appends what is new; python -m figures draws it
     monitor.close()
 
-It needs torch and NumPy, and of this project the folders models/ and theory/. The groups alone, of
-any function that makes a network:
+It needs torch and NumPy, and of this project the folders models/ and theory/ and the file utils.py.
+As a script it prints the scale-invariant groups of a network, given the function that makes it:
 
     python monitor.py torchvision.models:resnet18 --input 4,3,64,64
 """
 
-from utils import end_quietly  # first: what follows takes seconds
+from utils import end_quietly  # first: the other imports take seconds
 
 if __name__ == "__main__":
     end_quietly("monitor.py")
 
 import argparse
-import contextlib
 import csv
+import functools
 import io
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,33 +46,47 @@ from utils import UserError, plural, user_errors
 
 DELTA = 0.01  # a step whose cosine is below 1 - DELTA is called a jump (P1, section 2)
 ALL = "all"
+# Optimisers whose weight decay is part of a gradient that is divided by its size.
 COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")
-NOTICEABLE = 0.01  # a change of the outputs by doubling that is worth a word
+NOTICEABLE = 0.01  # change of the outputs by doubling a group that the report mentions
+PHASES = {
+    "A": "gradients dominate, the norm grows",
+    "B": "weight decay dominates, the norm falls and the effective rate rises",
+    "C": "the effective rate is too high for this minimum, the loss rises",
+}
+TABLE = {
+    "group": "group",
+    "ρ": "si_norm",
+    "η̃": "effective_lr",
+    "‖g̃‖": "effective_gradient_norm",
+    "angle": "angle",
+    "equilibrium": "equilibrium_angle",
+    "η̃‖g̃‖": "effective_step",
+    "δ-jump": "jump_threshold",
+}
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one step did to one group of scale-invariant weights (`COLUMNS` of the file).
+    """What one step did to one group of scale-invariant weights; the columns of the file.
+
+    What is unknown is NaN or None, and empty in the file.
 
     Attributes
     ----------
     step : number of the step, from 1.
-    group : name of its first tensor, and how many more; "all" for all weights together.
-    loss : mean of what was recorded since the record before.
+    group : its first tensor and the number of others; "all" for all weights together.
+    loss : mean of the losses since the record before.
     lr, decay : learning rate η; ηλ, the fraction of the weights that decay takes off in a step (of
-        SGD with momentum, in the long run 1 / (1 - momentum) times as much). NaN where decay is
-        coupled to a gradient that is divided by its size, as in Adam with `weight_decay`.
+        SGD with momentum, in the long run 1 / (1 - momentum) times as much). NaN for `COUPLED`.
     si_norm : ρ before the step.
-    effective_lr : η̃, `theory.dynamics.effective_lr` for the optimiser: η / ρ² for SGD, η / ρ for
-        Adam and its kin; NaN for optimisers whose it is not known.
+    effective_lr : η̃ of the optimiser (`theory.dynamics.effective_lr`); NaN if it is unknown.
     effective_gradient_norm : ρ ‖g‖.
     angle : between the weights before and after the step, in radians.
-    equilibrium_angle : what weight decay and gradients balance at, `equilibrium_angle`; None: none.
-    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖, and above what it is a δ-jump (δ = 0.01).
-    phase, periods, steps_to_turn : of all weights together, else None: "A", "B" or "C"; how many
-        periods there are so far; the forecast.
-
-    What is not known is NaN or None, and empty in the file.
+    equilibrium_angle : the angle at which decay and gradients balance, or None.
+    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖ and the value above which it is a δ-jump.
+    phase, periods, steps_to_turn : of all weights together: "A", "B" or "C"; the number of periods
+        so far; the forecast (`theory.forecast`).
     """
 
     step: int
@@ -98,9 +112,9 @@ COLUMNS = tuple(field.name for field in fields(Record))
 def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
     """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
 
-    None where there is no such balance: without a rate or weight decay, for Adam with coupled decay
-    (which the second moment divides by the gradients' size), and for other optimisers than SGD,
-    AdamW and RAdam with decoupled decay, also those derived from them with a `step` of their own.
+    None where there is no such balance, or it is unknown: without a rate or weight decay; for Adam
+    with coupled decay; for optimisers other than SGD, AdamW and RAdam with decoupled decay, and for
+    subclasses with a `step` of their own.
     """
     decay, rule = _number(group.get("lr")) * _decay(optimizer, group), _rule(optimizer)
     if not 0 < decay < math.inf:
@@ -115,36 +129,57 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
     return None
 
 
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of the monitor whose errors end the monitor with a warning, but not the training."""
+
+    @functools.wraps(method)
+    def guarded(self: "Monitor", *arguments: Any) -> None:
+        if self._has_failed:
+            return
+        try:
+            with torch.no_grad():
+                method(self, *arguments)
+        except Exception as error:
+            self._has_failed = True
+            message = f"the monitor stops: {type(error).__name__}: {error}"
+            try:
+                warnings.warn(message, stacklevel=3)
+            except Warning:  # the user has turned warnings into errors
+                print(message, file=sys.stderr)
+
+    return guarded
+
+
 class Monitor:
     """Measures what every `every`th step of training does to the scale-invariant weights.
 
-    Between those steps it adds up the loss on its device and waits for nothing. The network, the
-    optimiser and all random states stay as they would be without it. Should a measurement fail, a
-    warning says so and training goes on without the monitor.
+    In the other steps it adds up the loss on its device, without waiting for it. The network, the
+    optimiser and all random states stay as they would be without the monitor. If a measurement
+    fails, a warning says so and training goes on without the monitor.
 
     Parameters
     ----------
     model : the network, also under torch.compile or DataParallel.
     optimizer : any torch.optim.Optimizer, or several (in a list, a dictionary or an object) that
-        share the weights and step at most once each between two calls of `record`. A wrapper
-        (Accelerate, Lookahead, SAM) is watched inside: what it does to the weights itself, as
-        Lookahead does, is not part of a step. Their groups, rates and what they train are looked at
-        in every step that is measured.
+        share the weights and step at most once each between two calls of `record`. The optimiser
+        inside a wrapper (Accelerate, Lookahead, SAM) is watched: changes that the wrapper itself
+        makes to the weights, as Lookahead does, are not part of a step. Groups, rates and trainable
+        weights are looked up in every measured step.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
     every : steps from one record to the next.
-    start : number of steps made before, where training is resumed without a `state_dict`.
+    start : number of steps made before, if training is resumed without a `state_dict`.
 
     Attributes
     ----------
-    found : what is scale invariant in the network.
-    groups : the groups that are trained as a whole, those followed here.
+    found : the scale-invariant groups of the network.
+    groups : those that are trained as a whole, which are followed here.
     left_out : the other groups, and why.
-    records : list of Record that `save` has not written yet, and in any case the latest.
+    records : the records that `save` has not written yet, and in any case the latest ones.
 
     Raises
     ------
-    ValueError : in one line, what cannot be measured: the network (`scale_invariant_groups`), an
-        optimiser without step hooks, `every` < 1, `start` < 0.
+    ValueError : the network (`scale_invariant_groups`) or the optimiser (it has no step hooks)
+        cannot be measured, `every` < 1, or `start` < 0.
     """
 
     def __init__(
@@ -157,7 +192,12 @@ class Monitor:
         start: int = 0,
     ):
         self.every, self.steps = _whole("every", every, 1), _whole("start", start, 0)
-        self.optimizers = _inside(optimizer)
+        self.optimizers = _innermost(optimizer)
+        if not self.optimizers:
+            raise ValueError(
+                f"{type(optimizer).__name__} is no torch.optim.Optimizer and holds none: "
+                "its steps cannot be watched"
+            )
         self.model, self.inputs = unwrapped(model), inputs
         self.found = scale_invariant_groups(self.model, inputs)
         self.records: list[Record] = []
@@ -166,8 +206,9 @@ class Monitor:
         self._unsaved = 0
         self._old: list[torch.Tensor] = []
         self._stepped: set[int] = set()  # the optimisers that have made this step
-        self._is_open = self._has_failed = False  # a step was begun and has not ended
-        self._measured: tuple[int, torch.Tensor, list[tuple]] | None = None
+        self._is_open = self._has_failed = False  # a step has begun and not ended
+        self._measured: torch.Tensor | None = None  # (4, weights), of the step
+        self._rates: list[tuple] = []
         self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
         self._look()
         self._handles = []
@@ -183,17 +224,17 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks off the optimisers and free the copy of the weights."""
+        """Remove the hooks from the optimisers and free the copy of the weights."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._old = [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs for a new Monitor to go on: steps, periods and forecast."""
+        """Steps, periods and forecast: what a new Monitor needs to continue."""
         return {"steps": self.steps, "course": self.course.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Continue from a `state_dict`.
 
         Raises
         ------
@@ -214,194 +255,161 @@ class Monitor:
         return Periods(tuple(self.course.periods), end)
 
     def _look(self) -> None:
-        """Which groups are trained now, and by which group of which optimiser."""
+        """Find out which groups are trained now, and by which group of which optimiser."""
         parameters = dict(self.model.named_parameters())
         owner = {
-            id(p): (k, j)
-            for k, optimizer in enumerate(self.optimizers)
-            for j, group in enumerate(optimizer.param_groups)
+            id(p): (optimizer, group)
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
             for p in group["params"]
         }
-        self.groups, self.left_out = [], {}
-        for group in self.found:
-            gone = [n for n in group if n not in parameters]
-            frozen = [n for n in group if n in parameters and not parameters[n].requires_grad]
-            alien = [n for n in group if n in parameters and id(parameters[n]) not in owner]
-            if gone:
-                self.left_out[group] = f"{gone[0]} is no longer in the network"
-            elif frozen:
-                self.left_out[group] = f"{frozen[0]} is frozen"
-            elif alien:
-                self.left_out[group] = f"{alien[0]} is in no optimiser that is watched"
-            else:
-                self.groups.append(group)
+
+        def obstacle(name: str) -> str | None:
+            if name not in parameters:
+                return f"{name} is no longer in the network"
+            if not parameters[name].requires_grad:
+                return f"{name} is frozen"
+            if id(parameters[name]) not in owner:
+                return f"{name} is in no optimiser that is watched"
+            return None
+
+        reasons = {group: next(filter(None, map(obstacle, group)), None) for group in self.found}
+        self.groups = [group for group, reason in reasons.items() if not reason]
+        self.left_out = {group: reason for group, reason in reasons.items() if reason}
+        self.labels = _labels(self.groups)
         scopes = [_together(self.groups, parameters), *map(set, self.groups)]
         names = [name for name in parameters if any(name in scope for scope in scopes)]
         self.weights = [parameters[name] for name in names]
-        self.members = np.array([[name in scope for name in names] for scope in scopes], float)
-        self.labels = _labels(self.groups)
         self.owner = [owner[id(weight)] for weight in self.weights]
-
-    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if self._has_failed:
-            return
-        with self._never_failing():
-            if self._is_open or (self._stepped and id(optimizer) not in self._stepped):
-                return  # called by another step, as super().step() is; or the step of several
-            self._is_open = True
-            self._stepped.clear()
-            self.steps += 1
-            if self._is_measured():
-                self._look()
-                self._old = [weight.detach().clone() for weight in self.weights]
-                self._measured = None
-                if not self._old:
-                    self._latest = []
-                else:
-                    before = norms(self._old)
-                    measured = torch.stack([before, before, 0 * before, 0 * before])
-                    self._measured = self.steps, measured, []
+        self.members = [[j for j, n in enumerate(names) if n in scope] for scope in scopes]
 
     def _is_measured(self) -> bool:
         return (self.steps - 1) % self.every == 0
 
-    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Norms after the step, of the change and of the gradient; waits for nothing."""
-        if self._has_failed:
-            return
-        with self._never_failing():
-            self._is_open = False
-            self._stepped.add(id(optimizer))
-            if not self._is_measured() or self._measured is None:
-                return
-            step, measured, rates = self._measured
-            own = [j for j, o in enumerate(self.owner) if self.optimizers[o[0]] is optimizer]
-            weights = [self.weights[j].detach() for j in own]
-            gradients = [_gradient(weight) for weight in (self.weights[j] for j in own)]
-            if own:
-                moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
-                measured[1:, own] = torch.stack([norms(weights), norms(moved), norms(gradients)])
-            rates = [
-                (
-                    _number(group.get("lr")),
-                    _decay(one, group),
-                    equilibrium_angle(one, group),
-                    dynamics.norm_power(_rule(one)),
-                )
-                for one, group in (
-                    (self.optimizers[k], self.optimizers[k].param_groups[j]) for k, j in self.owner
-                )
-            ]
-            self._measured = step, measured, rates
+    @_harmless
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Copy the weights before a step that is measured."""
+        if self._is_open or (self._stepped and id(optimizer) not in self._stepped):
+            return  # within another step, as of super().step(); or a later optimiser of several
+        self._is_open = True
+        self._stepped.clear()
+        self.steps += 1
+        if self._is_measured():
+            self._look()
+            self._old = [weight.detach().clone() for weight in self.weights]
+            self._measured, self._rates = None, []
+            if self._old:
+                before = norms(self._old)
+                self._measured = torch.stack([before, before, 0 * before, 0 * before])
+            else:
+                self._latest = []
 
-    @contextlib.contextmanager
-    def _never_failing(self) -> Iterator[None]:
-        try:
-            with torch.no_grad():
-                yield
-        except Exception as error:  # whatever it is, training is worth more
-            self._has_failed = True  # the hooks stay until `record`: they may be iterated over now
-            self._measured, self._old = None, []
-            message = f"the monitor stops: {type(error).__name__}: {error}"
-            try:
-                warnings.warn(message, stacklevel=4)
-            except Warning:  # warnings are to be errors: not here
-                print(message, file=sys.stderr)
+    @_harmless
+    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Measure the norms after the step, of the change and of the gradient; do not wait."""
+        self._is_open = False
+        self._stepped.add(id(optimizer))
+        if not self._is_measured() or self._measured is None:
+            return
+        own = [j for j, (other, _) in enumerate(self.owner) if other is optimizer]
+        if own:
+            weights = [self.weights[j].detach() for j in own]
+            moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
+            gradients = [_gradient(self.weights[j]) for j in own]
+            self._measured[1:, own] = torch.stack([norms(weights), norms(moved), norms(gradients)])
+        self._rates = [
+            (
+                _number(group.get("lr")),
+                _decay(other, group),
+                equilibrium_angle(other, group),
+                dynamics.norm_power(_rule(other)),
+            )
+            for other, group in self.owner
+        ]
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it.
 
-        A tensor need not be on the CPU. May be called more rarely than once a step: a record then
-        holds what the latest step that was looked at did.
+        A tensor need not be on the CPU. `record` may be called less often than once a step: its
+        records then describe the latest measured step.
         """
-        if self._has_failed:
+        self._record(loss)
+        if self._has_failed:  # not in the hooks, which the optimiser may be iterating over
+            self._measured = None
             self.close()
-            return
-        with self._never_failing():
-            self._stepped.clear()  # the next step of any optimiser is a new one
-            if loss is not None:
-                value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
-                self._losses = [self._losses[0] + value, self._losses[1] + 1]
-            if self._measured is not None and self._measured[2]:
-                self._make_records(*self._measured)
-                self._measured = None
 
-    def _make_records(self, step: int, measured: torch.Tensor, rates: list[tuple]) -> None:
+    @_harmless
+    def _record(self, loss: torch.Tensor | float | None) -> None:
+        self._stepped.clear()  # the next step of any optimiser is a new one
+        if loss is not None:
+            value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
+            self._losses = [self._losses[0] + value, self._losses[1] + 1]
+        if self._measured is None or not self._rates:
+            return
         mean = float(self._losses[0]) / self._losses[1] if self._losses[1] else math.nan
         self._losses = [0.0, 0]
         if self._unsaved == 0:
             self.records.clear()
-        self._latest = []
-        with np.errstate(all="ignore"):  # of rates that are no numbers
-            numbers = self._numbers(measured.cpu().numpy(), rates)
-        for label, values in zip(self.labels, numbers, strict=True):
-            record = Record(step, label, mean, **values)
-            if label == ALL:
-                powers = {rate[3] for rate, member in zip(rates, self.members[0], strict=True)
-                          if member}  # fmt: skip
-                power = powers.pop() if len(powers) == 1 else None
-                left = self.course.add(step, mean, record.si_norm, record.lr, power)
-                phase, periods = self.course.phase, len(self.course.periods)
-                record = replace(record, phase=phase, periods=periods, steps_to_turn=left)
-            self._latest.append(record)
+        measured = self._measured.cpu().numpy()
+        with np.errstate(all="ignore"):  # rates may be NaN or infinite
+            self._latest = [
+                self._make_record(label, inside, mean, measured)
+                for label, inside in zip(self.labels, self.members, strict=True)
+            ]
+        self._measured = None
         self.records += self._latest
         self._unsaved += len(self._latest)
 
-    def _numbers(self, measured: np.ndarray, rates: list[tuple]) -> list[dict[str, float | None]]:
-        """The numbers of each scope from those of its tensors: `measured` is (4, tensors)."""
-        found = []
-        for members in self.members:
-            inside = np.flatnonzero(members)
-            squares = measured[:, inside] ** 2
-            before, after, moved, gradient = np.sqrt(squares.sum(1)).tolist()
-            if not 0 < before * after < math.inf:  # zeros have no direction
-                before = after = moved = math.nan
-            share = squares[0] / before**2
-            lrs, wds, angles, powers = zip(*(rates[j] for j in inside), strict=True)
-            lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
-            # The chord between the directions: exact where 1 - cos would be all rounding.
-            chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
-            power = powers[0] if len(set(powers)) == 1 else None
-            is_sgd = power == 2 and 0 < lr < math.inf
-            found.append(
-                {
-                    "lr": lr,
-                    "decay": decay,
-                    "si_norm": before,
-                    "effective_lr": float(effective_lr(lr, before, power)),
-                    "effective_gradient_norm": before * gradient,
-                    "angle": 2 * math.asin(min(chord / 2, 1)),
-                    "equilibrium_angle": None
-                    if None in angles
-                    else math.sqrt(share @ np.square(angles)),
-                    "effective_step": float(effective_step(lr, before, gradient))
-                    if is_sgd
-                    else None,
-                    "jump_threshold": float(jump_threshold(DELTA, lr, decay / lr))
-                    if is_sgd
-                    else None,
-                }
-            )
-        return found
+    def _make_record(
+        self, label: str, inside: list[int], loss: float, measured: np.ndarray
+    ) -> Record:
+        """The record of some weights together, from the (4, weights) norms of all."""
+        step = self.steps - (self.steps - 1) % self.every  # the latest that was measured
+        squares = measured[:, inside] ** 2
+        before, after, moved, gradient = np.sqrt(squares.sum(1)).tolist()
+        if not 0 < before * after < math.inf:  # zeros have no direction
+            before = after = moved = math.nan
+        share = squares[0] / before**2
+        lrs, wds, angles, powers = zip(*(self._rates[j] for j in inside), strict=True)
+        lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
+        # The chord between the directions: 1 - cos would be all rounding for small angles.
+        chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
+        power = powers[0] if len(set(powers)) == 1 else None
+        is_sgd = power == 2 and 0 < lr < math.inf
+        record = Record(
+            step=step,
+            group=label,
+            loss=loss,
+            lr=lr,
+            decay=decay,
+            si_norm=before,
+            effective_lr=float(effective_lr(lr, before, power)),
+            effective_gradient_norm=before * gradient,
+            angle=2 * math.asin(min(chord / 2, 1)),
+            equilibrium_angle=None if None in angles else math.sqrt(share @ np.square(angles)),
+            effective_step=float(effective_step(lr, before, gradient)) if is_sgd else None,
+            jump_threshold=float(jump_threshold(DELTA, lr, decay / lr)) if is_sgd else None,
+        )
+        if label != ALL:
+            return record
+        left = self.course.add(step, loss, before, lr, power)
+        phase, periods = self.course.phase, len(self.course.periods)
+        return replace(record, phase=phase, periods=periods, steps_to_turn=left)
 
     def metrics(self) -> dict[str, float]:
-        """The latest numbers by "quantity/group", for Weights & Biases, TensorBoard and the like.
-
-        What is not known, or not a finite number, is left out.
-        """
-        numbers: dict[str, float] = {}
-        for record in self._latest:
-            for name in COLUMNS:
-                value = getattr(record, name)
-                is_shared = name in ("step", "loss", "periods", "steps_to_turn")
-                if isinstance(value, int | float) and math.isfinite(value):
-                    numbers[name if is_shared else f"{name}/{record.group}"] = value
-        return numbers
+        """The latest finite numbers by "quantity/group", for Weights & Biases, TensorBoard, etc."""
+        shared = ("step", "loss", "periods", "steps_to_turn")
+        return {
+            name if name in shared else f"{name}/{record.group}": value
+            for record in self._latest
+            for name, value in vars(record).items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
 
     def save(self, path: str | Path) -> None:
-        """Append the records that are not yet in the file: whole rows, under a header.
+        """Append the records that are not in the file yet.
 
-        A row that a crash has cut short at the end of the file is removed.
+        A row at the end of the file that a crash has cut short is removed.
 
         Raises
         ------
@@ -413,13 +421,10 @@ class Monitor:
         whole = old[: old.rfind(b"\n") + 1]
         if whole and whole.splitlines()[0].decode("utf-8-sig", "replace") != header.strip():
             raise ValueError(f"{path} is not a file of this monitor: its columns are others")
-        text = io.StringIO(newline="")
-        if not whole:
-            text.write(header)
+        text = io.StringIO("" if whole else header, newline="")
+        text.seek(0, io.SEEK_END)
         rows = self.records[len(self.records) - self._unsaved :]
-        csv.writer(text, lineterminator="\n").writerows(
-            [_cell(getattr(row, column)) for column in COLUMNS] for row in rows
-        )
+        csv.writer(text, lineterminator="\n").writerows(map(_cells, rows))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if old else "wb") as file:
             file.truncate(len(whole))
@@ -428,16 +433,12 @@ class Monitor:
         self.records, self._unsaved = list(self._latest), 0
 
     def report(self) -> str:
-        """What is going on, in words, and a table of the groups as of the latest record.
+        """The state of training in words, and a table of the groups as of the latest record.
 
         The column "doubled" is measured now, on a copy (`models.doubling_effects`).
         """
         notes = [f"Left out: {' '.join(group)}: {reason}." for group, reason in
-                 self.left_out.items()]  # fmt: skip
-        if self.found.in_eval:
-            notes.append(f"Invariance was looked for in {self.found.mode}.")
-        if self.found.unknown:
-            notes.append("Not determined on that batch: " + " ".join(self.found.unknown) + ".")
+                 self.left_out.items()] + self.found.notes  # fmt: skip
         if not self.found.groups:
             first = (
                 "No tensor of this network is scale invariant: nothing here depends on the norm of "
@@ -447,37 +448,15 @@ class Monitor:
         if not self._latest:
             first = f"{plural(len(self.groups), 'group')} of scale-invariant weights; no record yet"
             return "\n".join([f"{first}.", *notes])
-        whole, periods = self._latest[0], self.periods
-        words = [f"Step {whole.step}, loss {whole.loss:.4g}."]
-        so_far = f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far"
-        if len(periods) > 1:
-            so_far += f", one every {periods.mean:.0f} steps"
-            spread = f" (coefficient of variation {periods.cv:.2f})" if len(periods) > 2 else ""
-            later = periods.after(1 / whole.decay) if 0 < whole.decay < math.inf else periods
-            so_far += spread + (": periodic" if later.is_periodic else "")
-        words.append(f"{so_far}.")
-        if len(periods):
-            words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
-        if whole.steps_to_turn is not None:
-            words.append(
-                "At the present decay the effective rate comes to the level of the last "
-                f"destabilisation in about {whole.steps_to_turn:.0f} steps."
-            )
-        if not whole.equilibrium_angle:
-            words.append("No equilibrium of decay and gradients to compare with here.")
-        else:
-            ratio = whole.angle / whole.equilibrium_angle
-            words.append(
-                f"The latest step turned the weights by {whole.angle:.2g} rad, {ratio:.2g} times "
-                "the angle at which decay and gradients balance (column equilibrium)."
-            )
         rows = [[getattr(record, column) for column in TABLE.values()] for record in self._latest]
+        header = list(TABLE)
         try:
             doubled = doubling_effects(self.model, self.inputs, self.groups)
         except Exception as error:  # the network may have changed
             notes.append(f"Doubling the groups fails: {error}")
         else:
-            effects = dict(zip(_labels(self.groups)[1:], doubled, strict=True))
+            header.append("doubled")
+            effects = dict(zip(_labels(self.groups), [None, *doubled], strict=True))
             for row in rows:
                 row.append(effects.get(row[0]))
             if any(effect > NOTICEABLE for effect in doubled):
@@ -487,34 +466,46 @@ class Monitor:
                 )
         if any(record.jump_threshold for record in self._latest):
             notes.append(
-                f"A step whose η̃‖g̃‖ exceeds the column δ-jump turns the weights by more than "
+                "A step whose η̃‖g̃‖ exceeds the column δ-jump turns the weights by more than "
                 f"{math.degrees(math.acos(1 - DELTA)):.0f} degrees."
             )
-        header = [*TABLE, "doubled"][: len(rows[0])]
-        return "\n".join([*words, *notes, "", _table(header, rows)])
+        return "\n".join([*self._in_words(), *notes, "", _table([header, *rows])])
 
-
-PHASES = {
-    "A": "gradients dominate, the norm grows",
-    "B": "weight decay dominates, the norm falls and the effective rate rises",
-    "C": "the effective rate is too high for this minimum, the loss rises",
-}
-TABLE = {
-    "group": "group",
-    "ρ": "si_norm",
-    "η̃": "effective_lr",
-    "‖g̃‖": "effective_gradient_norm",
-    "angle": "angle",
-    "equilibrium": "equilibrium_angle",
-    "η̃‖g̃‖": "effective_step",
-    "δ-jump": "jump_threshold",
-}
+    def _in_words(self) -> list[str]:
+        """Sentences on the periods and the latest step of all weights together."""
+        whole, periods = self._latest[0], self.periods
+        so_far = f"{plural(len(periods), 'period') if len(periods) else 'No period'} so far"
+        if len(periods) > 1:
+            so_far += f", one every {periods.mean:.0f} steps"
+        if len(periods) > 2:
+            so_far += f" (coefficient of variation {periods.cv:.2f})"
+        is_known = 0 < whole.decay < math.inf
+        if (periods.after(1 / whole.decay) if is_known else periods).is_periodic:
+            so_far += ": periodic"
+        words = [f"Step {whole.step}, loss {whole.loss:.4g}.", f"{so_far}."]
+        if len(periods):
+            words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
+        if whole.steps_to_turn is not None:
+            words.append(
+                "At the present decay the effective rate reaches the level of the last "
+                f"destabilisation in about {whole.steps_to_turn:.0f} steps."
+            )
+        if whole.equilibrium_angle:
+            ratio = whole.angle / whole.equilibrium_angle
+            words.append(
+                f"The latest step turned the weights by {whole.angle:.2g} rad, {ratio:.2g} times "
+                "the angle at which decay and gradients balance (column equilibrium)."
+            )
+        else:
+            words.append("No equilibrium of decay and gradients to compare with here.")
+        return words
 
 
 def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]) -> set[str]:
-    """The weights whose norm is ρ, as the papers' is that of the convolutions without the scales
-    and shifts: groups of tensors of two or more dimensions alone, and those that other such tensors
-    are in; all groups where there is none.
+    """The weights whose norm is ρ: as in the papers, those of groups without scales and shifts.
+
+    These are the groups of tensors of two or more dimensions alone, and then the groups of further
+    such tensors; all groups if there is none.
     """
     large = {name for name, p in parameters.items() if p.ndim > 1}
     chosen = set().union(*(group for group in groups if large.issuperset(group)))
@@ -528,53 +519,40 @@ def _whole(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _inside(optimizer: Any) -> list[torch.optim.Optimizer]:
-    """The optimisers that change the weights: those in lists and in wrappers, each of them once."""
-    innermost: dict[int, torch.optim.Optimizer] = {}
-    seen: set[int] = set()
-
-    def search(one: Any) -> bool:
-        """Whether there are optimisers in it."""
-        if isinstance(one, Mapping):
-            one = list(one.values())
-        if isinstance(one, list | tuple):
-            return max(map(search, one), default=False)
-        is_optimizer = isinstance(one, torch.optim.Optimizer)
-        if not is_optimizer and not hasattr(one, "param_groups") and not hasattr(one, "step"):
-            return False
-        if id(one) in seen:
-            return True
-        seen.add(id(one))
-        kept = [
-            value
-            for key, value in getattr(one, "__dict__", {}).items()
-            if key not in ("state", "param_groups")
-        ]
-        is_wrapper = search([*kept, getattr(one, "optimizer", None)])  # it may be a property
-        if is_optimizer and not is_wrapper:
-            if not hasattr(one, "_optimizer_step_pre_hooks"):
-                raise ValueError(f"{type(one).__name__} does not call Optimizer.__init__: "
-                                 "its steps cannot be watched")  # fmt: skip
-            innermost[id(one)] = one
-        return is_optimizer or is_wrapper
-
-    if not search(optimizer):
+def _innermost(one: Any, outside: tuple[int, ...] = ()) -> list[torch.optim.Optimizer]:
+    """The optimisers in an object, without those that wrap others; `outside`: what it is in."""
+    if isinstance(one, Mapping):
+        parts = list(one.values())
+    elif isinstance(one, list | tuple):
+        parts = one
+    elif (
+        isinstance(one, torch.optim.Optimizer)
+        or hasattr(one, "param_groups")
+        or hasattr(one, "step")
+    ):
+        kept = getattr(one, "__dict__", {})
+        parts = [kept[key] for key in kept if key not in ("state", "param_groups")]
+        parts.append(getattr(one, "optimizer", None))  # it may be a property
+    else:
+        return []
+    inside = (*outside, id(one))
+    found = {id(o): o for part in parts if id(part) not in inside for o in _innermost(part, inside)}
+    if found or not isinstance(one, torch.optim.Optimizer):
+        return list(found.values())
+    if not hasattr(one, "_optimizer_step_pre_hooks"):
         raise ValueError(
-            f"{type(optimizer).__name__} is no torch.optim.Optimizer and holds none: "
-            "its steps cannot be watched"
+            f"{type(one).__name__} does not call Optimizer.__init__: its steps cannot be watched"
         )
-    return list(innermost.values())
+    return [one]
 
 
 def _rule(optimizer: torch.optim.Optimizer) -> str:
-    """The name of the class whose `step` it is: a subclass may have a rule of its own."""
+    """The name of the class that defines its `step`: a subclass may have a rule of its own."""
     return type(optimizer).step.__qualname__.split(".")[-2]
 
 
 def _decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
-    """λ; NaN where ηλ is not what decay takes off, as it is divided with the gradient by its size,
-    or where it is not known.
-    """
+    """λ; NaN where ηλ is unknown or not the fraction that decay takes off (`COUPLED`)."""
     is_torchs = _rule(optimizer) in COUPLED
     if is_torchs and group.get("weight_decay") and not group.get("decoupled_weight_decay"):
         return math.nan
@@ -594,13 +572,14 @@ def _gradient(weight: torch.Tensor) -> torch.Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
 
 
-def _cell(value: Any) -> Any:
-    """Of a value in the file: empty for NaN, too."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _cells(record: Record) -> list[Any]:
+    """A row of the file; NaN is empty, as None is."""
+    values = vars(record).values()
+    return [None if isinstance(v, float) and math.isnan(v) else v for v in values]
 
 
 def _labels(groups: list[tuple[str, ...]]) -> list[str]:
-    """A name for all weights together and one for each group, no two alike."""
+    """A name for all weights together and one for each group, all different."""
     labels = [ALL]
     for group in groups:
         label = group[0] + (f" +{len(group) - 1}" if len(group) > 1 else "")
@@ -609,20 +588,15 @@ def _labels(groups: list[tuple[str, ...]]) -> list[str]:
     return labels
 
 
-def _table(header: list[str], rows: list[list]) -> str:
-    """Columns side by side; numbers with three digits, "-" where there is none."""
+def _table(rows: list[list]) -> str:
+    """Aligned columns; numbers with three digits, "-" where there is none."""
     cells = [
-        [("-" if v is None else v if isinstance(v, str) else f"{v:.3g}") for v in row]
-        for row in rows
+        ["-" if v is None else v if isinstance(v, str) else f"{v:.3g}" for v in row] for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    lines = [header, *cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])
+        for first, *others in cells
     )
 
 
@@ -634,19 +608,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("network", help=own.FORM)
     parser.add_argument("--input", default="4,3,64,64", help="shape of a batch for it")
     parser.add_argument("--num_classes", type=int, default=1000, help="what it is called with")
-    arguments = parser.parse_args(argv)
+    asked = parser.parse_args(argv)
     try:
-        shape = [int(size) for size in arguments.input.split(",")]
-        inputs = torch.randn(shape)
+        inputs = torch.randn([int(size) for size in asked.input.split(",")])
         if not inputs.numel():
             raise ValueError
     except (ValueError, RuntimeError):
-        raise UserError(f"--input {arguments.input} is not a shape such as 4,3,64,64") from None
-    model = own.make(arguments.network, num_classes=arguments.num_classes)
+        raise UserError(f"--input {asked.input} is not a shape such as 4,3,64,64") from None
+    model = own.make(asked.network, num_classes=asked.num_classes)
     try:
         found = scale_invariant_groups(model, inputs)
     except ValueError as error:
-        raise UserError(f"{arguments.network} on a batch {tuple(shape)}: {error}") from None
+        raise UserError(f"{asked.network} on a batch {tuple(inputs.shape)}: {error}") from None
     print(group_table(model, found, doubling_effects(model, inputs, found)))
 
 

@@ -1,11 +1,11 @@
-"""The networks of the two papers, and what is scale invariant in them.
+"""The networks of the two papers and others, and what is scale invariant in them.
 
-`build` makes a network by name; `si_parameters` says which of its parameters are scale invariant.
-Every other part of the project asks these two.
+`build` makes a network by name; `si_parameters` are its scale-invariant parameters.
 """
 
 import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,25 +19,24 @@ from models.groups import (
     scale_invariant_groups,
     unwrapped,
 )
-from models.layers import NORMS as NORMS
-from models.layers import Layers
-from models.probe import copied as copied
-from models.probe import random_numbers
-from models.probe import seed_all as seed_all
+from models.layers import NORM_EPS, NORMS, Layers
+from models.probe import copied, random_numbers, seed_all
 from models.resnet import ResNet18
-from models.scale_invariance import norm as norm
 from models.scale_invariance import (
+    norm,
     norms,
     rescale_filters,
     rescale_to_norm,
     si_parameters,
     split_parameters,
 )
-from options import NORM_EPS, Model
 from utils import UserError
 
+if TYPE_CHECKING:  # the monitor does without options.py
+    from options import Model
+
 OFFICIAL_SEED = 228  # of same_init and same_last_layer in the official code
-IMAGE_SIZE = (32, 32)  # that the networks of the papers take
+IMAGE_SIZE = (32, 32)  # which the networks of the papers take
 
 # name -> (architecture, whether its normalisation has trainable scale and shift)
 MODELS = {
@@ -49,30 +48,28 @@ MODELS = {
 
 
 def build(
-    options: Model,
+    options: "Model",
     num_classes: int,
     image_size: tuple[int, int] | None = None,
     si_names: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Make a freshly initialised network; torch's global generator decides the weights.
+    """Make a freshly initialised network, from torch's global random numbers.
+
+    It maps float images (batch, 3, height, width) to logits (batch, num_classes).
 
     Parameters
     ----------
-    options : name, width, depth, normalisation and initialisation. A name that is not one of
-        `MODELS` is that of a function elsewhere that makes a network (`own.FORM`); it is called
-        with num_classes and, if it takes them, num_channels and depth.
-    num_classes : number of outputs.
-    image_size : (height, width) of the images that the network is for: it is checked that it takes
-        them, and what is scale invariant in a network from elsewhere is found. None: it is not.
-    si_names : the names of the SI weights of a network from elsewhere, where they are known.
-
-    The network maps float images of shape (batch, 3, height, width) to logits (batch, num_classes);
-    those of `MODELS` take 32 x 32.
+    options : name, width, depth, normalisation and initialisation. The name is one of `MODELS`, for
+        images of 32 x 32, or that of a function elsewhere (`own.FORM`), which is called with
+        num_classes and, if it takes them, num_channels and depth.
+    image_size : (height, width) of the images. With it, a network from elsewhere is tried on such
+        images, and its SI weights are found.
+    si_names : the names of those SI weights, if they are known.
 
     Raises
     ------
     UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
-        there is none of `MODELS` for images of this size.
+        one of `MODELS` does not take images of this size.
     """
     name, is_own = options.model, own.is_own(options.model)
     if not is_own and image_size not in (None, IMAGE_SIZE):
@@ -97,16 +94,16 @@ def build(
     return model
 
 
-def _prepare_last_layer(model: nn.Module, options: Model) -> None:
-    """What --same_last_layer and --init_scale ask for; elsewhere it is the last linear layer."""
+def _prepare_last_layer(model: nn.Module, options: "Model") -> None:
+    """Do what --same_last_layer and --init_scale ask for."""
     if not options.same_last_layer and options.init_scale <= 0:
         return
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    last_layer = getattr(model, "last_layer", linear[-1] if linear else None)
-    if last_layer is None:
+    if not linear:
         raise UserError(
             f"{options.model} has no linear layer for --init_scale or --same_last_layer"
         )
+    last_layer = linear[-1]
     if options.same_last_layer:
         with random_numbers(OFFICIAL_SEED):
             last_layer.reset_parameters()

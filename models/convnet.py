@@ -41,9 +41,5 @@ class ConvNet(nn.Module):
             nn.Linear(width, num_classes),
         )
 
-    @property
-    def last_layer(self) -> nn.Linear:
-        return self.linear_layers[-1]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear_layers(self.conv_layers(x))

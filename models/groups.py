@@ -6,9 +6,9 @@ ones in the null space of the matrix of derivatives ∂ outputs / ∂ s, at a po
 vanishes by accident: a fresh network's zero biases would look invariant. A backward pass gives one
 row of that matrix for a random projection of the outputs. Two rows show which tensors are invariant
 alone; only the others need as many rows as there are tensors. The groups are read off the reduced
-row echelon form of their null space: of two such vectors in it none holds the other, since each row
-alone is 1 at its pivot. Other rows are balances, as of one convolution against the next, with -1s
-in them. Every group is confirmed by scaling it, by powers of two, which no rounding disturbs.
+row echelon form of their null space, in which each row alone is 1 at its pivot, so that none
+contains another. Other rows are balances, as of one convolution against the next, with -1s in them.
+Every group is confirmed by scaling it, by powers of two, which rounding does not disturb.
 """
 
 import math
@@ -22,44 +22,47 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.probe import NotFinite, Point, Probe, undisturbed
+from models.probe import CONSTANT, NotFinite, Point, Probe, undisturbed
 from utils import duration, plural
 
-POINTS = 4  # random points that are solved at, at most (of few outputs, more)
+POINTS = 4  # random points, at most, for the derivatives (twice as many where needed)
 SPARE = 4  # rows beyond the rank that they have
 LARGEST = 6  # groups are confirmed with powers of two between 1 / 4 and 2 to this
-INTEGER = 0.05  # how far an entry of the reduced null space may be off a whole number
+INTEGER = 0.05  # how far an entry of the reduced null space may be from a whole number
 TOLERANCE = 1e-4  # relative size of a derivative that counts as zero; more where noise demands it
 EFFECT = 1e-2  # relative size of a change of the outputs that rounding alone does not make
 UNCHANGED = 1e-3  # relative change of the outputs up to which they are the same
 NOISY = 0.05  # relative change by rounding that is too large to tell what has an effect
 SMALL = 10**6  # weights up to which a CPU computes in float64
 LARGE = 10**7  # weights from which one example is enough, where the examples do not interact
-PATIENCE = 5.0  # seconds until a line says how far it is
+PATIENCE = 5.0  # seconds until the first line of progress
 
 
 @dataclass(frozen=True)
 class ScaleInvariance:
-    """What of a network is scale invariant; iterates over the groups.
+    """What is scale invariant in a network; iterates over the groups.
 
     Attributes
     ----------
     groups : the names of the tensors of each group, in the network's order. No part of a group is
-        a group. Two may share tensors: where a stream of a ResNet starts with two factors in a row,
-        it is a group with either of them. Where other factors stand in a row without a
+        a group. Two groups may share tensors: where a stream of a ResNet starts with two factors
+        in a row, it is a group with either of them. Where other factors stand in a row without a
         normalisation between them (values and outputs of attention), one choice is listed.
-    without_effect : tensors that change no output on this batch, as a bias in front of batch
+    without_effect : tensors that change no output on this batch, such as a bias in front of batch
         normalisation, or an expert that no input was sent to.
     in_eval : names of the modules that were in evaluation mode. Batch normalisation in that mode
         divides by stored statistics, so what it follows is not invariant.
-    unknown : tensors that may belong to groups that were not found: they had too little effect at
-        the random weights of the probe, as an expert that hardly any input was sent to.
+    unknown : tensors that may belong to groups that were not found, since they had too little
+        effect at the random weights, such as an expert that hardly any input was sent to.
+    constants : numbers between 0.001 and 0.1 that the network's code adds to tensors. If one is an
+        epsilon, it hides invariance: only smaller ones are left out.
     """
 
     groups: tuple[tuple[str, ...], ...]
     without_effect: tuple[str, ...]
     in_eval: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    constants: tuple[float, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         return iter(self.groups)
@@ -68,14 +71,28 @@ class ScaleInvariance:
         return len(self.groups)
 
     @property
-    def mode(self) -> str:
-        """The mode that the network was in, in words."""
+    def notes(self) -> list[str]:
+        """What else a reader of the groups has to know, a sentence each."""
+        notes = []
+        if self.without_effect:
+            notes.append(f"Without any effect: {' '.join(self.without_effect)}.")
+        if self.unknown:
+            notes.append(
+                f"Not determined (too little effect on this batch): {' '.join(self.unknown)}."
+            )
         if "" in self.in_eval:
-            return "evaluation mode: batch normalisation uses its stored statistics"
-        if not self.in_eval:
-            return "train mode"
-        names = ", ".join(self.in_eval[:4]) + (", ..." if len(self.in_eval) > 4 else "")
-        return f"train mode, except in evaluation mode: {names}"
+            notes.append(
+                "Probed in evaluation mode: batch normalisation uses its stored statistics."
+            )
+        elif self.in_eval:
+            names = ", ".join(self.in_eval[:4]) + (", ..." if len(self.in_eval) > 4 else "")
+            notes.append(f"Probed in train mode, except in evaluation mode: {names}.")
+        if self.constants:
+            notes.append(
+                f"The network adds {', '.join(f'{c:g}' for c in self.constants)} to tensors: an "
+                f"epsilon above {CONSTANT:g} hides scale invariance."
+            )
+        return notes
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -93,19 +110,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> ScaleInvariance:
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
-    This is meant in the limit of no epsilon and exact arithmetic; `doubling_effects` measures what
+    This holds in the limit of no epsilon and exact arithmetic; `doubling_effects` measures what
     epsilons and rounding do to the network as it is. Every module is in the mode (train or eval)
-    that it is in. A group also has to have gradients that are orthogonal to it: a straight-through
-    estimator's are not. Nothing is assumed about the layers. Dropout and stochastic depth draw the
-    same numbers in evaluations that are compared.
+    that it is in. The gradients of a group also have to be orthogonal to it, which those of a
+    straight-through estimator are not. Nothing is assumed about the layers. Dropout and stochastic
+    depth draw the same numbers in evaluations that are compared.
 
     The work is done on a copy without hooks: the network, its statistics, its gradients and all
     random states stay as they are. It takes about one backward pass for each tensor that is not
-    invariant alone; after five seconds a line on stderr says how far it is.
+    invariant alone; after five seconds a line on stderr shows the progress.
 
     Parameters
     ----------
-    model : any network; one under torch.compile or DataParallel is taken as what it was made from.
+    model : any network; of one under torch.compile or DataParallel the original.
     inputs : what it is called with: a tensor, a tuple of arguments or a dictionary of keyword
         arguments. A batch of at least four: batch normalisation turns two values of a channel into
         ±1 whatever the weights.
@@ -113,14 +130,16 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
     Raises
     ------
-    ValueError : the network cannot be copied or evaluated; no floating-point tensor is among the
-        outputs, they are not finite, or no weight has an effect on them.
+    ValueError : the network cannot be copied or evaluated, or is compiled by torch.jit; the outputs
+        hold no floating-point tensor, are not finite, or no weight has an effect on them.
     """
     model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{type(model).__name__} is no torch.nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError("torch.jit has compiled the network: give the one it was made from")
     weights = list(model.parameters())
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in weights):
+    if any(map(nn.parameter.is_lazy, weights)):
         raise ValueError("the network has lazy modules: call it once before it is probed")
     if not weights:
         return ScaleInvariance((), ())
@@ -143,7 +162,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
                     if is_one and (found.without_effect or found.unknown):
                         probe.inputs = batch  # more may have an effect on more examples
                         found = _Search(probe, seed).run()
-                    return replace(found, in_eval=in_eval)
+                    return replace(found, in_eval=in_eval, constants=probe.constants)
         except Exception as error:  # the network may insist on a precision: the next is tried
             reason = error
     if isinstance(reason, ValueError):
@@ -158,8 +177,8 @@ def doubling_effects(
     """How much the outputs of a network as it is change when each group is doubled.
 
     ‖f(2w) - f(w)‖ / ‖f(w)‖ at the present weights, with the network's own epsilons, precision and
-    modes: zero in theory. A value that is not small says that an epsilon matters. NaN where the
-    outputs are not finite.
+    modes: zero in theory. If it is not small, an epsilon matters. NaN where the outputs are not
+    finite.
     """
     with torch.inference_mode(False):
         probe = Probe(unwrapped(model), inputs, None, keep_epsilons=True)
@@ -182,13 +201,13 @@ def doubling_effects(
 def group_table(
     model: nn.Module, found: ScaleInvariance, doubled: Sequence[float] | None = None
 ) -> str:
-    """What is scale invariant in a network: a line for each group, and the tensors in it.
+    """A line for each scale-invariant group of a network, and notes.
 
     doubled : `doubling_effects` of the groups, shown as a column.
     """
     if not found.groups:
-        lines = ["No tensor of this network is scale invariant, alone or with others."]
-        return "\n".join([*lines, f"Probed in {found.mode}."])
+        first = "No tensor of this network is scale invariant, alone or with others."
+        return "\n".join([first, *found.notes])
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     covered = sum(sizes[name] for name in set().union(*found))
     lines = [
@@ -201,17 +220,11 @@ def group_table(
         effect = f"{doubled[number - 1]:>7.1g}  " if doubled else ""
         weights = sum(sizes[name] for name in group)
         lines.append(f"{number:>5}  {weights:>11,}  {effect}{' '.join(group)}")
+    notes = list(found.notes)
     if doubled:
-        lines += ["", "doubled: relative change of the outputs when the group is doubled, as the "
-                      "network is"]  # fmt: skip
-    if found.without_effect:
-        lines += ["", "Without any effect: " + " ".join(found.without_effect)]
-    if found.unknown:
-        lines += ["", "Not determined (too little effect on this batch): "
-                      + " ".join(found.unknown)]  # fmt: skip
-    if found.in_eval:
-        lines += ["", f"Probed in {found.mode}."]
-    return "\n".join(lines)
+        notes.insert(0, "doubled: relative change of the outputs when the group is doubled, as the "
+                        "network is")  # fmt: skip
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
 class _Search:
@@ -220,7 +233,7 @@ class _Search:
     def __init__(self, probe: Probe, seed: int):
         self.probe, self.names = probe, list(probe.weights)
         self.generator = torch.Generator().manual_seed(seed)
-        self.near = self.whole = False
+        self.near = False
         self.rows: list[np.ndarray] = []  # (tensors,) each
         self.sizes = np.zeros(len(self.names))  # largest ‖w‖ ‖∂/∂w‖ seen
         self.begin, self.silent = time.monotonic(), PATIENCE
@@ -229,8 +242,7 @@ class _Search:
         except NotFinite:
             self.near = True
         point = self.point()
-        rounded = {n: w * self._one_ulp_off(w) for n, w in point.weights.items()}
-        noise = probe.change(point, rounded)
+        noise = probe.change(point, {n: self._rounded(w) for n, w in point.weights.items()})
         if noise > NOISY:
             raise ValueError(
                 "the probe failed: rounding, or random numbers that no seed of PyTorch, NumPy or "
@@ -241,9 +253,10 @@ class _Search:
     def point(self) -> Point:
         return self.probe.point(self.generator, near=self.near)
 
-    def _one_ulp_off(self, weight: torch.Tensor) -> torch.Tensor:
+    def _rounded(self, weight: torch.Tensor) -> torch.Tensor:
+        """The tensor with every number changed by its precision, up or down at random."""
         sign = torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
-        return 1 + 2 * torch.finfo(weight.dtype).eps * sign
+        return weight * (1 + 2 * torch.finfo(weight.dtype).eps * sign)
 
     def run(self) -> ScaleInvariance:
         """The groups, confirmed."""
@@ -251,19 +264,17 @@ class _Search:
         for _ in range(POINTS):
             for _ in range(2):  # what vanishes by accident at one point does not at the next
                 spare += SPARE
-                while self._spare() < spare:
-                    self._collect(self.point(), spare)
+                self._collect(spare)
             for _ in range(POINTS):
-                if (self.sizes <= self.tolerance).any():  # experts without an input, say
-                    self._add(self.probe.rows(self.point(), 1, self.generator, whole=True))
-            while self._spare() < spare:
-                self._collect(self.point(), spare)
+                if (self.sizes <= self.tolerance).any():  # experts without an input, for one
+                    self._add(*next(self.probe.rows(self.point(), 1, self.generator)))
+            self._collect(spare)
             groups, inert, unknown = self._candidates(self.point(), self.point())
             point = self.point()
             holds = self._holds(point, groups, inert)
             if holds and not unknown:
                 break
-        if not holds:  # by saturation, or by noise that is not PyTorch's: what holds on its own
+        if not holds:  # saturation or noise: keep what holds on its own
             wrong = [group for group in groups if not self._holds(point, [group], [])]
             unknown += {name for group in wrong for name in group if len(group) > 1}
             groups = [group for group in groups if group not in wrong]
@@ -280,29 +291,18 @@ class _Search:
             )
         return ScaleInvariance(tuple(groups), tuple(inert), unknown=tuple(sorted(set(unknown))))
 
-    def _collect(self, point: Point, spare: int) -> None:
-        """Rows at one point, until there are `spare` more than the rank of all."""
-        self._add(self.probe.rows(point, 1, self.generator, whole=True))
-        rows = self.probe.rows(point, len(self.names), self.generator, whole=self.whole)
-        try:
-            self._add(rows, spare)
-        except RuntimeError:
-            if self.whole:
-                raise
-            self.whole = True  # the shortcut does not suit this network, as with checkpoints
-            self._collect(point, spare)
+    def _collect(self, spare: int) -> None:
+        """Add rows at new points until there are `spare` more than their rank."""
+        while self._spare() < spare:
+            for row in self.probe.rows(self.point(), len(self.names), self.generator):
+                self._add(*row)
+                if len(self.rows) % SPARE == 0 and self._spare() >= spare:
+                    break
 
-    def _add(self, rows: Iterator[tuple[np.ndarray, np.ndarray | None]], spare: int = 0) -> None:
-        for radial, sizes in rows:
-            self.rows.append(radial)
-            if sizes is not None:
-                self.sizes = np.maximum(self.sizes, sizes)
-            self._tell()
-            if spare and len(self.rows) % SPARE == 0 and self._spare() >= spare:
-                break
-
-    def _tell(self) -> None:
-        """Say after some seconds, and then more and more rarely, how far it is."""
+    def _add(self, radial: np.ndarray, sizes: np.ndarray) -> None:
+        """Keep a row; after some seconds, and then less and less often, print the progress."""
+        self.rows.append(radial)
+        self.sizes = np.maximum(self.sizes, sizes)
         elapsed = time.monotonic() - self.begin
         if elapsed > self.silent:
             self.silent = 2 * elapsed
@@ -315,9 +315,9 @@ class _Search:
             )
 
     def _alone(self) -> np.ndarray:
-        """(tensors,) whether the derivatives by the scale of each are zero.
+        """(tensors,) whether the derivative by the scale of each tensor is zero.
 
-        That is next to those of the others (or to the outputs, where all are zero), or to the
+        Zero compared with that of the others (or with the outputs, where all are zero), or with the
         gradient of the tensor itself.
         """
         radial = np.abs(self.rows).max(0)
@@ -337,7 +337,7 @@ class _Search:
         return rest, directions[rank:] / sizes
 
     def _spare(self) -> int:
-        """How many rows there are beyond their rank."""
+        """The number of rows beyond their rank."""
         if not self.rows:
             return 0
         rest, null = self._null_space()
@@ -346,7 +346,7 @@ class _Search:
     def _candidates(
         self, point: Point, fresh: Point
     ) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
-        """Minimal groups by the derivatives, tensors that do nothing at all, and undecided ones."""
+        """Minimal groups by the derivatives, tensors without any effect, and undecided ones."""
         groups, inert, unknown = [], [], []
         for k in np.flatnonzero(self._alone()).tolist():
             name = self.names[k]
@@ -382,8 +382,8 @@ class _Search:
     def _holds(self, point: Point, groups: list[tuple[str, ...]], inert: list[str]) -> bool:
         """Whether the outputs stay when every group is scaled by a factor of its own.
 
-        (Invariances compose, so all can be tried at once.) The factors are powers of two, with
-        which rounding is the same; tensors without effect change their sign.
+        Invariances compose, so all can be tried at once. The factors are powers of two, with which
+        rounding is the same; tensors without effect change their sign.
         """
         for low, high in ((-2, -1), (1, LARGEST)):
             scaled = {name: -point.weights[name] for name in inert}

@@ -1,8 +1,7 @@
-"""The layers that both architectures are made of: convolutions and their normalisation.
+"""The layers of both architectures: convolutions and their normalisation.
 
-`NORMS` names the kinds of normalisation. They differ in what is scale invariant. In the ConvNet,
-where every convolution is normalised on its own, the output stays the same if each of these is
-multiplied by a factor a > 0 of its own:
+The kinds of normalisation (`NORMS`) differ in what is scale invariant. In the ConvNet, where every
+convolution is normalised on its own, each of these may be multiplied by a factor a > 0 of its own:
 
     batch, instance, weight    every filter
     group                      the filters of a group (GROUP_SIZE of them)
@@ -10,8 +9,8 @@ multiplied by a factor a > 0 of its own:
 
 In the ResNet the residual stream adds the outputs of several convolutions before they are
 normalised. With weight normalisation, which acts on the filters themselves, every filter is still
-invariant; with the others only all convolutions together are, and the first one of each block
-(conv1) as in the ConvNet.
+invariant; otherwise the first convolution of each block (conv1) is as in the ConvNet, and the
+others only all together.
 """
 
 import math
@@ -20,10 +19,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-# PyTorch's default of 1e-5 is not small compared with the variance of a convolution whose weights
-# have shrunk, and would break the scale invariance where it matters, at the small norms before a
-# jump. Above zero, so that a channel without variance gives zero, not NaN. The official code has
-# PyTorch's default, with which its checkpoints are measured here.
+# PyTorch's default of 1e-5, which the official code has, is not small compared with the variance of
+# a convolution whose weights have shrunk, and would break the scale invariance where it matters, at
+# the small norms before a jump. Above zero, so that a channel without variance gives zero, not NaN.
 NORM_EPS = 1e-12
 GROUP_SIZE = 4  # channels in a group of group normalisation; fewer where they do not divide
 NORMS = ("batch", "layer", "group", "instance", "weight")
@@ -32,8 +30,8 @@ NORMS = ("batch", "layer", "group", "instance", "weight")
 class WeightNorm(nn.Module):
     """Weight normalisation (Salimans and Kingma, 2016, arXiv 1602.07868): w = g v / ‖v‖.
 
-    As in P2's official code, the length g of every filter is frozen at its initial value ‖v‖; so
-    the output does not depend on ‖v‖, and every filter of v is scale invariant.
+    As in P2's official code, the length g of every filter is frozen at its initial value ‖v‖, so
+    the output does not depend on ‖v‖: every filter of v is scale invariant.
 
     Parameters
     ----------
@@ -76,8 +74,7 @@ class Layers:
 
     def __init__(self, norm: str, affine: bool, eps: float = NORM_EPS):
         self.kind, self.affine, self.eps = norm, affine, eps
-        # Whether the normalisation returns a new tensor, which may be overwritten.
-        self.norm_copies = norm != "weight" or affine
+        self.norm_copies = norm != "weight" or affine  # so its output may be overwritten
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
         """A convolution without bias that keeps the image size (divides it by `stride`)."""

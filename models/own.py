@@ -1,4 +1,4 @@
-"""Networks that are not part of this project, by the name of the function that makes them."""
+"""Networks from elsewhere, by the name of the function that makes them (--model)."""
 
 import contextlib
 import importlib
@@ -16,18 +16,18 @@ from models.groups import scale_invariant_groups, unwrapped
 from models.probe import copied, random_numbers, tensors
 from utils import UserError, lacks_memory, plural
 
-BATCH = 8  # random images on which a network is tried and its groups are found
+BATCH = 8  # random images with which a network is tried and its groups are found
 FORM = "path/to/file.py:function or package.module:name"
 
 
 def is_own(name: str) -> bool:
-    """Whether a network's name is that of a function elsewhere, as in torchvision.models:vgg11."""
+    """Whether a network's name has the form of a function elsewhere: torchvision.models:vgg11."""
     return ":" in name
 
 
 @contextlib.contextmanager
 def fails(what: str) -> Iterator[None]:
-    """Show whatever someone else's code raises as one line, which begins with `what`."""
+    """Raise any error of someone else's code as a UserError of one line that begins with `what`."""
     try:
         yield
     except UserError:
@@ -50,7 +50,7 @@ def find_function(name: str) -> Callable[..., Any]:
     if not place or not attribute:
         raise UserError(f"{name!r} does not name a network: {FORM}")
     with fails(f"importing {place} fails"):
-        module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+        module = _load(place)
     function = getattr(module, attribute, None)
     if not callable(function):
         there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -58,41 +58,37 @@ def find_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _load_file(path: Path) -> Any:
-    path = path.expanduser()
-    if not path.is_file():
+def _load(place: str) -> Any:
+    """Import a file, given by its path, or a module."""
+    path, is_file = Path(place).expanduser(), place.endswith(".py")
+    if is_file and not path.is_file():
         raise UserError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
+    folder = str(path.resolve().parent if is_file else Path.cwd())
     sys.path.insert(0, folder)  # as if it were run: it may import what lies beside it
     try:
+        if not is_file:
+            return importlib.import_module(place)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        return module
+    except ModuleNotFoundError as error:
+        if is_file:
+            raise
+        raise UserError(f"there is no module {place} ({error})") from None
     finally:
         sys.path.remove(folder)
-    return module
-
-
-def _load_module(name: str) -> Any:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"there is no module {name} ({error})") from None
-    finally:
-        sys.path.remove(here)
 
 
 def make(name: str, **arguments: Any) -> nn.Module:
-    """Call the function of this name with those of the arguments that it names.
+    """Call the function of this name with those of the arguments that its signature has.
 
-    `num_classes` is given to every function. The network is on the CPU, without what torch.compile
-    or data parallelism have put around it.
+    Every function gets `num_classes`. The network is moved to the CPU, and unwrapped from
+    torch.compile and data parallelism.
 
     Raises
     ------
-    UserError : as for `find_function`; the call fails; what it gives is not a network.
+    UserError : as for `find_function`; or the call fails or does not return a network.
     """
     function = find_function(name)
     try:
@@ -112,11 +108,11 @@ def make(name: str, **arguments: Any) -> nn.Module:
 
 
 def materialise(model: nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Have lazy modules take the shapes that images of this (height, width) give them.
+    """Initialise lazy modules for images of this (height, width).
 
     Raises
     ------
-    UserError : it does not take such images.
+    UserError : the network does not take such images.
     """
     if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
         images = torch.zeros(BATCH, 3, *size)
@@ -126,7 +122,7 @@ def materialise(model: nn.Module, name: str, size: tuple[int, int]) -> None:
 
 
 class Logits:
-    """A forward hook: of outputs that are not a tensor, it gives the one that can be the logits."""
+    """A forward hook that picks the logits out of outputs that are not a tensor."""
 
     def __init__(self, name: str, num_classes: int):
         self.name, self.num_classes = name, num_classes
@@ -146,14 +142,14 @@ class Logits:
 
 
 def suit(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -> None:
-    """Try a copy of a network on random images, in both modes.
+    """Try a copy of a network on random images of this (height, width), in both modes.
 
-    It gets a hook if its outputs are a tuple or a dictionary, and one if it changes its inputs.
+    The network gets a hook if its outputs are not a tensor, and another if it changes its inputs.
 
     Raises
     ------
-    UserError : nothing in it can be trained; it does not take images of this (height, width), or
-        does not give finite logits (batch, classes).
+    UserError : it has nothing to train, does not take such images, or does not return finite logits
+        (batch, classes).
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"{name} has no trainable parameters")
@@ -197,10 +193,10 @@ def _shape(images: torch.Tensor) -> str:
 
 
 def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple[str, ...]:
-    """The names of the SI weights of a network that takes images, and say what they are.
+    """Find the SI weights of a network that takes images, print them, and return their names.
 
-    As in the papers' networks with trainable scales and shifts: of the scale-invariant groups, the
-    tensors of two or more dimensions. Frozen ones are no part of what is trained.
+    They are the trainable tensors of two or more dimensions in the scale-invariant groups, as in
+    the papers' networks with trainable scales and shifts.
 
     Raises
     ------
@@ -214,7 +210,7 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     if not invariant:
         raise UserError(
             f"{name} has no scale-invariant weights, so there is no norm ρ to follow or to fix: "
-            "all that is done here is about networks with normalisation"
+            "networks here need normalisation layers"
         )
     if not weights:
         raise UserError(

@@ -1,8 +1,8 @@
 """Runs a copy of a network at other weights, to see what its outputs depend on (`models.groups`).
 
-The copy computes what the network would compute with no epsilon and unlimited precision: epsilons
-become negligible, and casts to a lower precision are left out. Invariance holds in that limit;
-`doubling_effects` shows how much is missing in the network itself.
+The copy computes what the network would compute without epsilons and in unlimited precision:
+epsilons become negligible, and casts to a lower precision are left out. Invariance holds in that
+limit; `models.doubling_effects` shows how far the network itself is from it.
 """
 
 import contextlib
@@ -19,19 +19,16 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 SPREAD = 0.5  # of the logarithms of the weights at a random point
 CONSTANT = 1e-3  # a positive number up to this that is added to a tensor is an epsilon
+SUSPICIOUS = 0.1  # one up to this may be an epsilon
 EPS = {torch.float64: 1e-12, torch.float32: 1e-8}  # what an epsilon becomes, at most
-SAME = 1e-4  # relative difference of outputs by the order of summation alone, at most
+SAME = 1e-4  # relative difference of outputs that the order of summation makes, at most
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 GLOBAL_HOOKS = [name for name in vars(nn_module) if re.fullmatch("_global_.*_hooks", name)]
-LINEAR = {
-    torch._C._nn.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d,
-    torch.conv_transpose2d, torch.conv_transpose3d,
-}  # fmt: skip
 
 
 class NotFinite(ValueError):
@@ -40,7 +37,7 @@ class NotFinite(ValueError):
 
 @dataclass(frozen=True)
 class Point:
-    """Weights by name, and the seed of what the network draws itself."""
+    """Weights by name, and the seed of the network's own random numbers."""
 
     weights: dict[str, torch.Tensor]
     seed: int
@@ -52,8 +49,8 @@ class Probe:
     Parameters
     ----------
     model, inputs : as for `models.scale_invariant_groups`.
-    dtype : what the copy computes in. None: as the network does, with its own casts.
-    keep_epsilons : without `dtype`, leave the attributes called eps or epsilon as they are.
+    dtype : precision of the copy. None: that of the network, with its own casts.
+    keep_epsilons : without `dtype`, do not change attributes named eps or epsilon.
 
     Attributes
     ----------
@@ -68,26 +65,22 @@ class Probe:
         *,
         keep_epsilons: bool = False,
     ):
-        self.network, self.inputs, self.exact = copied(model), inputs, contextlib.nullcontext()
-        if dtype is not None:
-            self.inputs, self.exact = (
-                _map(inputs, lambda t: t.to(_at_least(t, dtype))),
-                Exact(dtype),
-            )
+        self.network = copied(model)
+        self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.exact = Exact(dtype) if dtype else contextlib.nullcontext()
+        if dtype:
+            self._change_inputs(lambda t: t.to(_at_least(t, dtype)))
         for module in self.network.modules():
             for key, value in list(vars(module).items()):
-                if (
-                    not keep_epsilons
-                    and isinstance(value, float)
-                    and re.search("(^|_)eps(ilon)?(_|$)", key)
-                ):
+                is_epsilon = isinstance(value, float) and re.search("(^|_)eps(ilon)?(_|$)", key)
+                if is_epsilon and not keep_epsilons:
                     setattr(module, key, min(value, EPS.get(dtype, EPS[torch.float32])))
             for tensor in [*module._parameters.values(), *module._buffers.values()]:
                 if tensor is not None:
-                    precise = tensor.dtype if dtype is None else _at_least(tensor, dtype)
+                    precise = _at_least(tensor, dtype) if dtype else tensor.dtype
                     tensor.data = tensor.data.to(precise).contiguous()
         named = dict(self.network.named_parameters())
-        self.weights = {n: p for n, p in named.items() if _is_continuous(p)}
+        self.weights = {name: p for name, p in named.items() if _is_continuous(p)}
         self.present = {name: p.detach().clone() for name, p in self.weights.items()}
         self.buffers = [
             (module, key, None if buffer is None else buffer.clone())
@@ -97,12 +90,21 @@ class Probe:
         for weight in self.weights.values():
             weight.requires_grad_(True)
 
+    def _change_inputs(self, function: Any) -> None:
+        """Replace every tensor in the inputs by a function of it."""
+        self.inputs = tree_map_only(torch.Tensor, lambda t: function(t.detach()), self.inputs)
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Numbers from `CONSTANT` to `SUSPICIOUS` that the network has added to tensors."""
+        return tuple(sorted(getattr(self.exact, "constants", ())))
+
     def point(self, generator: torch.Generator, *, near: bool = False) -> Point:
-        """Random weights of the signs of the network's own, none of them zero.
+        """Random weights with the signs of the network's own, none of them zero.
 
         Each tensor has the mean square 1 / (inputs of an output), with which activations keep their
-        size from layer to layer, so that every tensor has its share in the outputs; `near` the
-        present weights it has theirs.
+        size from layer to layer, so that every tensor has its share in the outputs; if `near`, that
+        of the present weights.
         """
         weights = {}
         for name, p in self.present.items():
@@ -129,7 +131,7 @@ class Probe:
             for module, key, buffer in self.buffers:
                 module._buffers[key] = None if buffer is None else buffer.clone()
         args = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        args, kwargs = ((), self.inputs) if isinstance(self.inputs, Mapping) else (args, {})
+        args, kwargs = ((), self.inputs) if isinstance(self.inputs, dict) else (args, {})
         with random_numbers(point.seed):
             outputs = list(tensors(self.network(*args, **kwargs)))
         if not any(map(torch.numel, outputs)):
@@ -141,21 +143,17 @@ class Probe:
 
     @torch.no_grad()
     def use_one_example(self, point: Point) -> bool:
-        """Go on with the first example of the batch, if its output does not depend on the others.
+        """Keep only the first example of the batch, if its output does not depend on the others.
 
-        That takes a fraction of the time. False, and nothing is changed, where it does (as with
-        batch normalisation) or where it cannot be told.
+        That takes a fraction of the time. False, without any change, where it does depend on them
+        (as with batch normalisation) or where this cannot be told.
         """
-        whole, sizes = self.inputs, []
-        _map(whole, lambda t: sizes.append(t.shape[:1]))
-        if len(set(sizes)) != 1 or not sizes[0] or sizes[0][0] < 2:
-            return False
-        every = self.outputs(point)
-        self.inputs = _map(whole, lambda t: t[:1])
+        whole, every, sizes = self.inputs, self.outputs(point), set()
         try:
-            one = self.outputs(point)
-            is_enough = len(every) == sizes[0][0] * len(one) and len(one) >= len(self.weights)
-            if is_enough and (every[: len(one)] - one).norm() <= SAME * one.norm():
+            self._change_inputs(lambda t: sizes.add(t.shape[:1]) or t[:1])
+            one, ((size,),) = self.outputs(point), sizes  # the batch's size, alike in all inputs
+            is_enough = len(every) == size * len(one) and len(one) >= len(self.weights)
+            if size > 1 and is_enough and (every[: len(one)] - one).norm() <= SAME * one.norm():
                 return True
         except Exception:  # whatever a network raises that needs several
             pass
@@ -171,80 +169,53 @@ class Probe:
     ) -> float:
         """How much other tensors in place of some change the outputs, relative to their norm.
 
-        before : the outputs at the point, where they are known.
+        before : the outputs at the point, if they are known.
         """
         before = self.outputs(point) if before is None else before
         difference = (self.outputs(point, replaced) - before).abs().double().norm().item()
         return difference / (before.abs().double().norm().item() or 1.0)
 
     def rows(
-        self, point: Point, number: int, generator: torch.Generator, *, whole: bool = False
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        self, point: Point, number: int, generator: torch.Generator
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Derivatives of random projections of the outputs: `number` at most, a backward pass each.
 
         Yields two arrays (tensors,) in units of the outputs' norm: <w, ∂ projection / ∂w>, which is
-        the derivative by the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖. The first
-        needs no gradient of the weight of a linear layer, which takes half of the time: it is
-        <y, ∂/∂y> of what the layer gives. So the second is only there for `whole` gradients.
+        the derivative by the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖.
         """
-        shortcut = Scaled([] if whole else self.weights.values())
-        with torch.enable_grad(), shortcut:
+        with torch.enable_grad():
             outputs = self.outputs(point)
-            scales = list(shortcut.scales.values())
-            leaves = [*self.weights.values(), *scales]
             norm = outputs.detach().double().norm().item() or 1.0
             number = min(number, outputs.numel())
             for k in range(number):
                 noise = torch.randn(outputs.shape, generator=generator).to(outputs) / norm
-                for leaf in leaves:
-                    leaf.grad = None
+                for weight in self.weights.values():
+                    weight.grad = None
                 if outputs.requires_grad:
                     # Not torch.autograd.grad, which checkpoints with re-entrance refuse.
                     torch.autograd.backward(outputs, noise, retain_graph=k + 1 < number)
-                radial, size = np.zeros((2, len(leaves)))
-                for j, leaf in enumerate(leaves):
-                    if leaf.grad is not None:
-                        g = _real(leaf.grad.to_dense() if leaf.grad.is_sparse else leaf.grad)
-                        w = _real(leaf.detach())
+                radial, size = np.zeros((2, len(self.weights)))
+                for j, weight in enumerate(self.weights.values()):
+                    if weight.grad is not None:
+                        grad = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
+                        g, w = _real(grad), _real(weight.detach())
                         radial[j], size[j] = (w * g).sum().item(), (w.norm() * g.norm()).item()
-                count = len(self.weights)
-                yield (radial, size) if whole else (radial[:count] + radial[count:], None)
-
-
-class Scaled(TorchFunctionMode):
-    """Has linear layers multiply what they give by the scale of their weight, a leaf of value 1."""
-
-    def __init__(self, weights: Any):
-        super().__init__()
-        self.scales = {
-            id(w): torch.ones((), dtype=_real(w.data).dtype, device=w.device, requires_grad=True)
-            for w in weights
-        }
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
-        if func not in LINEAR or id(weight) not in self.scales:
-            return func(*args, **kwargs)
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        args, kwargs = list(args), {**kwargs, "bias": None, "weight": weight.detach()}
-        for k, name in ((2, "bias"), (1, "weight")):
-            if len(args) > k:
-                args[k] = kwargs.pop(name)
-        result = func(*args, **kwargs) * self.scales[id(weight)]
-        if bias is not None:
-            spatial = 0 if func is torch._C._nn.linear else weight.ndim - 2
-            result = result + bias.reshape(-1, *[1] * spatial)
-        return result
+                yield radial, size
 
 
 class Exact(TorchDispatchMode):
-    """Computes in one precision without epsilons, whatever the code of a network asks for."""
+    """Computes in one precision without epsilons, whatever the code of a network asks for.
+
+    Attributes
+    ----------
+    constants : numbers from `CONSTANT` to `SUSPICIOUS` that were added to tensors.
+    """
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
         self.dtype = dtype
-        self._epsilons: dict[Any, list[int]] = {}
+        self.constants: set[float] = set()
+        self._epsilons: dict[Any, tuple[bool, list[int]]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -253,25 +224,23 @@ class Exact(TorchDispatchMode):
         if func not in self._epsilons:
             names = [argument.name for argument in func._schema.arguments]
             places = [k for k, name in enumerate(names) if name in ("eps", "epsilon")]
-            operation = func.overloadpacket.__name__.rstrip("_")
-            self._epsilons[func] = places or (
-                [1] if operation in ("add", "clamp_min", "clamp") else []
-            )
-        args = list(args)
-        for k in self._epsilons[func]:
+            adds = func.overloadpacket.__name__.rstrip("_") in ("add", "clamp_min", "clamp")
+            self._epsilons[func] = bool(places), places or [1] * adds
+        args, (is_named, places) = list(args), self._epsilons[func]
+        for k in places:
             if k < len(args) and type(args[k]) is float and args[k] > EPS[self.dtype]:
-                is_argument = func._schema.arguments[k].name in ("eps", "epsilon")
-                if is_argument or args[k] <= CONSTANT:
+                if is_named or args[k] <= CONSTANT:
                     args[k] = EPS[self.dtype]
+                elif args[k] <= SUSPICIOUS:
+                    self.constants.add(args[k])
         return func(*args, **kwargs)
 
 
 def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     """A copy of a network, without its users' hooks unless `hooks`; PyTorch's own always stay.
 
-    Also where modules keep results of computations beside parameters: activations that a forward
-    pass has stored, and the weight that the older `torch.nn.utils.weight_norm` computes anew in
-    each.
+    Modules may store results of computations beside parameters: activations of a forward pass, or
+    the weight that the older `torch.nn.utils.weight_norm` computes anew in each.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -287,13 +256,13 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
 
 
 def _belongs(hook: Any) -> bool:
-    """Whether a hook is PyTorch's, or one that makes a network suit (`models.own`)."""
+    """Whether a hook is PyTorch's, or one of `models.own`."""
     return getattr(hook, "__module__", type(hook).__module__).startswith(("torch.", "models."))
 
 
 @contextlib.contextmanager
 def undisturbed(probe: Probe) -> Iterator[None]:
-    """Evaluate in the block: no global hooks, no compilation, and gradients wherever called."""
+    """Evaluate in the block without global hooks or compilation, and with gradients."""
     hooks = {name: dict(getattr(nn_module, name)) for name in GLOBAL_HOOKS}
     try:
         for name in hooks:
@@ -310,10 +279,7 @@ def undisturbed(probe: Probe) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_numbers(seed: int) -> Iterator[None]:
-    """Draw random numbers from this seed; the generators go on afterwards as they would.
-
-    Those of torch (on every device), NumPy and Python: a network from elsewhere may use any.
-    """
+    """Seed the generators of torch (on every device), NumPy and Python inside the block alone."""
     before = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -337,7 +303,7 @@ def _is_continuous(tensor: torch.Tensor) -> bool:
 
 
 def _at_least(of: torch.Tensor | torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """A floating-point or complex type, that of a tensor say, in at least this precision."""
+    """This type, or that of a tensor; if it is floating-point or complex, at least as precise."""
     of = of if isinstance(of, torch.dtype) else of.dtype
     if of.is_complex:
         return torch.promote_types(of, dtype)
@@ -346,19 +312,6 @@ def _at_least(of: torch.Tensor | torch.dtype, dtype: torch.dtype) -> torch.dtype
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _map(inputs: Any, function: Any) -> Any:
-    """The same inputs with a function of each tensor in it."""
-    if isinstance(inputs, torch.Tensor):
-        return function(inputs.detach())
-    if isinstance(inputs, Mapping):
-        return {key: _map(value, function) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
-        return type(inputs)(*(_map(value, function) for value in inputs))
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_map(value, function) for value in inputs)
-    return inputs
 
 
 def tensors(outputs: Any) -> Iterator[torch.Tensor]:

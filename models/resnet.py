@@ -33,16 +33,11 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four layers of two blocks with widths k, 2k, 4k, 8k and strides 1, 2, 2, 2.
-
-    The residual stream adds outputs of several convolutions, so unless the filters themselves are
-    normalised (weight normalisation) the network is invariant to one factor on all convolution
-    weights together, not to one factor a layer.
-    """
+    """Four layers of two blocks with widths k, 2k, 4k, 8k and strides 1, 2, 2, 2."""
 
     def __init__(self, num_classes: int, num_channels: int, depth: int, layers: Layers):
         super().__init__()
-        del depth  # part of the common signature: this architecture has one depth
+        del depth  # this architecture has only one
         width = num_channels
         self.conv1 = layers.conv(3, width)
         self.layer1 = self._layer(width, width, 1, layers)
@@ -57,10 +52,6 @@ class ResNet18(nn.Module):
         return nn.Sequential(
             Block(inputs, outputs, stride, layers), Block(outputs, outputs, 1, layers)
         )
-
-    @property
-    def last_layer(self) -> nn.Linear:
-        return self.linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))

@@ -1,9 +1,9 @@
-"""What a scale-invariant (SI) parameter is, and the operations on the SI weights as one vector.
+"""The scale-invariant (SI) weights of a network, and operations on them as one vector.
 
 A weight vector w that feeds a normalisation layer is scale invariant: L(a w) = L(w) for a > 0
-(P1, section 2). In the networks here these are the convolution weights, all scaled together; with
-weight normalisation, the tensors from which those are made. `models.layers` says what may be scaled
-on its own.
+(P1, section 2). In the papers' networks these are the convolution weights, all scaled together;
+with weight normalisation, the tensors from which those are computed. `models.layers` says which
+parts are invariant on their own.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from torch import nn
 
 
 def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The scale-invariant parameters of a network by name; frozen ones do not count.
+    """The trainable scale-invariant parameters of a network, by name.
 
-    Those of the convolutions; in a network that is not of this project those that were found when
-    it was made (`models.build`).
+    They are those of the convolutions or, in a network from elsewhere, those that `models.build`
+    has found.
     """
     names = getattr(model, "si_names", None)
     if names is None:
@@ -31,21 +31,20 @@ def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The SI parameters and all the others, each in the order of `model.parameters()`."""
+    """The SI parameters and the others, each in the order of `model.parameters()`."""
     invariant = {id(p) for p in si_parameters(model).values()}
-    parameters = list(model.parameters())
-    return (
-        [p for p in parameters if id(p) in invariant],
-        [p for p in parameters if id(p) not in invariant],
-    )
+    parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for p in model.parameters():
+        parts[id(p) not in invariant].append(p)
+    return parts
 
 
 @torch.no_grad()
 def norms(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Euclidean norm of each of several tensors: float64, (n,), on their device.
 
-    The squares are summed in float64: with millions of weights a float32 sum would be
-    off by more than the 1e-6 to which a fixed norm is held.
+    The squares are summed in float64: a float32 sum of millions would be off by more than the 1e-6
+    to which a fixed norm is held.
     """
     real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
     return torch.stack(torch._foreach_norm(real, 2, torch.float64))
@@ -64,13 +63,13 @@ def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) ->
 
 @torch.no_grad()
 def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
-    """Scale every filter (first dimension) in place to one norm, so that all have norm `value`.
+    """Scale every filter (first dimension) in place to one norm, the total being `value`.
 
     That norm is value / √(number of filters) (P2's fix_all_elr).
     """
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))
-        exact = tensor.double()  # so that weights that have this norm stay as they are, bit for bit
+        exact = tensor.double()  # so that weights with this norm already do not change by a bit
         norms = torch.linalg.vector_norm(exact, dim=rows, keepdim=True)
         tensor.copy_(exact * (each / norms))

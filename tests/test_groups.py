@@ -9,10 +9,12 @@ import torch
 import torchvision
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import swin_transformer, vgg
 
 import models
+from models import ScaleInvariance, scale_invariant_groups
 from options import Model
 
 ALPHA = (0.7, 3.0)
@@ -59,9 +61,12 @@ def check(model, inputs, groups, without_effect=()):
         assert change([name], -5.0) < 1e-7, name
 
 
+# --- large networks, checked by scaling their weights ---
+
+
 def test_resnet18_has_twenty_convolutions_eight_pairs_and_three_streams():
     model, inputs = torchvision.models.resnet18(), torch.randn(4, 3, 32, 32)
-    found = models.scale_invariant_groups(model, inputs)
+    found = scale_invariant_groups(model, inputs)
     convolutions = [n for n, p in model.named_parameters() if p.ndim == 4]
     assert [group for group in found if len(group) == 1] == [(n,) for n in convolutions]
     pairs = [f"layer{layer}.{block}.bn1" for layer in (1, 2, 3, 4) for block in (0, 1)]
@@ -86,19 +91,16 @@ def small_swin():
     return swin_transformer.SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=40)
 
 
-@pytest.mark.parametrize(
-    ("make", "size", "groups", "inert"),
-    [
-        # 3 convolutions; the scale and shift between two of them; biases before normalisation
-        (small_vgg, 32, 3 + 2, 3),
-        # The patches' convolution with its bias; the two residual streams, of which the second
-        # starts with two factors in a row and so is a group with either of them
-        (small_swin, 32, 1 + 1 + 2, 0),
-    ],
-)
-def test_networks_of_torchvision(make, size, groups, inert):
-    model, inputs = make(), torch.randn(4, 3, size, size)
-    found = models.scale_invariant_groups(model, inputs)
+@pytest.mark.parametrize("make, groups, inert", [
+    # 3 convolutions; the scale and shift between two of them; biases before normalisation
+    (small_vgg, 3 + 2, 3),
+    # The patches' convolution with its bias; the two residual streams, of which the second
+    # starts with two factors in a row and so is a group with either of them
+    (small_swin, 1 + 1 + 2, 0),
+])  # fmt: skip
+def test_networks_of_torchvision(make, groups, inert):
+    model, inputs = make(), torch.randn(4, 3, 32, 32)
+    found = scale_invariant_groups(model, inputs)
     assert (len(found), len(found.without_effect)) == (groups, inert)
     check(model, inputs, found.groups, found.without_effect)
 
@@ -107,7 +109,7 @@ def test_networks_of_torchvision(make, size, groups, inert):
 @pytest.mark.parametrize("name", ["ConvNetSI", "ConvNetSIAf", "ResNet18SIAf"])
 def test_networks_of_the_papers(name, norm):
     model, inputs = models.build(Model(name, 2, depth=2, norm=norm), 40), torch.randn(4, 3, 32, 32)
-    found = models.scale_invariant_groups(model, inputs)
+    found = scale_invariant_groups(model, inputs)
     weights = {n for group in found for n in group if model.get_parameter(n).ndim > 1}
     assert weights == set(models.si_parameters(model))
     if name == "ConvNetSI":
@@ -115,153 +117,19 @@ def test_networks_of_the_papers(name, norm):
         check(model, inputs, found)
 
 
-class Odd(nn.Module):
-    """Shared weights, a frozen and an unused tensor, zero weights, dropout, a dictionary out."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(6, 8)
-        self.norm = nn.LayerNorm(8)
-        self.shared = nn.Linear(8, 8, bias=False)
-        self.tied = nn.Linear(8, 8, bias=False)
-        self.tied.weight = self.shared.weight
-        self.gain = nn.Parameter(torch.zeros(8))
-        self.unused = nn.Parameter(torch.ones(3))
-        self.last = nn.Linear(8, 4)
-        self.first.weight.requires_grad_(False)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x, *, shift):
-        self.calls += 1
-        x = self.norm(self.first(x) + shift)
-        x = nn.functional.dropout(self.tied(torch.relu(self.shared(x))), 0.3, self.training)
-        x = nn.functional.normalize(x + self.gain * torch.rand(()), dim=1)
-        return {"logits": [self.last(x)], "labels": torch.arange(3)}
-
-
-def test_an_odd_network_is_understood_and_left_as_it_was():
-    model = Odd().eval()
-    model.norm.train()
-    inputs = {"x": torch.randn(16, 6), "shift": torch.tensor(0.0)}
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    flags = [module.training for module in model.modules()]
-    random = torch.random.get_rng_state()
-    found = models.scale_invariant_groups(model, inputs)
-    assert found.groups == (("first.weight", "first.bias"),)
-    assert found.without_effect == ("unused",)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert [module.training for module in model.modules()] == flags
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert all(p.grad is None for p in model.parameters())
-    assert model.norm.eps == 1e-5 and not model.first.weight.requires_grad
-
-
-def test_balances_and_networks_without_normalisation_give_no_groups():
-    inputs = torch.randn(8, 3, 8, 8)
-    plain = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 9)
-    )
-    assert models.scale_invariant_groups(plain, inputs) == models.ScaleInvariance((), ())
-    assert models.scale_invariant_groups(nn.ReLU(), inputs) == models.ScaleInvariance((), ())
-
-
-def test_two_factors_in_a_row_are_each_a_group_with_what_is_added():
-    class Product(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.c = nn.Linear(5, 6, bias=False), nn.Linear(6, 7)
-
-        def forward(self, x):
-            return nn.functional.layer_norm(self.c(self.a(x)), (7,), eps=0.0)
-
-    found = models.scale_invariant_groups(Product(), torch.randn(9, 5))
-    assert found.groups == (("a.weight", "c.bias"), ("c.weight", "c.bias"))
-
-
-def test_a_network_that_insists_on_float32():
-    class Float32(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(6, 5))
-            self.scale = nn.Parameter(torch.ones(6))
-
-        def forward(self, x):
-            x = torch.mm(x.float(), self.weight.T)
-            return self.scale * (x - x.mean(0)) / x.std(0)
-
-    found = models.scale_invariant_groups(Float32(), torch.randn(20, 5))
-    assert found.groups == (("weight",),)
-
-
-def test_outputs_that_say_nothing_are_refused():
-    with pytest.raises(ValueError, match="no floating-point"):
-        models.scale_invariant_groups(nn.Sequential(nn.Linear(2, 2), Argmax()), torch.randn(4, 2))
-    with pytest.raises(ValueError, match="not finite"):
-        models.scale_invariant_groups(nn.Linear(2, 2), torch.full((4, 2), torch.inf))
-
-
-class Argmax(nn.Module):
-    def forward(self, x):
-        return x.argmax(1)
-
-
-def test_a_filter_of_which_only_the_sign_matters_has_an_effect():
-    """One weight for each channel in front of batch normalisation."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 9)
-    )
-    found = models.scale_invariant_groups(model, torch.randn(8, 3, 4, 4))
-    assert found == models.ScaleInvariance((("0.weight",),), ())
-
-
-def normalised(norm):
-    return nn.Sequential(nn.Linear(6, 8, bias=False), norm, nn.ReLU(), nn.Linear(8, 9))
-
-
-def test_stored_statistics_do_not_make_weights_invariant():
-    """The mode is that of each module; batch statistics and other norms do not depend on it."""
-    x = torch.randn(16, 6)
-    model = normalised(nn.BatchNorm1d(8, affine=False))
-    model[1].eval()
-    found = models.scale_invariant_groups(model, x)
-    assert found.groups == () and found.in_eval == ("1",)
-    assert "evaluation mode: 1" in models.group_table(model, found)
-    assert models.scale_invariant_groups(model.eval(), x).groups == ()
-    assert models.scale_invariant_groups(model.train(), x).groups == (("0.weight",),)
-    for norm in (
-        nn.BatchNorm1d(8, affine=False, track_running_stats=False),
-        nn.LayerNorm(8, elementwise_affine=False),
-    ):
-        found = models.scale_invariant_groups(normalised(norm).eval(), x)
-        assert found.groups == (("0.weight",),)
-
-
-def test_buffers_that_change_the_outputs_and_large_epsilons_do_not_matter():
-    class Counting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x):
-            self.calls = self.calls + 1
-            return x * self.calls
-
-    model = nn.Sequential(normalised(nn.BatchNorm1d(8, eps=0.1, affine=False)), Counting())
-    found = models.scale_invariant_groups(model, torch.randn(16, 6))
-    assert found == models.ScaleInvariance((("0.0.weight",),), ())
-    assert model[1].calls == 0 and model[0][1].eps == 0.1
+# --- transformers in any precision ---
 
 
 class RMSNorm(nn.Module):
     """As large language models have it: computed in another precision."""
 
-    def __init__(self, width, dtype):
+    def __init__(self, width, dtype=torch.float32, eps=1e-6):
         super().__init__()
-        self.weight, self.dtype = nn.Parameter(torch.ones(width)), dtype
+        self.weight, self.dtype, self.added = nn.Parameter(torch.ones(width)), dtype, eps
 
     def forward(self, x):
         h = x.to(self.dtype)
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.added)
         return self.weight * h.to(x.dtype)
 
 
@@ -274,13 +142,13 @@ class Attention(nn.Module):
     def forward(self, x):
         h = self.norm(x)
         q, k = self.query_norm(self.q(h)), self.key_norm(self.k(h))
-        return x + self.out(nn.functional.scaled_dot_product_attention(q, k, self.v(h)))
+        return x + self.out(F.scaled_dot_product_attention(q, k, self.v(h)))
 
 
 class Transformer(nn.Module):
     """Two blocks, pre-norm, with q and k norms; under autocast and checkpoints on request."""
 
-    def __init__(self, norm, autocast=False, checkpoint=None):
+    def __init__(self, norm=nn.RMSNorm, autocast=False, checkpoint=None):
         super().__init__()
         self.embedding = nn.Embedding(11, 8)
         self.blocks = nn.ModuleList(Attention(8, norm) for _ in range(2))
@@ -298,52 +166,216 @@ class Transformer(nn.Module):
             return self.head(self.norm(x))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs")
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Transformer(nn.RMSNorm),
         lambda: Transformer(lambda width: RMSNorm(width, torch.float32)),
         lambda: Transformer(lambda width: RMSNorm(width, torch.bfloat16)),
         lambda: Transformer(lambda width: RMSNorm(width, torch.float16)),
-        lambda: Transformer(nn.RMSNorm).bfloat16(),
-        lambda: Transformer(nn.RMSNorm, autocast=True),
-        lambda: Transformer(nn.RMSNorm, checkpoint=False),
-        lambda: Transformer(nn.RMSNorm, checkpoint=True),
+        lambda: Transformer().bfloat16(),
+        lambda: Transformer(autocast=True),
+        lambda: Transformer(checkpoint=False),
+        lambda: Transformer(checkpoint=True),
     ],
 )
 def test_the_precision_of_parts_does_not_hide_invariance(make):
     """q and k of both blocks alone, and all that writes to the residual stream together."""
-    found = models.scale_invariant_groups(make(), torch.arange(24).view(4, 6) % 11)
+    found = scale_invariant_groups(make(), torch.arange(24).view(4, 6) % 11)
     assert set(found) == {
         *((f"blocks.{k}.{name}.weight",) for k in (0, 1) for name in "qk"),
         ("embedding.weight", "blocks.0.out.weight", "blocks.1.out.weight"),
     }
 
 
-@pytest.mark.parametrize("epsilon", ["literal", "attribute", "tensor", "clamp"])
-def test_epsilons_in_the_code_of_a_network_do_not_hide_invariance(epsilon):
+# --- small networks, with what is invariant in them ---
+
+
+class Lambda(nn.Module):
+    """A network of a function of itself and its input, and any parameters and modules."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def tensor(*shape, **options):
+    return nn.Parameter(torch.randn(*shape, **options))
+
+
+def normalised(norm):
+    return nn.Sequential(nn.Linear(6, 8, bias=False), norm, nn.ReLU(), nn.Linear(8, 9))
+
+
+def standardised(epsilon):
     """Weight standardisation, whose epsilon matters more, the larger the fan-in."""
 
-    class Convolution(nn.Conv2d):
-        eps = 1e-5
+    def forward(self, x):
+        w = self.weight - self.weight.mean()
+        return F.conv2d(x, epsilon(self, w))
 
-        def forward(self, x):
-            w = self.weight - self.weight.mean()
-            w = {
-                "literal": lambda: w / (w.std() + 1e-5),
-                "attribute": lambda: w / (w.std() + self.eps),
-                "tensor": lambda: w / (w.std() + torch.tensor(1e-5)),
-                "clamp": lambda: w * w.var().clamp(min=1e-4).rsqrt(),
-            }[epsilon]()
-            return nn.functional.conv2d(x, w)
+    def convolution(inputs, outputs):
+        return Lambda(forward, weight=tensor(outputs, inputs, 3, 3), eps=1e-5)
 
-    model = nn.Sequential(
-        Convolution(3, 8, 3), nn.ReLU(), Convolution(8, 48, 3), nn.ReLU(), Convolution(48, 8, 3),
+    return nn.Sequential(
+        convolution(3, 8), nn.ReLU(), convolution(8, 48), nn.ReLU(), convolution(48, 8),
         nn.Flatten(), nn.Linear(32, 9),
     )  # fmt: skip
-    inputs = torch.randn(4, 3, 8, 8)
-    found = models.scale_invariant_groups(model, inputs)
-    assert found.groups == (("0.weight",), ("2.weight",), ("4.weight",))
+
+
+def float32(self, x):
+    """Insists on a precision, and normalises."""
+    x = torch.mm(x.float(), self.weight.T)
+    return (x - x.mean(0)) / x.std(0)
+
+
+def complex_norm(self, x):
+    h = x.to(torch.complex64) @ self.weight.T
+    return (h / torch.linalg.vector_norm(h, dim=1, keepdim=True)).abs()
+
+
+def straight_through(self, x):
+    """Gradients that are not orthogonal to what only looks invariant."""
+    return F.linear(x, self.weight + (self.weight.sign() - self.weight).detach())
+
+
+def attend(self, x):
+    x = (self.q(x) @ self.k(x).T).softmax(-1) @ x
+    return F.layer_norm(F.gelu(self.a(x)), (6,))
+
+
+def linear(*sizes):
+    return nn.Linear(*sizes, bias=False)
+
+
+IMAGES, VECTORS = (8, 3, 8, 8), (16, 6)
+NETWORKS = {
+    "balances": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+                              nn.Flatten(), nn.Linear(64, 9)), IMAGES, ()),
+    "no weights": (nn.ReLU, IMAGES, ()),
+    "two factors in a row, each a group with what is added": (
+        lambda: Lambda(lambda self, x: F.layer_norm(self.c(self.a(x)), (7,), eps=0.0),
+                       a=linear(6, 6), c=nn.Linear(6, 7)),
+        VECTORS, (("a.weight", "c.bias"), ("c.weight", "c.bias"))),
+    "float32 alone": (
+        lambda: Lambda(lambda self, x: self.scale * float32(self, x), weight=tensor(5, 6),
+                       scale=nn.Parameter(torch.ones(5))), VECTORS, (("weight",),)),
+    "invariant tensors alone, by which no rounding can be measured": (
+        lambda: nn.Sequential(Lambda(float32, weight=tensor(7, 6)), nn.ReLU(),
+                              Lambda(float32, weight=tensor(5, 7))),
+        (20, 6), (("0.weight",), ("2.weight",))),
+    "filters of which only the sign matters": (
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.BatchNorm2d(3),
+                              nn.Flatten(), nn.Linear(192, 9)), IMAGES, (("0.weight",),)),
+    "a large epsilon": (
+        lambda: normalised(nn.BatchNorm1d(8, eps=0.1, affine=False)), VECTORS, (("0.weight",),)),
+    "complex weights": (
+        lambda: nn.Sequential(Lambda(complex_norm, weight=tensor(8, 6, dtype=torch.complex64)),
+                              nn.Linear(8, 5)), VECTORS, (("0.weight",),)),
+    "straight-through gradients": (
+        lambda: nn.Sequential(Lambda(straight_through, weight=tensor(8, 6)), nn.ReLU(),
+                              nn.Linear(8, 9)), VECTORS, ()),
+    # They saturate, so that far out their scale does not matter.
+    "other nonlinearities and softmax": (
+        lambda: Lambda(attend, q=linear(6, 6), k=linear(6, 6), a=linear(6, 6)), VECTORS, ()),
+    # Where nothing changes the output a little, a factor of 1/2 does.
+    "saturation": (
+        lambda: Lambda(lambda self, x: torch.clamp(self.weight * x, -1, 1) + self.shift,
+                       weight=nn.Parameter(torch.ones(1)), shift=nn.Parameter(torch.ones(1))),
+        torch.tensor([1.5, -1.5, 1.7, 1.6]), ()),
+    "integers as inputs": (
+        lambda: nn.Sequential(nn.Embedding(5, 6), nn.LayerNorm(6, elementwise_affine=False),
+                              nn.Linear(6, 7)),
+        torch.tensor([0, 1, 2, 3, 4, 2]), (("0.weight",),)),
+    **{f"weight standardisation, epsilon {name}": (
+        lambda epsilon=epsilon: standardised(epsilon), IMAGES,
+        (("0.weight",), ("2.weight",), ("4.weight",)))
+       for name, epsilon in {
+           "literal": lambda self, w: w / (w.std() + 1e-5),
+           "attribute": lambda self, w: w / (w.std() + self.eps),
+           "tensor": lambda self, w: w / (w.std() + torch.tensor(1e-5)),
+           "clamp": lambda self, w: w * w.var().clamp(min=1e-4).rsqrt(),
+       }.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_groups_of(name):
+    make, inputs, groups = NETWORKS[name]
+    inputs = torch.randn(inputs) if isinstance(inputs, tuple) else inputs
+    assert scale_invariant_groups(make(), inputs) == ScaleInvariance(groups, ())
+
+
+class Odd(nn.Module):
+    """Shared weights, a frozen and an unused tensor, zero weights, dropout, a dictionary out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.norm = nn.LayerNorm(8)
+        self.shared, self.tied = linear(8, 8), linear(8, 8)
+        self.tied.weight = self.shared.weight
+        self.gain = nn.Parameter(torch.zeros(8))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.last = nn.Linear(8, 4)
+        self.first.weight.requires_grad_(False)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, *, shift):
+        self.calls += 1
+        x = self.norm(self.first(x) + shift)
+        x = F.dropout(self.tied(torch.relu(self.shared(x))), 0.3, self.training)
+        x = F.normalize(x + self.gain * torch.rand(()), dim=1) * self.calls
+        return {"logits": [self.last(x)], "labels": torch.arange(3)}
+
+
+def test_an_odd_network_is_understood_and_left_as_it_was():
+    model = Odd().eval()
+    model.norm.train()
+    inputs = {"x": torch.randn(16, 6), "shift": torch.tensor(0.0)}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    random = torch.random.get_rng_state()
+    found = scale_invariant_groups(model, inputs)
+    assert found.groups == (("first.weight", "first.bias"),)
+    assert found.without_effect == ("unused",)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(p.grad is None for p in model.parameters())
+    assert model.norm.eps == 1e-5 and not model.first.weight.requires_grad
+
+
+def test_stored_statistics_do_not_make_weights_invariant():
+    """The mode is that of each module; batch statistics and other norms do not depend on it."""
+    x = torch.randn(16, 6)
+    model = normalised(nn.BatchNorm1d(8, affine=False))
+    model[1].eval()
+    found = scale_invariant_groups(model, x)
+    assert found.groups == () and found.in_eval == ("1",)
+    assert "evaluation mode: 1" in models.group_table(model, found)
+    assert scale_invariant_groups(model.eval(), x).groups == ()
+    assert scale_invariant_groups(model.train(), x).groups == (("0.weight",),)
+    for norm in (
+        nn.BatchNorm1d(8, affine=False, track_running_stats=False),
+        nn.LayerNorm(8, elementwise_affine=False),
+    ):
+        assert scale_invariant_groups(normalised(norm).eval(), x).groups == (("0.weight",),)
+
+
+def test_an_epsilon_too_large_to_be_told_from_a_constant_is_named():
+    found = {eps: scale_invariant_groups(normalised(RMSNorm(8, eps=eps)), torch.randn(16, 6))
+             for eps in (1e-3, 0.01, 1.0)}  # fmt: skip
+    assert [len(each) for each in found.values()] == [1, 0, 0]
+    assert [each.constants for each in found.values()] == [(), (0.01,), ()]
+    shown = models.group_table(normalised(RMSNorm(8)), found[0.01])
+    assert "adds 0.01 to tensors: an epsilon above 0.001 hides scale invariance" in shown
 
 
 def test_doubling_shows_the_epsilons_of_the_network_as_it_is():
@@ -357,48 +389,35 @@ def test_doubling_shows_the_epsilons_of_the_network_as_it_is():
             model[0].weight.mul_(2)
             assert effect == pytest.approx(((model(x) - before).norm() / before.norm()).item())
             assert least <= effect < most
-    found = models.scale_invariant_groups(model, x)
+    found = scale_invariant_groups(model, x)
     assert "doubled" in models.group_table(model, found, [effect])
 
 
-def test_complex_weights():
-    class Complex(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(8, 6, dtype=torch.complex64))
-
-        def forward(self, x):
-            h = x.to(torch.complex64) @ self.weight.T
-            return (h / torch.linalg.vector_norm(h, dim=1, keepdim=True)).abs()
-
-    model = nn.Sequential(Complex(), nn.Linear(8, 5))
-    found = models.scale_invariant_groups(model, torch.randn(16, 6))
-    assert found == models.ScaleInvariance((("0.weight",),), ())
-    assert models.norms(model.parameters())[0] == pytest.approx(model[0].weight.norm().item())
+def test_the_norm_of_complex_weights():
+    weight = tensor(8, 6, dtype=torch.complex64)
+    assert models.norms([weight])[0] == pytest.approx(weight.norm().item())
 
 
-class Constant(nn.Linear):
+def test_experts_without_an_input_are_named_and_the_others_found():
     def forward(self, x):
-        return 2 * x
+        x = self.inputs(x)
+        h = F.layer_norm(x, (6,))
+        weights, chosen = self.router(h).softmax(-1).max(-1)
+        added = torch.zeros_like(x)
+        for k, expert in enumerate(self.experts):
+            rows = (chosen == k).nonzero()[:, 0]
+            if len(rows):
+                added = added.index_put((rows,), expert(h[rows]) * weights[rows, None])
+        return self.head(F.layer_norm(x + added, (6,)))
 
-
-class Unconnected(nn.Linear):
-    def forward(self, x):
-        return super().forward(x).sign() ** 2
-
-
-@pytest.mark.parametrize("layer", [Constant, Unconnected])
-def test_a_probe_that_sees_nothing_fails(layer):
-    with pytest.raises(ValueError, match="the probe failed: no weight has any effect"):
-        models.scale_invariant_groups(layer(6, 6), torch.randn(4, 6))
-
-
-def test_what_cannot_be_probed_is_refused_in_a_line():
-    with pytest.raises(ValueError, match="lazy modules: call it once"):
-        models.scale_invariant_groups(nn.LazyLinear(6), torch.randn(4, 6))
-    with pytest.raises(ValueError, match="fails when it is probed: RuntimeError: ") as error:
-        models.scale_invariant_groups(nn.Linear(6, 6), torch.randn(4, 7))
-    assert "\n" not in str(error.value)
+    torch.manual_seed(1)
+    experts = nn.ModuleList(linear(6, 6) for _ in range(12))
+    model = Lambda(forward, inputs=linear(6, 6), router=nn.Linear(6, 12), experts=experts,
+                   head=nn.Linear(6, 5))  # fmt: skip
+    found = scale_invariant_groups(model, torch.randn(16, 6))
+    named = {*found.groups[0], *found.without_effect, *found.unknown}
+    assert named >= {"inputs.weight", *(f"experts.{k}.weight" for k in range(12))}
+    assert len(found.groups) == 1 and len(found.groups[0]) > 6
 
 
 @pytest.mark.filterwarnings("ignore:.*_norm")
@@ -414,179 +433,74 @@ def test_hooks_do_not_fire_but_those_that_make_the_weights(make):
     model[2].weight.register_hook(fail)
     handle = nn.modules.module.register_module_forward_hook(fail)
     try:
-        found = models.scale_invariant_groups(model, torch.randn(16, 6))
+        found = scale_invariant_groups(model, torch.randn(16, 6))
         assert len(nn.modules.module._global_forward_hooks) == 1
     finally:
         handle.remove()
     assert found.groups == (("0.weight_v" if make is nn.utils.weight_norm else "0.weight_orig",),)
 
 
-def test_straight_through_gradients_are_not_orthogonal_to_what_only_looks_invariant():
-    class Binary(nn.Linear):
-        def forward(self, x):
-            w = self.weight + (self.weight.sign() - self.weight).detach()
-            return nn.functional.linear(x, w, self.bias)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_network_that_keeps_results_of_a_pass():
+    def forward(self, x):
+        self.features = self.layer(x)  # as for a figure or a second loss
+        return F.batch_norm(self.features, None, None, training=True)
 
-    model = nn.Sequential(Binary(6, 8), nn.ReLU(), nn.Linear(8, 9))
-    assert models.scale_invariant_groups(model, torch.randn(16, 6)).groups == ()
-
-
-def test_other_nonlinearities_and_softmax_are_no_invariance():
-    """They saturate, so that far out their scale does not matter."""
-
-    class Mixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.q, self.k, self.a = (nn.Linear(6, 6, bias=False) for _ in range(3))
-
-        def forward(self, x):
-            x = (self.q(x) @ self.k(x).T).softmax(-1) @ x
-            return nn.functional.layer_norm(nn.functional.gelu(self.a(x)), (6,))
-
-    assert models.scale_invariant_groups(Mixed(), torch.randn(16, 6)).groups == ()
-
-
-def test_experts_without_an_input_are_named_and_the_others_found():
-    class Experts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inputs = nn.Linear(6, 6, bias=False)
-            self.router = nn.Linear(6, 12)
-            self.experts = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in range(12))
-            self.head = nn.Linear(6, 5)
-
-        def forward(self, x):
-            x = self.inputs(x)
-            h = nn.functional.layer_norm(x, (6,))
-            weights, chosen = self.router(h).softmax(-1).max(-1)
-            added = torch.zeros_like(x)
-            for k, expert in enumerate(self.experts):
-                rows = (chosen == k).nonzero()[:, 0]
-                if len(rows):
-                    added = added.index_put((rows,), expert(h[rows]) * weights[rows, None])
-            return self.head(nn.functional.layer_norm(x + added, (6,)))
-
-    torch.manual_seed(1)
-    found = models.scale_invariant_groups(Experts(), torch.randn(16, 6))
-    named = {*found.groups[0], *found.without_effect, *found.unknown}
-    assert named >= {"inputs.weight", *(f"experts.{k}.weight" for k in range(12))}
-    assert len(found.groups) == 1 and len(found.groups[0]) > 6
+    model, x = Lambda(forward, layer=nn.utils.weight_norm(linear(6, 5))), torch.randn(8, 6)
+    model(x)
+    kept = model.features
+    assert set(scale_invariant_groups(model, x)) == {("layer.weight_g",), ("layer.weight_v",)}
+    assert model.features is kept and kept.requires_grad
 
 
 def test_a_large_network_is_probed_on_one_example_unless_examples_interact(monkeypatch):
     monkeypatch.setattr(models.groups, "LARGE", 0)
-    sizes, x = [], torch.randn(16, 6)
-
-    class Seen(nn.Module):
-        def forward(self, x):
-            sizes.append(len(x))
-            return x
-
     for norm, least in ((nn.LayerNorm(8), 1), (nn.BatchNorm1d(8), 16)):
-        model = nn.Sequential(normalised(norm), Seen())
-        assert models.scale_invariant_groups(model, x).groups == (("0.0.weight",),)
+        sizes = []
+        seen = Lambda(lambda self, x, sizes=sizes: sizes.append(len(x)) or x)
+        model = nn.Sequential(normalised(norm), seen)
+        assert scale_invariant_groups(model, torch.randn(16, 6)).groups == (("0.0.weight",),)
         assert sizes[-1] == least
-        sizes.clear()
 
 
 def test_a_line_of_progress(monkeypatch, capsys):
     monkeypatch.setattr(models.groups, "PATIENCE", 0.0)
-    models.scale_invariant_groups(normalised(nn.BatchNorm1d(8)), torch.randn(16, 6))
+    scale_invariant_groups(normalised(nn.BatchNorm1d(8)), torch.randn(16, 6))
     assert "backward passes in" in capsys.readouterr().err
 
 
-class Keeps(nn.Module):
-    """Keeps what a forward pass computes, as for a figure or a second loss."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.utils.weight_norm(nn.Linear(6, 5, bias=False))  # keeps its weight
-        self.norm = nn.BatchNorm1d(5, affine=False)
-
-    def forward(self, x):
-        self.features = self.layer(x)
-        return self.norm(self.features)
+class Attributes(dict):
+    __getattr__ = dict.__getitem__  # KeyError for attributes that are not there
 
 
-@pytest.mark.parametrize("insists", [False, True])
-def test_a_network_of_invariant_tensors_alone(insists):
-    """Nothing has an effect that the rounding of others could be measured by."""
-
-    class Layer(nn.Linear):
-        def forward(self, x):
-            x = torch.mm(x.float(), self.weight.T) if insists else super().forward(x)
-            return (x - x.mean(0)) / x.std(0)
-
-    model = nn.Sequential(Layer(6, 7, bias=False), nn.ReLU(), Layer(7, 5, bias=False))
-    found = models.scale_invariant_groups(model, torch.randn(20, 6))
-    assert found == models.ScaleInvariance((("0.weight",), ("2.weight",)), ())
+@dataclasses.dataclass(slots=True)
+class Slots:
+    logits: torch.Tensor
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm")
-def test_a_network_that_keeps_results_of_a_pass():
-    model, x = Keeps(), torch.randn(8, 6)
-    model(x)
-    kept = model.features
-    found = models.scale_invariant_groups(model, x)
-    assert set(found) == {("layer.weight_g",), ("layer.weight_v",)}
-    assert model.features is kept and kept.requires_grad
+@pytest.mark.parametrize("make", [
+    lambda x: types.SimpleNamespace(logits=x, number=3),
+    Slots,
+    lambda x: Attributes(logits=x),
+    lambda x: torch.distributions.Normal(x, 1.0),
+], ids=["object", "slots", "dictionary", "distribution"])  # fmt: skip
+def test_outputs_may_be_objects(make):
+    network = Lambda(lambda self, x: make(self.layers(x)), layers=normalised(nn.LayerNorm(8)))
+    found = scale_invariant_groups(network, torch.randn(16, 6))
+    assert found.groups == (("layers.0.weight",),)
 
 
-def test_inputs_may_be_integers():
-    model = nn.Sequential(nn.Embedding(5, 6), nn.LayerNorm(6, elementwise_affine=False),
-                          nn.Linear(6, 7))  # fmt: skip
-    found = models.scale_invariant_groups(model, torch.tensor([0, 1, 2, 3, 4, 2]))
-    assert found == models.ScaleInvariance((("0.weight",),), ())
-
-
-def test_saturation_is_no_invariance():
-    """Where nothing changes the output a little, a factor of 1/2 does."""
-
-    class Clamped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
-
-        def forward(self, x):
-            return torch.clamp(self.weight * x, -1, 1) + self.shift
-
-    found = models.scale_invariant_groups(Clamped(), torch.tensor([1.5, -1.5, 1.7, 1.6]))
-    assert found == models.ScaleInvariance((), ())
-
-
-def test_outputs_without_a_gradient_are_a_probe_that_fails():
-    class Detached(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = normalised(nn.LayerNorm(8))
-
-        @torch.no_grad()
-        def forward(self, x):
-            return self.layers(x)
-
-    with pytest.raises(ValueError, match="no gradient by any weight"):
-        models.scale_invariant_groups(Detached(), torch.randn(16, 6))
-
-
-@pytest.mark.parametrize("kind", ["object", "slots", "dictionary", "distribution"])
-def test_outputs_may_be_objects(kind):
-    class Attributes(dict):
-        __getattr__ = dict.__getitem__  # KeyError for attributes that are not there
-
-    @dataclasses.dataclass(slots=True)
-    class Slots:
-        logits: torch.Tensor
-
-    make = {
-        "object": lambda x: types.SimpleNamespace(logits=x, number=3),
-        "slots": Slots,
-        "dictionary": lambda x: Attributes(logits=x),
-        "distribution": lambda x: torch.distributions.Normal(x, 1.0),
-    }[kind]
-
-    class Network(nn.Sequential):
-        def forward(self, x):
-            return make(super().forward(x))
-
-    found = models.scale_invariant_groups(Network(normalised(nn.LayerNorm(8))), torch.randn(16, 6))
-    assert found.groups == (("0.0.weight",),)
+@pytest.mark.parametrize("forward, message", [
+    (lambda self, x: 2 * x, "no weight has any effect"),
+    (lambda self, x: self.layer(x).sign() ** 2, "no weight has any effect"),
+    (lambda self, x: self.layer(x).argmax(1), "no floating-point"),
+    (lambda self, x: self.layer(x) / 0, "not finite"),
+    (torch.no_grad()(lambda self, x: self.layer(x)), "no gradient by any weight"),
+    (lambda self, x: self.layer(x[:, 1:]), "fails when it is probed: RuntimeError: "),
+    (lambda self, x: self.lazy(x), "lazy modules: call it once"),
+])  # fmt: skip
+def test_what_cannot_be_probed_is_refused_in_a_line(forward, message):
+    parts = {"lazy": nn.LazyLinear(6)} if "lazy" in message else {}
+    with pytest.raises(ValueError, match=message) as error:
+        scale_invariant_groups(Lambda(forward, layer=nn.Linear(6, 6), **parts), torch.randn(4, 6))
+    assert "\n" not in str(error.value)

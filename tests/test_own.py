@@ -76,6 +76,7 @@ def compiled(num_classes): return torch.compile(body(num_classes))
 def parallel(num_classes): return nn.DataParallel(body(num_classes))
 def half(num_classes): return body(num_classes).half()
 def bare_class(num_classes): return Net
+def scripted(num_classes): return torch.jit.script(body(num_classes))
 def leaves(num_classes): raise SystemExit("usage")
 def vectors_normalised(num_classes):
     return nn.Sequential(*body(4), nn.BatchNorm1d(4), nn.Linear(4, num_classes))
@@ -271,6 +272,7 @@ def error(tmp_path, words, capsys):
         ("Mask", "does not take images of shape 8 x 3 x 32 x 32: TypeError"),
         ("WithoutGradient", "the outputs have no gradient by any weight"),
         ("State", "cannot be resumed from its checkpoints"),
+        ("scripted", "torch.jit has compiled the network: give the one it was made from"),
         ("half", "does not take images of shape 8 x 3 x 32 x 32"),
         ("bare_class", "gives the class Net, not a network"),
         ("leaves", "fails when called with num_classes=10: SystemExit: usage"),
