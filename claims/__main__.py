@@ -35,7 +35,7 @@ from claims.claim import CLAIMS, FIRST_TRIAL, Claim, NotMeasurable
 from claims.statistics import Estimate, verdict_of
 from experiments import Experiment
 from experiments.cost import total
-from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, run_of, unfinished
+from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, unfinished
 from experiments.local import run_here
 from options import Options, integer, one_of, option, parse
 from utils import UserError, duration, plural, user_errors, write_atomically
@@ -156,7 +156,7 @@ def measure(claim: Claim, groups: Groups, options: Command, folder: Path, old: d
     for setting, lines in groups:
         if run_here(setting, lines, options.jobs) == 1:  # a run that diverged is a result
             raise UserError(f"a run of {setting.name} failed, see above")
-        runs_of.append([run_of(line) for line in lines])
+        runs_of.append([runs.read_run(line.folder) for line in lines])
     try:
         estimates, rows = claim.measure(*runs_of)
     except NotMeasurable as error:

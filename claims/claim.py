@@ -7,15 +7,12 @@ from typing import Any
 
 from claims.statistics import Estimate
 from experiments import Experiment
-from experiments.setting import PAPER, rates
+from experiments.setting import DIGITS, PAPER, rates
 
 FIRST_TRIAL = 40  # trials before were seen when margins and settings were chosen
 PARTS = ("Paper", "Estimate", "Contradicted by", "Limits")  # paragraphs of a claim's docstring
 Found = tuple[Sequence[Estimate], Sequence[dict]]  # estimates, and the rows of numbers behind them
 
-# 512 digits are 4 steps an epoch. η = 0.1 instead of 1 shortens the way to the first period: with
-# v = w / √η a step is v' = (1 - ηλ) v - g(v), so that apart from ηλ only the start depends on η.
-DIGITS = {"dataset": "Digits", "num_channels": 8, "use_data_size": 512, "save_freq": 10}
 CIFAR = {"num_channels": 8, "use_data_size": 2560, "use_test_size": 500}
 
 

@@ -133,8 +133,3 @@ def check_data(lines: Sequence[Line]) -> None:
         data.load_for(plain, options.use_test)
         if not options.use_test:  # the metrics test-em are of the test set all the same
             data.load(options.dataset, options.data_path, use_test=True)
-
-
-def run_of(line: Line) -> runs.Run:
-    """The run that the line has left."""
-    return runs.read_run(line.folder)
