@@ -194,15 +194,9 @@ def load(
 
 def load_for(options: Train | Measure, use_test: bool) -> tuple[ImageSet, ImageSet]:
     """The training images of these options, and the images to evaluate on, as `load` gives them."""
-    return load(
-        options.dataset,
-        options.data_path,
-        use_test=use_test,
-        use_data_size=options.use_data_size,
-        use_test_size=options.use_test_size,
-        corrupt_train=options.corrupt_train,
-        split_classes=options.split_classes,
-    )
+    names = ("use_data_size", "use_test_size", "corrupt_train", "split_classes")
+    asked = {name: getattr(options, name) for name in names}
+    return load(options.dataset, options.data_path, use_test=use_test, **asked)
 
 
 def half_of_classes(images: ImageSet, half: int) -> ImageSet:
@@ -216,7 +210,7 @@ def half_of_classes(images: ImageSet, half: int) -> ImageSet:
 def corrupt(images: ImageSet, fraction: float) -> ImageSet:
     """Replace the label of each image by a uniformly random one, with probability `fraction`.
 
-    The random numbers are always those of the official code, so that checkpoints, its own too, are
+    The random numbers are always those of the official code, so that its checkpoints, too, are
     measured on the labels that they were trained on.
     """
     random = np.random.RandomState(CORRUPTION_SEED)
@@ -342,7 +336,7 @@ def _decode_cached(
     """The decoded files, uint8 (N, H, W, 3), from a cache beside the folder if no file has changed.
 
     The cache is named after the files' names, sizes and times. It is mapped into memory, so that
-    only those images of a large data set are read that are used.
+    of a large data set only the images in use are read.
     """
     about = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
     fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Are the minima of different periods different functions? (P1, section 5)
+"""Whether the minima of different periods are different functions (P1, section 5).
 
     python -m measuring.diversity --anchor 60 \\
         --models_dir Experiments/minima/lr_0.03_wd_0.001/trial_0 \\

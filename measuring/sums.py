@@ -1,4 +1,4 @@
-"""What a pass over the data adds up, batch by batch. All of it stays on the device."""
+"""The sums of a pass over the data, batch by batch. All of them stay on the device."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ CLASS_STATISTICS = ("mean", "std", "min", "max", "median")
 
 
 class GradientMoments:
-    """Mean and standard deviation of vectors that come one by one (Welford's recursion)."""
+    """Mean and standard deviation of vectors that are added one by one (Welford's recursion)."""
 
     def __init__(self, size: int, device: torch.device):
         self.count = torch.zeros((), dtype=torch.float64, device=device)
@@ -26,9 +26,9 @@ class GradientMoments:
         self.squares += difference * (vector - self.mean)
 
     def norms(self, keep: torch.Tensor) -> tuple[float, float]:
-        """Norms of the mean and of the standard deviation (n - 1 below), over the elements `keep`.
+        """Norms of the mean and of the standard deviation (n - 1), over the elements `keep`.
 
-        A single vector has no deviation: NaN.
+        Of a single vector the deviation is NaN.
         """
         deviation = (self.squares / (self.count - 1)).sqrt()
         return self.mean[keep].norm().item(), deviation[keep].norm().item()

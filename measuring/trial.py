@@ -1,7 +1,7 @@
-"""A network from elsewhere is tried on a copy before a run writes anything.
+"""A trial of a network from elsewhere, on a copy, before a run writes anything.
 
-The trial does what the run will do, on a batch of the usual size and one of the last batch's size.
-Weights, buffers and random states of the run stay as they are.
+It does what the run will do, on one batch of the usual size and one of the last batch's size. The
+run's weights, buffers and random states stay as they are.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def try_training(
     eval_images: ImageSet,
     test_images: ImageSet,
 ) -> None:
-    """A step of training on each of the two batches, with the options given, and what is measured.
+    """Take a training step on each of the two batches, and measure what the options ask for.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def try_measuring(
     scopes: Mapping[str, list[str]],
     initial: Mapping[str, torch.Tensor] | None,
 ) -> None:
-    """A measurement of the two batches; eigenvalues are tried by the traces of their matrices.
+    """Measure the two batches; instead of eigenvalues, the traces of their matrices.
 
     Raises
     ------
@@ -91,5 +91,5 @@ def _copy(model: nn.Module, images: ImageSet) -> nn.Module:
 
 
 def _two_batches(images: ImageSet, batch_size: int) -> ImageSet:
-    """As many images as make one full batch and the smaller last one, where there is one."""
+    """As many images as make one full batch and the smaller last one, if there is one."""
     return images.subset(slice(min(len(images), batch_size + len(images) % batch_size)))

@@ -23,16 +23,17 @@ import test as test_script
 import train
 from experiments import Experiment
 from experiments.lines import lines_of
-from measuring import Meter, diversity, meter, minima, recorder
+from measuring import Meter, diversity, meter, minima, recorder, wanted
 from options import Train
 from runs import checkpoints
 from utils import UserError
 
 FLAGS = "--train_mode --eval_model --all_pnorm --calc_grad_norms --calc_grads --hess_trace"
 MORE = (
-    "--calc_grad_norms_all --calc_grad_norms_param_groups --calc_batch_outliers --fisher_trace "
+    "--calc_grad_norms_all --calc_grad_norms_param_groups --calc_batch_outliers "
     "--calc_probs_stats --calc_l2_init --eval_on_train_subsets --sharpness"
 )
+ADDED = "--calc_cos_init --fisher_trace"
 
 
 def measure(folder, arguments, out="out.npz"):
@@ -165,7 +166,7 @@ def test_files_are_named_after_what_they_hold(folder, words, name):
     assert (folder / f"{name}.npz").exists()
 
 
-def test_update_measures_only_what_is_missing(run, capsys):
+def test_update_measures_only_what_is_missing(run, capsys, monkeypatch):
     """Here the checkpoints are damaged meanwhile: what needs them fails."""
     folder = run("--epochs 1 --depth 1 --num_channels 1 --use_data_size 40 --batch_size 30")
     first = measure(folder, f"{FLAGS} {MORE}")
@@ -179,11 +180,17 @@ def test_update_measures_only_what_is_missing(run, capsys):
         assert first.keys() == second.keys()
         for name, array in first.items():
             np.testing.assert_array_equal(array, second[name])
-    measure(folder, f"{FLAGS} {MORE} --calc_cos_init --update")
+    measure(folder, f"{FLAGS} {MORE} {ADDED} --update")
     assert "passed over" in capsys.readouterr().out
     path.write_bytes(content)
-    third = measure(folder, f"{FLAGS} {MORE} --calc_cos_init --update")
-    assert third.keys() == {*first, "cos_init"} and np.isfinite(third["cos_init"]).all()
+    measured, real = [], Meter.measure
+    monkeypatch.setattr(
+        Meter, "measure", lambda self: measured.append(wanted.flags(self.options)) or real(self)
+    )
+    third = measure(folder, f"{FLAGS} {MORE} {ADDED} --update")
+    added = {"cos_init", "fisher_trace", "fisher_trace_normal", "fisher_trace_corrupt"}
+    assert third.keys() == {*first, *added} and np.isfinite(third["cos_init"]).all()
+    assert measured == [["eval_on_train_subsets", "calc_cos_init", "fisher_trace"]]
 
 
 def test_distances_of_a_branch_are_from_checkpoint_0_of_its_trial(run):
