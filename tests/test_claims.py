@@ -144,7 +144,7 @@ def asked(make, monkeypatch):
     return found
 
 
-def test_cause_compares_branches_and_whole_runs(make, asked):
+def test_cause_compares_branches_and_whole_runs(make, asked, monkeypatch):
     bases = [make(*saw(50), {"trial": t}) for t in (40, 41)]
     found = mechanism.cause(bases)
     assert [*values(found).values()] == [1, 1, 0]
@@ -160,6 +160,10 @@ def test_cause_compares_branches_and_whole_runs(make, asked):
     norms = [changes["fix_si_pnorm_value"] for _, _, changes in first[18:]]
     assert norms[0] == pytest.approx(np.median(settled.each("rho_turn")))
     assert norms[-1] == pytest.approx(np.median(settled.each("rho_start")))
+    some = iter([[1, 2, math.inf], [math.inf, math.inf, 3]])  # free, held
+    monkeypatch.setattr(mechanism, "delays", lambda *args, **changes: np.array(next(some)))
+    assert values(mechanism.cause(bases[:1]))["branches: risk difference"] == pytest.approx(1 / 3)
+    monkeypatch.undo()
     with pytest.raises(NotMeasurable, match="no period to branch from"):
         mechanism.cause([make(*falling())])
 
@@ -253,6 +257,7 @@ def test_a_branch_with_the_norm_held(run):
 def test_practice_asks_whether_its_swings_need_the_norm(make, asked):
     found = periodic.practice([make(*saw(50, 1200), {"trial": t}, "a") for t in range(12)])
     assert values(found)["regular loss, free minus held"] == 1
+    assert found[0][-1].low == pytest.approx(0.025 ** (1 / 12))  # seeds all alike
     assert verdicts(found) == ["supported"] * 2
     assert [*margins(found).values()] == [ABOVE(0.5)] * 2
     assert all((e, n) == (300, 500) and c["fix_si_pnorm"] for e, n, c in asked)
@@ -272,6 +277,7 @@ def test_consistent_behaviour(make, trace_of, fall, inside, expected):
     for trial in range(8):
         loss, rho = saw(50, 1200)
         rho = rho * np.exp(-fall * np.arange(1200) / 1200 * (1 + 0.01 * trial))
+        rho[:50] *= 1.5  # before five e-folds
         found.append(make(loss, rho, {"trial": trial, "wd": 0.2}))
         effective = np.tile(np.repeat([0.1, inside], [190, 10]), 24)
         trace_of(found[-1], si_norm=np.repeat(rho, 4),
