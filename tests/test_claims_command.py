@@ -61,8 +61,9 @@ def test_the_commit_on_record_is_the_first_that_judged_by_this_design(measured, 
     assert [measured(design=design)["code"] for design in designs] == ["a", "a", "c"]
 
 
-def test_what_cannot_be_measured_is_undecided_and_says_why(measured):
+def test_what_cannot_be_measured_is_undecided_and_says_why(measured, tmp_path):
     entry = measured(error=NotMeasurable("no period to branch from"))
+    assert "toy.png" not in (tmp_path / "claims.md").read_text()  # nothing to draw
     assert entry["verdict"] == "undecided" and "no period to branch from" in entry["reason"]
 
 
