@@ -91,10 +91,11 @@ def conventional(
 ) -> Figure | None:
     """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
 
-    Runs with weight decay at a constant rate or with a cosine, with and without momentum μ, which
+    Of the measured runs at a constant rate or with a cosine, with and without momentum μ, which
     counts as a rate of η / (1 - μ); None where these do not differ. `boundaries` are the intervals
     of η̃ in which a regime on the sphere ends; they are shaded.
     """
+    runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
     if not all(differ(runs, key) for key in ("lr_init", "momentum", "cosan_schedule")):
         return None
     kinds: dict[str, list[Run]] = {}

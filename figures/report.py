@@ -98,17 +98,12 @@ def runs_in(folder: Path, branches: bool, nested: bool = True) -> list[Run]:
     if len({run.experiment for run in runs if not run.is_branch}) > 1:
         names = ", ".join(str(folder / name) for name in find_experiments(folder))
         raise UserError(f"{folder} holds several experiments, name one of {names}")
-    for run in runs:
-        if not run.is_measured():
-            print(f"note: {run.folder} is not measured, its log alone is drawn{_hint(run)}")
+    for run in (run for run in runs if not run.is_measured()):
+        epoch = diverged_at(run.folder)
+        diverged = "" if epoch is None else f"; it diverged in epoch {epoch:g}"
+        how = "train.py's command with --resume --metrics measures its checkpoints"
+        print(f"note: {run.folder} is not measured, its log alone is drawn{diverged}; {how}")
     return runs
-
-
-def _hint(run: Run) -> str:
-    """How the checkpoints of a run are measured."""
-    diverged = diverged_at(run.folder)
-    reason = "" if diverged is None else f"; it diverged in epoch {diverged:g}"
-    return f"{reason}; train.py's command with --resume --metrics measures its checkpoints"
 
 
 def listing(root: Path) -> str:
@@ -133,9 +128,9 @@ def name_for(folders: Sequence[Path]) -> tuple[Path, str]:
     """Where the figures of these folders go, and what their names end with: "" for one folder."""
     if len(folders) == 1:
         return folders[0], ""
+    if any(folder.is_absolute() for folder in folders):
+        folders = [folder.absolute() for folder in folders]
     place = Path(os.path.commonpath(folders))
-    parts = [folder.absolute().name for folder in folders]
-    if len(set(parts)) < len(parts):  # as in trial_0 of two lines
-        parts = ["_".join(f.relative_to(place).parts) or f.absolute().name for f in folders]
+    parts = ["_".join(f.relative_to(place).parts) or f.absolute().name for f in folders]
     name = "_" + "_and_".join(parts)
     return place, name if len(name) <= LONGEST_NAME else f"_of_{len(folders)}_folders"

@@ -62,8 +62,7 @@ def test_experiments_are_listed_and_not_mixed(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="make demo"):
         main([str(tmp_path / "empty")])
     assert not list(root.rglob("*.png"))
-    lines = [root / "sweep" / line / "trial_0" for line in ("lr_0.1", "lr_0.2")]
-    main([str(line) for line in lines])
+    main([str(root / "sweep" / "lr_0.1" / "trial_0"), "Experiments/sweep/lr_0.2/trial_0"])
     name = "periods_lr_0.1_trial_0_and_lr_0.2_trial_0.png"
     assert f"figure: {root / 'sweep' / name}" in capsys.readouterr().out
     assert (root / "sweep" / name).exists()
