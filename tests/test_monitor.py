@@ -188,6 +188,17 @@ def test_the_loss_of_a_record_is_the_mean_since_the_last_one():
     assert {record.step: record.loss for record in kept} == {1: 1, 4: 3, 7: 6}
 
 
+def test_a_loss_given_rarely_is_of_the_latest_step_that_was_measured():
+    model = small()
+    optimizer = sgd(model.parameters())
+    monitor = watch(model, optimizer, every=3)
+    train(model, [optimizer], 3)
+    rho = model[0].weight.norm().item()  # before step 4
+    train(model, [optimizer], 2)
+    monitor.record(1.0)
+    assert latest(monitor).step == 4 and latest(monitor).si_norm == pytest.approx(rho, rel=1e-6)
+
+
 def test_groups_of_the_optimiser_keep_their_own_rates():
     model = small()
     parts = [

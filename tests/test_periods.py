@@ -225,6 +225,8 @@ def test_short_records():
     assert math.isnan(find_periods([1, 2], [1, 9], [2, 1]).mean)
     assert find_periods([1, 2, 3], [1, 0.1, 1], [2, 1, 2]).turns.tolist() == [2]
     assert find_periods([1, 2], [0.1, 1], [1, 2]).turns.tolist() == []  # no fall before the rise
+    for highest, number in ((4.0, 1), (3.99, 0)):  # the loss has to rise fourfold
+        assert len(find_periods([1, 2, 3], [9, 1, highest], [2, 1, 2])) == number
     with pytest.raises(ValueError):
         find_periods([1, 2], [1], [1, 2])
 
