@@ -27,7 +27,7 @@ def epochs_of(text: str) -> tuple[float, float]:
 
     Raises
     ------
-    ValueError : it is not of this form.
+    ValueError : the text has another form.
     """
     try:
         first, last = text.split(":")

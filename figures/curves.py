@@ -1,4 +1,4 @@
-"""The quantities of runs by epoch and against each other, in a colour for each setting."""
+"""Curves of runs by epoch and against each other, a colour for each setting."""
 
 import functools
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ PANELS = {
 
 
 def file_of(run: Run, name: str) -> str | None:
-    """The metrics file in which a run has numbers of this name; None if there are none."""
+    """The metrics file of a run that has finite numbers of this name; None if no file has."""
     for file in run.files():
         if np.isfinite(run.metrics(file).get(name, np.nan)).any():
             return file
@@ -47,14 +47,14 @@ def file_of(run: Run, name: str) -> str | None:
 
 
 def find_curve(run: Run, name: str, logged: bool = False) -> Curve | None:
-    """A quantity of a run at the epochs where it was measured; None if it was nowhere.
+    """A quantity of a run at the epochs at which it was measured; None if it never was.
 
     Parameters
     ----------
-    name : one of `Run.curves`, or an array of a metrics file: of vectors the largest element
-        counts, and accuracies become errors in %.
-    logged : prefer every epoch of the log. A branch's log lacks the checkpoint that it goes on
-        from, so of branches the measured epochs are taken all the same.
+    name : one of `Run.curves`, or an array of a metrics file; of a vector the largest element is
+        taken, and accuracies become errors in %.
+    logged : take every epoch of the log if there is one. Not of a branch, whose log lacks the
+        checkpoint that it started from.
     """
     curves = run.history if logged and not run.is_branch else run.curves
     file = None if name in curves else file_of(run, name)
@@ -68,7 +68,7 @@ def find_curve(run: Run, name: str, logged: bool = False) -> Curve | None:
 
 
 def draw_panels(axes: Sequence[Axes], lines: Sequence[Line], names: Sequence[str], **how) -> None:
-    """A panel for each of these `PANELS`, by epoch; `how` they are drawn as in `draw_by_epoch`."""
+    """A panel by epoch for each of these `PANELS`, with the options of `draw_by_epoch`."""
     for axis, name in zip(axes, names, strict=True):
         title, y, scale = PANELS[name]
         draw_by_epoch(axis, lines, name, **how)
@@ -88,7 +88,7 @@ def draw_by_epoch(
 def draw_seeds(
     axis: Axes, curves: Sequence[Curve], colour: str, scale: str, linewidth=1.2, **style
 ) -> None:
-    """A curve by epoch, a single value as a point; of several seeds their mean and range.
+    """One curve by epoch, a single value as a point; of several seeds the mean and the range.
 
     The range is a band from the lowest to the highest. On a logarithmic axis the mean is geometric.
     """
@@ -108,7 +108,7 @@ def draw_seeds(
 
 
 def draw_phases(axis: Axes, lines: Sequence[Line], x: str, y: str) -> None:
-    """One measured quantity of every run against another, the start marked."""
+    """One measured quantity of each run against another, with the start marked."""
     for line in lines:
         for run in line.runs:
             if run.curves.keys() >= {x, y}:
@@ -125,7 +125,7 @@ def draw_phase(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
 def name_lines(
     figure: Figure, lines: Sequence[Line], note: str, marks: dict[str, Line2D] | None = None
 ) -> None:
-    """The legend of a comparison (`labels.lines_of`): a name for each line, and for the marks."""
+    """The legend of a comparison (`labels.lines_of`): names of the lines and of the marks."""
     named = {line.label: sample(color=line.colour) for line in lines}
     if any(len(line.runs) > 1 for line in lines):
         seeds = "of several seeds the mean, and from lowest to highest"
@@ -134,7 +134,7 @@ def name_lines(
 
 
 def effective_lr_label(runs: Sequence[Run]) -> str:
-    """An axis of effective rates, by the optimisers of the runs."""
+    """The label of an axis of effective rates, by the optimisers of the runs."""
     powers = sorted({norm_power(run.optimizer) or 0 for run in runs}, reverse=True)
     forms = [{2: "η / ρ²", 1: "η / ρ"}.get(power, "unknown") for power in powers]
     return f"effective learning rate η̃ = {' or '.join(forms)}"

@@ -15,10 +15,10 @@ WANTED = ("step", "loss", "si_norm", "effective_lr", "angle", "equilibrium_angle
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The columns of all weights together, an array over the records each; NaN where empty.
+    """The columns for all weights together, an array over the records each; NaN where empty.
 
-    Where the steps go back, training was resumed or begun anew: the later records replace those of
-    the same and later steps. Of several runs in one file that is the last.
+    If the steps go back, training was resumed or started again: later records replace those of the
+    same and later steps. Of several runs in one file the last one remains.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:
-    """Four panels over the steps, the turns of ρ marked; and the periods."""
+    """Four panels over the steps with the turns of ρ marked, and the periods."""
     steps = columns["step"]
     periods = find_periods(steps, columns["loss"], columns["si_norm"])
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.5), sharex=True, layout="constrained")

@@ -13,7 +13,7 @@ VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[3], "undecided": CO
 
 
 def estimates(found: Sequence[Any], title: str) -> Figure:
-    """Each estimate on an axis of its own: seeds as points, interval as a bar, margin as a band.
+    """Each estimate on its own axis: seeds as points, interval as a bar, margin as a band.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What figures and tables call the runs that they compare: what differs, and nothing else."""
+"""Names of runs in figures and tables: the options in which they differ, and nothing else."""
 
 import itertools
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SWITCHES = {
 
 
 class Line(NamedTuple):
-    """What a figure shows in one colour: a setting, and its runs, which differ in seed alone."""
+    """What a figure draws in one colour: a setting and its runs, which differ only in the seed."""
 
     label: str
     colour: str
@@ -64,14 +64,14 @@ def lines_of(runs: Sequence[Run]) -> tuple[list[Line], str]:
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but the seed, together, in the order of the first of each."""
+    """The runs, grouped by setting: those of a group differ only in the seed."""
     deciding = [key for key in differing_options([run.config for run in runs]) if key not in SEEDS]
     groups: dict[tuple, dict[tuple, Run]] = {}
     for run in runs:
         config = run.config
         same = [repr(config.get(key)) for key in (*deciding, "name", "resume_epoch")]
         seed = tuple(config.get(key) for key in SEEDS)
-        for copy in itertools.count():  # a run that is there twice is no second seed
+        for copy in itertools.count():  # a copy of a run is not a second seed
             group = groups.setdefault((*same, copy), {})
             if seed not in group:
                 group[seed] = run
@@ -80,15 +80,15 @@ def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def label(run: Run, among: Sequence[Run]) -> str:
-    """What tells a run from the others; of a single one its learning rate."""
+    """The name of one run among others; a single run is named by its learning rate."""
     return labels(among)[[other.folder for other in among].index(run.folder)]
 
 
 def labels(runs: Sequence[Run], without: Sequence[str] = (), unique: bool = True) -> list[str]:
-    """What tells each of these runs from the others, the options `without` left aside.
+    """A name for each run: the rate and every other option in which the runs differ.
 
-    The rate and every other option in which they differ. To be `unique` equal ones get the seed,
-    the length, or the part of the folder's name in which they differ; a single one is its rate.
+    Options in `without` are left out. If names must be `unique`, equal ones are told apart by the
+    seed, the length or the folder; a single run is named by its rate.
     """
     keys = [key for key in differing_options([run.config for run in runs]) if key not in without]
     names = [run.config.get("name") or _name(run, runs, keys, without) for run in runs]
@@ -118,7 +118,7 @@ def _rate(run: Run) -> str:
 
 
 def _name(run: Run, runs: Sequence[Run], keys: Sequence[str], without: Sequence[str]) -> str:
-    """The rate, the other options but seeds, and the branch, as far as they differ."""
+    """Rate, other options and branch, as far as the runs differ in them; seeds are left out."""
     parts = []
     if len({_rate(other) for other in runs}) > 1 and not {"elr", "lr_init"} & set(without):
         parts = [_rate(run)]
@@ -132,7 +132,7 @@ def _words(key: str, config: dict[str, Any]) -> str:
     """An option's value, in words."""
     value, name = config.get(key), NAMES.get(key, key.replace("_", " "))
     if key == "fix_si_pnorm_value" and (not config.get("fix_si_pnorm") or value <= 0):
-        return ""  # its start's: "norm held" says it
+        return ""  # the initial norm: "norm held" is enough
     if key in SWITCHES:
         return SWITCHES[key][not value]
     if value is None and key == "use_data_size":

@@ -1,4 +1,4 @@
-"""What test.py measures beside the papers' main figures, and the effective step."""
+"""What test.py measures beyond the papers' main figures, and the effective step."""
 
 from collections.abc import Sequence
 
@@ -29,16 +29,16 @@ SUBSETS = {
     "_normal": ("--", "true labels"),
     "_corrupt": (":", "corrupted labels"),
 }
-# These are in every run's files, and the main figures show them: of interest beside their subsets.
+# Measured in every run and shown by the main figures: drawn here only beside their subsets.
 MAIN = ("loss", "acc")
 
 
 def metrics(runs: Sequence[Run]) -> Figure | None:
-    """A panel for each measured quantity that the papers' figures leave out; None without any.
+    """A panel for each measured quantity that the papers' figures leave out; None if there is none.
 
     Eigenvalues, traces, norms of mean and deviation of the batch gradients, loss and error of the
-    images with true and with corrupted labels (dashed, dotted), and what has changed since the
-    start. A title names the metrics file.
+    images with true and with corrupted labels (dashed, dotted), and the change since the start. The
+    titles name the metrics files.
     """
     lines, note = lines_of(runs)
     panels = {}
@@ -68,7 +68,7 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
 
 
 def effective_steps(runs: Sequence[Run]) -> Figure | None:
-    """The effective step η̃‖g̃‖ of every checkpoint against η̃, and by epoch; None if none is known.
+    """The effective step η̃‖g̃‖ of every checkpoint against η̃ and by epoch; None if unknown.
 
     A step of SGD turns the weights by more than a small angle where it is large (P1, section 2).
     """

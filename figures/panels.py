@@ -21,10 +21,10 @@ PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
 def panels(runs: Sequence[Run]) -> Figure:
-    """Training loss above the norm ρ by epoch, a column of panels for each setting.
+    """Training loss above the norm ρ by epoch, a column of two panels for each setting.
 
-    Above it stand the setting and its periods or regime. Of several seeds the first is drawn
-    darkest. Triangles mark on the loss its minimum before each turn of ρ, and the turn on ρ.
+    The title is the setting with its periods or regime. Of several seeds the first is drawn
+    darkest. Triangles mark each turn of ρ, and the minimum of the loss before it.
     """
     lines, note = lines_of(runs)
     rows = -(-len(lines) // 4)
@@ -61,7 +61,7 @@ def panels(runs: Sequence[Run]) -> Figure:
 
 
 def _behaviour(runs: Sequence[Run]) -> str:
-    """What the runs of a setting do, "3 to 5 periods" where several have periods."""
+    """What the runs of a setting do; "3 to 5 periods" if all have periods."""
     counts = [len(run.periods) for run in runs]
     if len(runs) == 1 or min(counts) == 0:
         return "; ".join(dict.fromkeys(run.behaviour for run in runs))
@@ -70,7 +70,7 @@ def _behaviour(runs: Sequence[Run]) -> str:
 
 
 def _above(title: str, what: str) -> str:
-    """A panel's title in lines that fit above it."""
+    """A title wrapped to the width of a panel."""
     if len(f"{title}: {what}") <= TITLE:
         return f"{title}: {what}"
     parts = (textwrap.fill(part, TITLE, break_on_hyphens=False) for part in (f"{title}:", what))
@@ -80,7 +80,7 @@ def _above(title: str, what: str) -> str:
 def mark_periods(
     run: Run, colour: str, loss_axis: Axes, norm_axis: Axes | None = None, size: float = 5
 ) -> None:
-    """Triangles where ρ turns, and at the lowest loss before."""
+    """Draw triangles where ρ turns, and at the lowest loss before each turn."""
     mark = {"marker": "v", "linestyle": "", "color": colour, "markeredgecolor": "black",
             "markersize": size, "markeredgewidth": size / 6, "zorder": 3}  # fmt: skip
     if len(run.periods):

@@ -40,8 +40,8 @@ FEW = 6  # lines that are legible in one row of panels
 def loss_and_error(runs: Sequence[Run]) -> Figure | None:
     """P1, Figure 1: train loss of every epoch and test error, a row for each network.
 
-    Triangles mark the lowest loss before each turn of ρ. None where neither the network nor a held
-    norm differs: `figure2` shows more.
+    Triangles mark the lowest loss before each turn of ρ. None if the runs differ neither in network
+    nor in a held norm; `figure2` shows more of those.
     """
     if not (differ(runs, "model") or differ(runs, "fix_si_pnorm_value")):
         return None
@@ -66,11 +66,11 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
 
 
 def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
-    """P1, Figure 2: train loss, test error, SI norm ρ, and the phase diagram, a colour a setting.
+    """P1, Figure 2: train loss, test error, SI norm ρ and phase diagram, a colour for each setting.
 
-    Loss and ρ are those of every epoch where there is a log; triangles mark where ρ turns. With
-    `published` the published values are drawn too. The diagram shows the norm of the full gradient
-    times ρ, as the published one does, and that of the SI weights' gradient where the full one was
+    Loss and ρ are those of every epoch if there is a log. Triangles mark where ρ turns. With
+    `published` the published values are drawn too. The phase diagram shows the norm of the full
+    gradient times ρ, as the published one does, or of the SI weights' gradient if the full one was
     not measured.
     """
     lines, note = lines_of(runs)
@@ -103,7 +103,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
 
 
 def _parents(lines: Sequence[Line]) -> list[Run]:
-    """The runs that the branches among these go on from, up to there; none that is drawn itself."""
+    """The parents of the branches among these, up to the branching; none that is drawn itself."""
     runs = [run for line in lines for run in line.runs]
     drawn, found = {run.folder for run in runs}, {}
     branches = [run for run in runs if run.is_branch]
@@ -116,7 +116,7 @@ def _parents(lines: Sequence[Line]) -> list[Run]:
 
 
 def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> None:
-    """Published values as stars, at the same fraction of the run; jumps dotted."""
+    """Draw published values as stars at the same fraction of the run, and jumps as dotted lines."""
     config = line.runs[0].config
     known, epochs = PUBLISHED.get(config["lr_init"]), config["epochs"]
     if not known:
@@ -132,7 +132,7 @@ def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> None:
 def three_regimes(runs: Sequence[Run]) -> Figure | None:
     """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss.
 
-    Of the runs of which all three were measured; None without any.
+    Runs for which one of the three was not measured are left out; None if no run is left.
     """
     loss, error, gradient = names = ("train_loss", "test_error", "effective_gradient_norm")
     runs = [run for run in runs if run.curves.keys() >= {*names}]
@@ -152,8 +152,8 @@ def three_regimes(runs: Sequence[Run]) -> Figure | None:
 def comparison(runs: Sequence[Run], key: str) -> Figure:
     """Mean period and best test error against one rate, "lr_init" or "wd".
 
-    A colour for each setting of the other options; points are means over seeds, bars reach from
-    the lowest to the highest seed. A run with fewer than two periods has no mean period.
+    Each setting of the other options has a colour. Points are means over seeds; bars reach from the
+    lowest to the highest seed. A run with fewer than two periods has no mean period.
     """
     name = {"lr_init": "learning rate η", "wd": "weight decay λ"}[key]
     settings = by_setting(runs)

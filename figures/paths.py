@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
-    """What two checkpoints of `measuring.paths.connect` have in common: one of `RELATIONS`."""
+    """What two checkpoints of `measuring.paths` have in common: one of `RELATIONS`."""
     folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
     if folders[0] == folders[1]:
         return RELATIONS[0]
@@ -50,7 +50,7 @@ def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
 
 
 def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
-    """Train loss and test error along paths; their barriers against the angle between the ends.
+    """Train loss and test error along paths, and their barriers by the angle between the ends.
 
     Parameters
     ----------

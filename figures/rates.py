@@ -18,8 +18,8 @@ ELR = "effective learning rate η̃"
 def label_noise(runs: Sequence[Run]) -> Figure | None:
     """Loss of the images with true and with corrupted labels, and errors, by rate (P2).
 
-    The error on corrupted images is that against the labels that the network is trained on. None
-    unless all runs have corrupted labels, and the two kinds of images were measured apart.
+    The error on images with corrupted labels is relative to those labels. None unless all runs have
+    corrupted labels and the two kinds of images were measured separately.
     """
     if not all(file_of(run, "loss_corrupt") for run in runs):
         return None
@@ -35,10 +35,9 @@ def sharpness_by_rate(runs: Sequence[Run]) -> Figure | None:
 
     Effective gradient norm, trace of the Fisher matrix on the unit sphere times the rate, leading
     Hessian eigenvalue there times the rate (descent is stable below 2), and test error. Points are
-    runs, lines connect the means of the runs that converge; open points did not. The trace and
-    the eigenvalue must have been measured (`test.py --train_mode --prebn_only --fisher_trace
-    --sharpness`); a run without is left out of these panels. None where no run has an eigenvalue,
-    or not all are on the sphere.
+    runs, open points those that did not converge; lines connect the means of the others. Trace and
+    eigenvalue are measured by `test.py --train_mode --prebn_only --fisher_trace --sharpness`; None
+    if no run has an eigenvalue, or not all are on the sphere.
     """
     if not on_sphere(runs) or not any(file_of(run, "sharpness") for run in runs):
         return None
@@ -75,7 +74,7 @@ def sharpness_by_rate(runs: Sequence[Run]) -> Figure | None:
 
 
 def _at_the_end(run: Run) -> dict[str, float]:
-    """The last value of each quantity; curvature is that on the unit sphere, times the rate."""
+    """The last value of each quantity; of curvature that on the unit sphere times the rate."""
     found = {name: curve.values for name, curve in run.curves.items()}
     if sharpness := find_curve(run, "sharpness"):
         found["sharpness"] = run.config["elr"] * sharpness.values
@@ -91,9 +90,9 @@ def conventional(
 ) -> Figure | None:
     """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
 
-    Of the measured runs at a constant rate or with a cosine, with and without momentum μ, which
-    counts as a rate of η / (1 - μ); None where these do not differ. `boundaries` are the intervals
-    of η̃ in which a regime on the sphere ends; they are shaded.
+    Of the measured runs, at a constant rate or with a cosine, with and without momentum μ, which
+    counts as a rate of η / (1 - μ); None if rate, momentum and cosine do not all differ.
+    `boundaries` are intervals of η̃ in which a regime on the sphere ends; they are shaded.
     """
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
     if not all(differ(runs, key) for key in ("lr_init", "momentum", "cosan_schedule")):

@@ -20,8 +20,8 @@ def regime_diagram(
 ) -> Figure:
     """Final loss level by ELR, with bars from its 10th to its 90th percentile, the regimes marked.
 
-    A level that is not finite is drawn at ten times the highest that is. `random_level` is the loss
-    of random guessing, `bound` the ELR above which no minimum is stable; both are drawn if known.
+    An infinite level is drawn at ten times the highest finite one. `random_level` is the loss of
+    random guessing, `bound` the ELR above which no minimum is stable; both are drawn if given.
     """
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     levels = [r.level for r in regimes if np.isfinite(r.level)]
@@ -51,9 +51,9 @@ def regime_diagram(
 
 
 def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
-    """The regime diagram of runs on the sphere, those of the same rate side by side.
+    """The regime diagram of runs on the sphere, runs of the same rate side by side.
 
-    Of those whose training loss is known; None without any.
+    Runs without a training loss are left out; None if no run is left.
     """
     runs = [run for run in runs if "train_loss" in run.history]
     rates = [run.config["elr"] for run in runs]

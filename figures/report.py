@@ -43,11 +43,11 @@ def report(
     window: tuple[float, float] = WHOLE,
     nested: bool = True,
 ) -> None:
-    """Save the figures of the runs in some folders, print their table; of one run its periods.
+    """Save the figures of the runs in some folders and print their table; of one run its periods.
 
-    They go into the folder, or those of several folders where these lie, under names that say
-    which. Of every run only the epochs in the window count. Without `nested` the folders are
-    experiments, and those below them are left out.
+    Figures of one folder go into it; those of several go into the folder that holds them all, under
+    names that list them. Of every run only the epochs in the window count. Unless `nested`, the
+    folders are experiments, and experiments below them are left out.
     """
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches, nested)}.values())
     place, which = name_for(folders)
@@ -80,7 +80,7 @@ def report(
 
 
 def runs_in(folder: Path, branches: bool, nested: bool = True) -> list[Run]:
-    """The runs of one experiment, line or run, of which there is a log or metrics.
+    """The runs of one experiment, line or run that have a log or metrics.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def listing(root: Path) -> str:
 
 
 def name_for(folders: Sequence[Path]) -> tuple[Path, str]:
-    """Where the figures of these folders go, and what their names end with: "" for one folder."""
+    """The folder for the figures of these folders, and the end of their names ("" for one)."""
     if len(folders) == 1:
         return folders[0], ""
     if any(folder.is_absolute() for folder in folders):

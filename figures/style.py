@@ -27,22 +27,23 @@ LEGEND_WIDTH = 60  # letters in a line of a legend
 
 
 def colours(items: Sequence) -> list[str]:
-    """A colour for each item: fixed ones for a few, a perceptually even scale for many."""
+    """A colour for each item: fixed colours for up to eight, else those of `shades`."""
     if len(items) <= len(COLOURS):
         return list(COLOURS[: len(items)])
     return shades(items)
 
 
 def shades(items: Sequence) -> list[str]:
-    """A colour for each of some ordered items, on a perceptually even scale."""
+    """A colour for each of some ordered items, from a perceptually uniform scale."""
     places = np.linspace(0, 0.92, max(len(items), 1))
     return [to_hex(colour) for colour in plt.colormaps["viridis"](places)]
 
 
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
-    """Title, labels, scales and ticks of an axis on which all is drawn.
+    """Set title, labels, scales and ticks of an axis, after everything has been drawn.
 
-    A constant is shown as one: a narrow range is not magnified. An axis without data has no ticks.
+    A narrow range is not magnified, so a constant looks constant. An axis without data has no
+    ticks.
     """
     axis.set(title=title, xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
@@ -74,7 +75,7 @@ def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="li
 
 
 def _data_range(axis: Axes, name: str, positive: bool) -> tuple[float, float]:
-    """The smallest and the largest number drawn on an axis and on those that share it."""
+    """The smallest and the largest number on an axis and on those that share its scale."""
     shared = getattr(axis, f"get_shared_{name}_axes")().get_siblings(axis)
     limits = [getattr(one.dataLim, f"interval{name}") for one in shared]
     lows, highs = zip(*limits, strict=True)
@@ -84,7 +85,7 @@ def _data_range(axis: Axes, name: str, positive: bool) -> tuple[float, float]:
 
 
 class _LogTicks(Locator):
-    """At most so many ticks on a logarithmic axis, at round numbers, in a range of any width."""
+    """At most `most` ticks at round numbers on a logarithmic axis, for a range of any width."""
 
     def __init__(self, most: int):
         self.most = most
@@ -105,7 +106,7 @@ class _LogTicks(Locator):
 
 
 def _text(value: float, side) -> str:
-    """A number on a logarithmic axis: plain in up to three decades around 1, else as a power."""
+    """A tick label of a logarithmic axis: plain near 1 in up to three decades, else a power."""
     low, high = sorted(side.get_view_interval())
     if high < 1000 * low and low >= 4e-4 and high < 2e4:
         return f"{value:g}"
@@ -117,7 +118,7 @@ def _text(value: float, side) -> str:
 def name_below(
     figure: Figure, named: Mapping[str, Artist | Sequence[Artist]], title: str | None = None
 ) -> None:
-    """A legend of artists by name below all panels; the figure grows for it, long names wrap."""
+    """A legend of artists by name below all panels; the figure grows, and long names wrap."""
     if not named:
         return
     names = [textwrap.fill(name, LEGEND_WIDTH, break_on_hyphens=False) for name in named]
@@ -137,14 +138,14 @@ def name_below(
 
 
 def sample(**style) -> Line2D:
-    """A line, or a mark of this `marker`, that stands for others in a legend."""
+    """A sample line, or a sample of a `marker`, for a legend."""
     if "marker" in style:
         style = {"color": "white", "markeredgecolor": "black", "linestyle": "", **style}
     return Line2D([], [], **style)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, completely or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
     write_atomically(path, buffer.getvalue())

@@ -21,7 +21,7 @@ def best_test_error(run: Run) -> float:
 def table(runs: Sequence[Run]) -> str:
     """The runs as text: periods and best test error, or on the sphere the regime and its level.
 
-    The first columns say what tells the runs apart: the rates or, where these do not, names.
+    The first columns are the rates if these tell the runs apart, else names.
     """
     sphere = on_sphere(runs)
     keys = ("elr",) if sphere else ("lr_init", "wd")
@@ -60,10 +60,10 @@ def _regime_cells(run: Run) -> list[str]:
 
 
 def period_table(run: Run) -> str:
-    """Every period of a run as text, empty if it has none.
+    """The periods of a run as text, empty if it has none.
 
-    When ρ turns, and the lowest training loss among the measured checkpoints before, with the test
-    error and the norm there.
+    When ρ turns, and the lowest training loss of the checkpoints before that turn, with the test
+    error and the norm at the same checkpoint.
     """
     if "train_loss" not in run.curves:
         return ""
