@@ -66,7 +66,8 @@ def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
     low = on_sphere(make, 0.01, falling(60)[0], np.zeros(60), gradient=3.0)
     other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01), gradient=5.0)
     high = on_sphere(make, 0.1, chaos(60)[0], np.full(60, 0.5))
-    assert not drawn([low, high])
+    bare = [on_sphere(make, elr, chaos(60)[0], np.full(60, 0.5)) for elr in (0.01, 0.1)]
+    assert not drawn(bare)
     spread = np.append(np.full(58, np.nan), (2.0, np.nan))
     for run in (low, other, high):
         add(run, "train-tm-prebn", params_norm=np.full(60, 2.0), params_numel=np.full(60, 100),
