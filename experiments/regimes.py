@@ -34,7 +34,7 @@ REGIMES = (
     setting(
         "three_regimes_resnet_cpu",
         "P2, ResNet-18: the three regimes by effective rate; 256 digits",
-        *elrs(1e-3, 1e-2, 1e-1, 1.0),
+        *elrs(1e-3, 1e-2, 3e-2, 1e-1, 1.0),
         **{**TINY_DIGITS, "num_channels": 2, "save_freq": 3}, model="ResNet18SI", epochs=24,
     ),
     setting(
