@@ -80,7 +80,7 @@ class Official:
 
 @pytest.mark.parametrize("kind, words", [("sgd", SGD), ("adam", ADAM)])
 @pytest.mark.parametrize("saved_layout", [*LAYOUTS, "transposed", "float64"])
-@pytest.mark.parametrize("name, width", [("ConvNetSIAf", 8), ("ConvNetSIAf", 4), ("ResNet18SI", 2)])
+@pytest.mark.parametrize("name, width", [("ConvNetSIAf", 8), ("ConvNetSIAf", 4), ("ResNet18SI", 8)])
 @pytest.mark.parametrize("gpu", [-1, GPU])
 def test_moments_of_every_layout(tmp_path, gpu, name, width, saved_layout, kind, words):
     """On a CPU the weights lie in channels_last from width 8 on."""
