@@ -99,8 +99,6 @@ def make(name: str, **arguments: Any) -> nn.Module:
     call = ", ".join(f"{key}={value}" for key, value in given.items())
     with fails(f"{name} fails when called with {call}"):
         network = function(**given)
-        if isinstance(network, torch.jit.ScriptModule):
-            raise UserError(f"{name} gives a TorchScript network: give the one that was scripted")
         if isinstance(network, nn.Module):
             return unwrapped(network).cpu()
     kind = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__

@@ -230,5 +230,5 @@ def test_a_checkpoint_of_the_former_weight_normalisation_is_refused_by_name():
     """Its filters had a length of √2, which no file holds."""
     model = make("ConvNetSI", 4, norm="weight")
     state = {k: v for k, v in model.state_dict().items() if not k.endswith(".0.g")}
-    with pytest.raises(UserError, match=r"every filter of length √2.*train it again"):
+    with pytest.raises(UserError, match=r"every filter has length √2.*train it again"):
         checkpoints.load_weights(model, {"state_dict": state}, "old.pt")
