@@ -233,7 +233,7 @@ class _Search:
     def __init__(self, probe: Probe, seed: int):
         self.probe, self.names = probe, list(probe.weights)
         self.generator = torch.Generator().manual_seed(seed)
-        self.near = False
+        self.near = self.whole = False
         self.rows: list[np.ndarray] = []  # (tensors,) each
         self.sizes = np.zeros(len(self.names))  # largest ‖w‖ ‖∂/∂w‖ seen
         self.begin, self.silent = time.monotonic(), PATIENCE
@@ -267,7 +267,7 @@ class _Search:
                 self._collect(spare)
             for _ in range(POINTS):
                 if (self.sizes <= self.tolerance).any():  # experts without an input, for one
-                    self._add(*next(self.probe.rows(self.point(), 1, self.generator)))
+                    self._add(*next(self._rows(self.point(), 1, whole=True)))
             self._collect(spare)
             groups, inert, unknown = self._candidates(self.point(), self.point())
             point = self.point()
@@ -291,15 +291,25 @@ class _Search:
             )
         return ScaleInvariance(tuple(groups), tuple(inert), unknown=tuple(sorted(set(unknown))))
 
+    def _rows(self, point: Point, number: int, whole: bool) -> Iterator[tuple]:
+        return self.probe.rows(point, number, self.generator, whole=whole)
+
     def _collect(self, spare: int) -> None:
         """Add rows at new points until there are `spare` more than their rank."""
         while self._spare() < spare:
-            for row in self.probe.rows(self.point(), len(self.names), self.generator):
-                self._add(*row)
-                if len(self.rows) % SPARE == 0 and self._spare() >= spare:
-                    break
+            point = self.point()
+            self._add(*next(self._rows(point, 1, whole=True)))
+            try:
+                for row in self._rows(point, len(self.names), self.whole):
+                    self._add(*row)
+                    if len(self.rows) % SPARE == 0 and self._spare() >= spare:
+                        break
+            except RuntimeError:  # the shortcut does not suit some networks, as with checkpoints
+                if self.whole:
+                    raise
+                self.whole = True
 
-    def _add(self, radial: np.ndarray, sizes: np.ndarray) -> None:
+    def _add(self, radial: np.ndarray, sizes: np.ndarray | float) -> None:
         """Keep a row; after some seconds, and then less and less often, print the progress."""
         self.rows.append(radial)
         self.sizes = np.maximum(self.sizes, sizes)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -29,6 +30,10 @@ EPS = {torch.float64: 1e-12, torch.float32: 1e-8}  # what an epsilon becomes, at
 SAME = 1e-4  # relative difference of outputs that the order of summation makes, at most
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 GLOBAL_HOOKS = [name for name in vars(nn_module) if re.fullmatch("_global_.*_hooks", name)]
+LINEAR = {
+    torch._C._nn.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d,
+    torch.conv_transpose2d, torch.conv_transpose3d,
+}  # fmt: skip
 
 
 class NotFinite(ValueError):
@@ -176,31 +181,63 @@ class Probe:
         return difference / (before.abs().double().norm().item() or 1.0)
 
     def rows(
-        self, point: Point, number: int, generator: torch.Generator
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self, point: Point, number: int, generator: torch.Generator, *, whole: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
         """Derivatives of random projections of the outputs: `number` at most, a backward pass each.
 
         Yields two arrays (tensors,) in units of the outputs' norm: <w, ∂ projection / ∂w>, which is
-        the derivative by the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖.
+        the derivative by the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖. The first
+        does not need the gradient of the weight of a linear layer, which takes half of the time: it
+        is <y, ∂/∂y> of the layer's output y. So the second is 0 without the `whole` gradients.
         """
-        with torch.enable_grad():
+        shortcut = Scaled([] if whole else self.weights.values())
+        with torch.enable_grad(), shortcut:
             outputs = self.outputs(point)
+            leaves = [*self.weights.values(), *shortcut.scales.values()]
             norm = outputs.detach().double().norm().item() or 1.0
             number = min(number, outputs.numel())
             for k in range(number):
                 noise = torch.randn(outputs.shape, generator=generator).to(outputs) / norm
-                for weight in self.weights.values():
-                    weight.grad = None
+                for leaf in leaves:
+                    leaf.grad = None
                 if outputs.requires_grad:
                     # Not torch.autograd.grad, which checkpoints with re-entrance refuse.
                     torch.autograd.backward(outputs, noise, retain_graph=k + 1 < number)
-                radial, size = np.zeros((2, len(self.weights)))
-                for j, weight in enumerate(self.weights.values()):
-                    if weight.grad is not None:
-                        grad = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
-                        g, w = _real(grad), _real(weight.detach())
+                radial, size = np.zeros((2, len(leaves)))
+                for j, leaf in enumerate(leaves):
+                    if leaf.grad is not None:
+                        grad = leaf.grad.to_dense() if leaf.grad.is_sparse else leaf.grad
+                        g, w = _real(grad), _real(leaf.detach())
                         radial[j], size[j] = (w * g).sum().item(), (w.norm() * g.norm()).item()
-                yield radial, size
+                count = len(self.weights)
+                yield (radial, size) if whole else (radial[:count] + radial[count:], 0.0)
+
+
+class Scaled(TorchFunctionMode):
+    """Makes linear layers multiply their output by the scale of their weight, a leaf of value 1."""
+
+    def __init__(self, weights: Any):
+        super().__init__()
+        self.scales = {
+            id(w): torch.ones((), dtype=_real(w.data).dtype, device=w.device, requires_grad=True)
+            for w in weights
+        }
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        if func not in LINEAR or id(weight) not in self.scales:
+            return func(*args, **kwargs)
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        args, kwargs = list(args), {**kwargs, "bias": None, "weight": weight.detach()}
+        for k, name in ((2, "bias"), (1, "weight")):
+            if len(args) > k:
+                args[k] = kwargs.pop(name)
+        result = func(*args, **kwargs) * self.scales[id(weight)]
+        if bias is not None:
+            spatial = 0 if func is torch._C._nn.linear else weight.ndim - 2
+            result = result + bias.reshape(-1, *[1] * spatial)
+        return result
 
 
 class Exact(TorchDispatchMode):
