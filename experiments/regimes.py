@@ -69,11 +69,10 @@ REGIMES = (
     ),
     setting(
         "sphere_minima_cpu",
-        "P2, minima of the first regime: sharpness by rate, paths and angles; 512 digits",
-        *({"elr": elr, "trial": 0} for elr in (5e-4, 1e-3, 2e-3, 4e-3, 2e-2)),
-        {"elr": 6e-2, "trial": 0, "epochs": 50},
-        *({"elr": elr, "trial": 1} for elr in (1e-3, 4e-3)),
-        **DIGITS, epochs=100,
+        "P2, minima of the first regime: sharpness by rate, paths and angles; digits, width 4",
+        *({"elr": elr, "trial": 0} for elr in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2e-2, 3e-2)),
+        *({"elr": elr, "trial": 1} for elr in (2e-3, 8e-3)),
+        dataset="Digits", num_channels=4, epochs=100, save_freq=10,
     ),
     setting(
         "optima",

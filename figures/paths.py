@@ -16,7 +16,8 @@ RELATIONS = (
     "one rate, two seeds",
     "two rates, one seed",
     "two rates, two seeds",
-    "an end outside the first regime",
+    "an end in chaotic equilibrium",
+    "an end in divergence",
 )
 
 
@@ -37,12 +38,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
-    """What two checkpoints of `measuring.paths` have in common: one of `RELATIONS`."""
+    """What two checkpoints of `measuring.paths` have in common: one of `RELATIONS`.
+
+    Of two checkpoints of one run that is the run, whatever its regime.
+    """
     folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
     if folders[0] == folders[1]:
         return RELATIONS[0]
-    if any(arrays["regime"][i] not in ("", "convergence") for i in (first, last)):
-        return RELATIONS[4]
+    regimes = {str(arrays["regime"][i]) for i in (first, last)}
+    for regime in ("divergence", "chaotic equilibrium"):
+        if regime in regimes:
+            return f"an end in {regime}"
     rates = np.where(np.isnan(arrays["elr"]), arrays["lr"], arrays["elr"])
     if rates[first] == rates[last]:
         return RELATIONS[1]
@@ -59,7 +65,7 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
     relations = np.array([relation(arrays, i, j) for i, j in arrays["pair"]])
     named = {}
-    for name, colour, marker in zip(RELATIONS, COLOURS, "osDv^", strict=False):
+    for name, colour, marker in zip(RELATIONS, COLOURS, "osDvP^", strict=False):
         chosen = relations == name
         if not chosen.any():
             continue

@@ -57,6 +57,8 @@ def test_paths_and_barriers(tmp_path):
     for name in ("other.npz", "none.npz"):
         with pytest.raises(UserError, match=name):
             command.main([str(tmp_path / name)])
+    arrays["regime"][2] = "divergence"  # beside a chaotic end
+    assert paths.relation(arrays, 0, 2) == paths.relation(arrays, 2, 3) == paths.RELATIONS[5]
     arrays["regime"][:] = "convergence"
     assert paths.relation(arrays, 0, 3) == paths.RELATIONS[3]
     assert paths.relation(arrays, 2, 3) == paths.RELATIONS[2]
