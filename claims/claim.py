@@ -7,12 +7,13 @@ from typing import Any
 
 from claims.statistics import Estimate
 from experiments import Experiment
-from experiments.setting import DIGITS, PAPER, rates
+from experiments.setting import PAPER, rates
 
 FIRST_TRIAL = 40  # trials before were seen when margins and settings were chosen
 PARTS = ("Paper", "Estimate", "Contradicted by", "Limits")  # paragraphs of a claim's docstring
 Found = tuple[Sequence[Estimate], Sequence[dict]]  # estimates, and the rows of numbers behind them
 
+DIGITS = {"dataset": "Digits", "num_channels": 8, "use_data_size": 512, "save_freq": 10}
 CIFAR = {"num_channels": 8, "use_data_size": 2560, "use_test_size": 500}
 
 

@@ -6,6 +6,8 @@ An estimate names what it rests on.
 """
 
 import contextlib
+import functools
+import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from options import Train
 from utils import UserError, duration
 
 IMAGES = {  # to train on, and of the test set
-    **dict.fromkeys(("CIFAR10", "CIFAR100", "ImageFolder"), (50_000, 10_000)),
+    **dict.fromkeys(("CIFAR10", "CIFAR100"), (50_000, 10_000)),
     "SVHN": (73_257, 26_032), "Digits": (1500, 297),
 }  # fmt: skip
 FORWARD = 1 / 3  # share of the forward pass in a step: the backward pass is worth two of them
@@ -105,9 +107,18 @@ def reference(model: str, width: int, depth: int, norm: str) -> tuple[float, flo
     return parameters, ms / 1e3
 
 
+@functools.cache
+def in_folder(path: str) -> tuple[int, int]:
+    """The files of an ImageFolder's training and test set; as many as CIFAR-10 has if none."""
+    folders = Path(path) / "train", Path(path) / "test"
+    found = [sum(len(files) for *_, files in os.walk(folder)) for folder in folders]
+    return tuple(n or usual for n, usual in zip(found, IMAGES["CIFAR10"], strict=True))
+
+
 def images(options: Train) -> tuple[int, int]:
     """How many images are trained on, and how many are measured on besides."""
-    train, test = IMAGES[options.dataset]
+    folder = options.dataset == "ImageFolder"
+    train, test = in_folder(options.data_path) if folder else IMAGES[options.dataset]
     return options.use_data_size or train, options.use_test_size or test
 
 

@@ -1,6 +1,6 @@
 """Experiments of P2: at full scale, and as far as a CPU goes (_cpu)."""
 
-from experiments.setting import CIFAR, DIGITS, FIFTH, TINY_DIGITS, elrs, rates, setting
+from experiments.setting import CIFAR, FIFTH, TINY_DIGITS, elrs, rates, setting
 
 FIGURE1 = (1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 5e-2, 1e-1)
 # Ordinary training at a constant rate and with a cosine, with and without momentum

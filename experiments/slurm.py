@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ def job_options(text: str) -> dict[str, Any]:
 
     Raises
     ------
-    UserError : one of the two is not a whole number, or there is no SLURM here.
+    UserError : one of the two is not a whole number, there is no SLURM here, or it refuses such
+        jobs.
     """
     more = {name.replace("_", "-"): value for name, value in key_values(text).items()}
     minutes, cpus = more.pop("time", "240"), more.pop("cpus-per-task", "4")
@@ -85,7 +87,19 @@ def job_options(text: str) -> dict[str, Any]:
         raise UserError("--sbatch time=240,cpus-per-task=4: minutes and cores are whole numbers")
     if squeue() is None:
         raise UserError("--launcher slurm needs a SLURM cluster: squeue is not here or fails")
+    words = [f"--{name}={value}" for name, value in more.items()]
+    words += [f"--time={minutes}", f"--cpus-per-task={cpus}", "--wrap=true"]
+    tried = subprocess.run(["sbatch", "--test-only", *words], capture_output=True, text=True)
+    if tried.returncode:
+        raise UserError(refusal(tried.stderr))
     return {"time": int(minutes), "cpus_per_task": int(cpus), "additional_parameters": more}
+
+
+def refusal(output: str) -> str:
+    """Why SLURM refuses jobs, from the output of sbatch."""
+    said = [line for line in output.splitlines() if line.startswith("sbatch: ")]
+    message = said[0].removeprefix("sbatch: ").removeprefix("error: ") if said else output.strip()
+    return f"SLURM refused the jobs: {message}"
 
 
 def submit(
@@ -124,9 +138,7 @@ def submit(
     except submitit.core.utils.FailedJobError as error:
         for line in todo:
             (line.folder / runs.STATE).unlink(missing_ok=True)
-        said = [line for line in str(error).splitlines() if line.startswith("sbatch: ")]
-        message = said[0].removeprefix("sbatch: ").removeprefix("error: ") if said else "see above"
-        raise UserError(f"SLURM refused the jobs: {message}") from None
+        raise UserError(refusal(str(error))) from None
     for line, job in zip(todo, jobs, strict=True):
         if runs.read_state(line.folder)["state"] == "queued":
             runs.write_state(line.folder, {"state": "queued", "job": job.job_id})

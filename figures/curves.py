@@ -14,10 +14,11 @@ from runs import Curve, Run, at_common_epochs
 from theory.dynamics import norm_power
 
 GRADIENT = "mean effective gradient norm ρ‖g‖"
+LOSS = "cross-entropy"  # of runs with the squared loss `loss_label` says so
 SHARE = "trace / number of weights"
 # What `find_curve` finds -> title of its panel, y axis and scale.
 PANELS = {
-    "train_loss": ("Train loss", "cross-entropy", "log"),
+    "train_loss": ("Train loss", LOSS, "log"),
     "test_error": ("Test error", "error, %", "linear"),
     "si_norm": ("Norm of the scale-invariant weights", "ρ", "log"),
     "effective_gradient_norm": ("Effective gradient norm", GRADIENT, "log"),
@@ -32,8 +33,8 @@ PANELS = {
     "acc": ("Error of the subsets", "train error, %", "linear"),
     "cos_init": ("Cosine with the start", "cosine with epoch 0", "linear"),
     "l2_init": ("Distance from the start", "distance from epoch 0", "linear"),
-    "loss_normal": ("Loss, true labels", "cross-entropy", "log"),
-    "loss_corrupt": ("Loss, corrupted labels", "cross-entropy", "log"),
+    "loss_normal": ("Loss, true labels", LOSS, "log"),
+    "loss_corrupt": ("Loss, corrupted labels", LOSS, "log"),
     "acc_corrupt": ("Error on corrupted labels", "train error, %", "linear"),
 }
 
@@ -71,6 +72,7 @@ def draw_panels(axes: Sequence[Axes], lines: Sequence[Line], names: Sequence[str
     """A panel by epoch for each of these `PANELS`, with the options of `draw_by_epoch`."""
     for axis, name in zip(axes, names, strict=True):
         title, y, scale = PANELS[name]
+        y = loss_label([run for line in lines for run in line.runs]) if y == LOSS else y
         draw_by_epoch(axis, lines, name, **how)
         describe(axis, title, "epoch", y, yscale=scale)
 
@@ -131,6 +133,12 @@ def name_lines(
         seeds = "of several seeds the mean, and from lowest to highest"
         note = "; ".join(filter(None, (note, seeds)))
     name_below(figure, named | (marks or {}), note or None)
+
+
+def loss_label(runs: Sequence[Run]) -> str:
+    """The label of an axis of losses."""
+    squared = {bool(run.config.get("use_squared_loss")) for run in runs}
+    return "loss" if len(squared) > 1 else "squared loss" if True in squared else LOSS
 
 
 def effective_lr_label(runs: Sequence[Run]) -> str:

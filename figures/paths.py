@@ -79,10 +79,10 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
             (named[name],) = barrier_axis.plot(degrees, barriers, marker, **style)
     way = "arc" if arrays["arc"] else "line"
     share = f"position t on the {way}"
-    describe(axes[0, 0], f"Train loss along the {way}", share, "cross-entropy", yscale="log")
+    describe(axes[0, 0], f"Train loss along the {way}", share, "loss", yscale="log")
     describe(axes[0, 1], f"Test error along the {way}", share, "error, %")
     angle = "angle between the SI weights, degrees"
-    describe(axes[1, 0], "Barrier in train loss", angle, "cross-entropy")
+    describe(axes[1, 0], "Barrier in train loss", angle, "loss")
     describe(axes[1, 1], "Barrier in test error", angle, "points of error, %")
     name_below(figure, named)
     return figure

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.curves import GRADIENT, draw_panels, file_of, find_curve, name_lines
+from figures.curves import GRADIENT, draw_panels, file_of, find_curve, loss_label, name_lines
 from figures.labels import differ, lines_of, on_sphere
 from figures.style import COLOURS, describe, name_below, shades
 from runs import Run
@@ -125,7 +125,7 @@ def conventional(
             axis.axhspan(low, high, color="grey", alpha=0.3, linewidth=0)
         describe(axis, kind, "epoch", ELR if axis is first else "", yscale="log")
     rate = "initial rate η"
-    describe(axes["train_loss"], "Final train loss", rate, "cross-entropy", "log", "log")
+    describe(axes["train_loss"], "Final train loss", rate, loss_label(runs), "log", "log")
     describe(axes["test_error"], "Final test error", rate, "error, %", "log")
     named |= {f"η = {rate:g}": plt.Line2D([], [], color=shade_of[rate]) for rate in rates}
     if boundaries:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+import run_train_and_test
 import runs
-from experiments import Experiment, local, status
+from experiments import EXPERIMENTS, Experiment, local, status
 from experiments import slurm as cluster_jobs
 from experiments.lines import Line, lines_of
 from experiments.setting import PAPER, rates
@@ -143,6 +144,28 @@ def test_the_number_of_a_job_is_that_of_its_task(monkeypatch):
     assert cluster_jobs.job_number() == "7_3"
 
 
+def fake_sbatch(folder, monkeypatch, script):
+    """Put a program sbatch and a squeue without jobs in the place of SLURM's."""
+    for name, text in {"sbatch": script, "squeue": "exit 0"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake_sbatch(tmp_path, monkeypatch, """echo "$@" > asked
+        echo sbatch: error: invalid partition specified: nowhere >&2; exit 1""")  # fmt: skip
+    line = lines_of(EXPERIMENTS["demo"])[0]
+    runs.write_config(line.folder, {"lr_init": 0.1})
+    words = "--experiment demo --overwrite --launcher slurm --sbatch partition=nowhere,time=5"
+    with pytest.raises(UserError, match="refused the jobs: invalid partition specified: nowhere"):
+        run_train_and_test.main(words.split())
+    assert (line.folder / runs.CONFIG).exists()
+    asked = (tmp_path / "asked").read_text()
+    assert asked == "--test-only --partition=nowhere --time=5 --cpus-per-task=4 --wrap=true\n"
+
+
 def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines, asked = lines_of(EXPERIMENT), {}
@@ -155,7 +178,7 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
     executor = SimpleNamespace(update_parameters=asked.update, map_array=map_array)
     submitit = SimpleNamespace(SlurmExecutor=lambda **_: executor)
     monkeypatch.setitem(sys.modules, "submitit", submitit)
-    monkeypatch.setattr(cluster_jobs, "squeue", dict)
+    fake_sbatch(tmp_path, monkeypatch, "exit 0")
     submit(lines, "partition=main,gpus_per_node=2")
     notes = [runs.read_state(line.folder) for line in lines]
     assert [note["state"] for note in notes] == ["running", "queued", "queued"]

@@ -5,6 +5,7 @@ for anything else.
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,13 @@ def joined(run, first, second):
     picked = [{key: values[np.isin(arrays["report_epochs"], at)] for key, values in arrays.items()}
               for arrays in (one, two)]  # fmt: skip
     return at, *picked
+
+
+def test_an_axis_of_losses_names_the_loss(distinct):
+    run = distinct()
+    other = replace(run, config={**run.config, "use_squared_loss": True})
+    for some, name in (([other], "squared loss"), ([run, other], "loss")):
+        assert figures.figure2(some).axes[0].get_ylabel() == name
 
 
 def test_overview_and_effective_steps(distinct):
