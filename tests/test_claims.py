@@ -65,6 +65,14 @@ def test_periodic_seeds(make):
     assert [row["periodic"] for row in found[1]] == [True, True, False]
 
 
+@pytest.mark.parametrize("rise, periods", [((2, 3), 0), ((3, 2, 6), 12), ((6,), 12)])
+def test_a_loss_alone_swings_fourfold_in_all(make, rise, periods):
+    """From 1 up through these levels, a dip of less among them, and down again."""
+    swing = [*np.geomspace(rise[-1], 1, 50 - len(rise)), *rise]
+    run = make(np.tile(swing, 12), np.full(600, 3.0))
+    assert len(branches.loss_periods(run)) == periods
+
+
 def test_each_line_is_judged_alone(make):
     def lines(**courses):
         named = [[make(*course, {"trial": t}, name) for t in range(12)]
