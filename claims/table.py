@@ -136,12 +136,15 @@ def page_table(record: Mapping, exploratory: Mapping, link: str = "#{}") -> str:
     return markdown(PAGE, rows)
 
 
-def page_designs() -> str:
-    """Four lines a claim."""
-    return "\n".join(
-        f"### {claim.key}\n" + "".join(f"- *{part}*: {claim.design[part]}\n" for part in PARTS)
-        for claim in in_order()
-    )
+def page_designs(record: Mapping) -> str:
+    """Four lines a claim, and the figure of one that is on record."""
+    designs = []
+    for claim in in_order():
+        lines = [f"### {claim.key}", *(f"- *{part}*: {claim.design[part]}" for part in PARTS)]
+        if record.get(claim.key, {}).get("estimates"):
+            lines += ["", f"![{claim.statement}: estimates](../results/claims/{claim.key}.png)"]
+        designs.append("\n".join(lines) + "\n")
+    return "\n".join(designs)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -152,7 +155,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def pages(folder: Path, root: Path = Path()) -> dict[Path, str]:
     """README.md and docs/claims.md with the record of a folder between their markers."""
     read_both = read(folder / "claims.json"), read(folder / "exploratory.json")
-    designs = {"claims": page_table(*read_both), "designs": page_designs()}
+    designs = {"claims": page_table(*read_both), "designs": page_designs(read_both[0])}
     written = {}
     for page, parts in (
         ("README.md", {"claims": readme_table(*read_both)}), ("docs/claims.md", designs),
