@@ -57,9 +57,6 @@ PAPER = Train(
 TRAINABLE = {"model": "ConvNetSIAf", "noninvlr": -1.0, "init_scale": -1.0}
 # Metrics of every fifth epoch; the log has loss, errors and norm of every epoch.
 FIFTH = {"save_freq": 5, "eval_freq": 1}
-# The dynamics of P1 in seconds on a CPU: 512 digits are 4 steps an epoch. η = 0.1 instead of 1
-# shortens the way to the first period: with v = w / √η a step is v' = (1 - ηλ) v - g(v), so that
-# apart from ηλ only the start depends on η.
 TINY_DIGITS = {
     "dataset": "Digits", "num_channels": 4, "use_data_size": 256, "batch_size": 64, "save_freq": 5,
     "keep": 2,
