@@ -294,7 +294,7 @@ def _image_folder(path: Path) -> tuple[ImageSet, ImageSet | None]:
 
 
 def _read_folder(folder: Path) -> tuple[ImageSet, list[str]]:
-    """The images below <folder>/<class>, in a fixed random order, so that any part is a sample."""
+    """The images below <folder>/<class>, in a fixed random order: any slice is a sample."""
     entries = _visible(folder)
     classes = [entry.name for entry in entries if entry.is_dir()]
     for entry in entries:
@@ -335,8 +335,8 @@ def _decode_cached(
 ) -> np.ndarray:
     """The decoded files, uint8 (N, H, W, 3), from a cache beside the folder if no file has changed.
 
-    The cache is named after the files' names, sizes and times. It is mapped into memory, so that
-    of a large data set only the images in use are read.
+    The cache is named after the files' names, sizes and times. It is mapped into memory: of a large
+    data set only the images in use are read.
     """
     about = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
     fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

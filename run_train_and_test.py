@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(shlex.join(["python", *command]))
         return 0
 
-    # Mistakes are told before anything is removed.
+    # Report mistakes before anything is removed.
     if arguments.launcher == "local":
         check_data(lines if arguments.overwrite else unfinished(lines))
     else:

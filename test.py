@@ -33,7 +33,7 @@ from measuring.trial import try_measuring
 from runs import checkpoints
 from training.device import describe, memory_format, seed_from, select_device
 
-# Between two writings of what is measured so far: seconds, and as a multiple of a writing's time.
+# Time between two writes of the results so far: seconds, and as a multiple of a write's time.
 WRITE_EVERY, WRITING_SHARE = 2, 10
 RANDOM_SUBSET = 5000  # images of --eval_on_random_subset without a number
 
@@ -81,7 +81,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
 
     # Images and network
     if models.own.is_own(options.model):
-        models.own.find_function(options.model)  # a mistake in its name costs no loading of data
+        models.own.find_function(options.model)  # report a wrong name before loading data
     device = select_device(options.gpu, options.deterministic)
     layout = memory_format(device, options.num_channels, options.norm)
     images = image_set(options, run_uses_test=config.get("use_test", True)).to(device, layout)
@@ -193,7 +193,7 @@ def npz(name: str) -> Path:
 
 
 def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
-    """Raises UserError if a file of this run that is to be replaced has epochs whose checkpoints
+    """Raise UserError if a file of this run that would be replaced has epochs whose checkpoints
     are gone: they cannot be measured again."""
     saved = {epoch for epoch, _ in runs.checkpoints_in(folder)}
     for path in paths:

@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
-    """One run from its options to its last checkpoint: the run that it leaves.
+    """Train one run from its options to its last checkpoint, and return it.
 
-    With `resume` a run that is there is continued, and one that is complete is left as it is.
-    The notes are printed when the training begins.
+    With `resume` an existing run is continued, and a complete one is left as it is.
+    The notes are printed when training begins.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     if branch_point and not branch_point.exists():
         raise UserError(f"there is no {branch_point} to branch off")
     if models.own.is_own(options.model):
-        models.own.find_function(options.model)  # a mistake in its name costs no loading of data
+        models.own.find_function(options.model)  # report a wrong name before loading data
 
     # Data
     device = select_device(options.gpu, options.deterministic)
@@ -133,7 +133,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         # Loop
         for note in notes:
             print(note)
-        done = first if resumed is None else resumed  # epochs behind the present weights
+        done = first if resumed is None else resumed  # epochs trained so far
         print(f"{folder}: epochs {done} to {last} on {describe(device)}", flush=True)
         Training(folder, options, trainer, train_images, recorder, evaluator).epochs(done)
         if recorder is None:
@@ -157,7 +157,7 @@ class Training:
         self.recorder, self.evaluator = recorder, evaluator
         self.first = options.resume_epoch or 0  # the number of the run's first checkpoint
         self.last = self.first + options.epochs
-        self.record_seconds = 0.0  # what the metrics of a checkpoint took the last time
+        self.record_seconds = 0.0  # time of the latest metrics of a checkpoint
         steps = math.ceil(len(images) / options.batch_size)  # in an epoch
         # step -> which part of the epoch, of save_freq_int, it ends
         self.parts = {
@@ -193,9 +193,9 @@ class Training:
                 if not (test and self.options.use_test):  # its test set is the evaluation set
                     test = self.evaluator.measure()["all"] if evaluated else {}
                 row.update(test_loss=test.get("loss"), test_acc=test.get("acc"))
-                runs.append_log(self.folder, row)  # before the checkpoint: it may be ahead of it
+                runs.append_log(self.folder, row)  # first: the log may be ahead of the checkpoint
                 self.save(now, row=row, latest=not saved)
-                if now == done + 2 and now < last:  # the first includes the loading of kernels
+                if now == done + 2 and now < last:  # the first also loads the kernels
                     left = duration(self.left(now, row["seconds"]))
                     tqdm.write(
                         f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
@@ -259,7 +259,7 @@ class Training:
         }
 
     def record(self, epoch: int, part: int = 0) -> dict[str, Any]:
-        """With --metrics, measure the present network; the results on the test set."""
+        """With --metrics, measure the network as it is; return its results on the test set."""
         if self.recorder is None:
             return {}
         began = time.perf_counter()
@@ -273,7 +273,7 @@ class Training:
     def save(
         self, epoch: int, part: int = 0, row: dict[str, Any] | None = None, latest: bool = False
     ) -> None:
-        """Save a checkpoint; with `latest` to the one file that holds an epoch not kept."""
+        """Save a checkpoint; with `latest`, to the one file for an epoch that is not kept."""
 
         def result(kind: str) -> dict[str, float | None]:  # accuracies in per cent, as P2's
             loss, accuracy = (row and row[f"{kind}_{what}"] for what in ("loss", "acc"))

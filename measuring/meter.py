@@ -31,8 +31,8 @@ EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
     """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was.
 
-    In train mode running statistics are not updated, which forward derivatives could not do. What
-    other layers change in their buffers, or replace them by, is undone afterwards.
+    In train mode running statistics are not updated, since forward derivatives do not support it.
+    Changes that other layers make to their buffers are undone afterwards.
     """
     was_training = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
@@ -94,7 +94,7 @@ class Meter:
         given = wanted.flags(options)
         self.traces = [name for name in wanted.TRACES if name in given]
         self.needs_gradients = any(flag.startswith("calc_grad") for flag in given)
-        # What depends, also in evaluation mode, on which images are in a batch.
+        # What depends on which images are in a batch, even in evaluation mode.
         by_batch = self.needs_gradients or options.calc_batch_outliers or options.calc_probs_stats
         averages = options.eval_model or options.eval_on_train_subsets
         self.needs_data = bool(by_batch or averages or self.traces)
@@ -139,8 +139,8 @@ class Meter:
         -------
         scope -> name of the array -> a number or an array. Of N images in B batches and C classes:
 
-        loss, acc : means over the N images; with _normal and _corrupt behind, over the images with
-            true and with corrupted labels (in the batches of the whole set). So are the traces.
+        loss, acc : means over the N images; with the suffix _normal or _corrupt, over those with
+            true or corrupted labels (in the batches of the whole set). The traces likewise.
         gnorm_m : mean over the B batches of the norm of the batch's gradient; gnorm_all : (B,),
             these norms; gnorm_m_param_groups : (filters,), those of each filter of each SI weight,
             one weight after the other, averaged alike.

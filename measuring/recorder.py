@@ -40,7 +40,7 @@ def recording_meters(
 class Recorder:
     """The metrics files of one run.
 
-    A checkpoint is only removed when its metrics are on disk. After a crash the metrics that were
+    A checkpoint is removed only once its metrics are on disk. After a crash the metrics that were
     not yet written can therefore be measured from the checkpoints that are left (`catch_up`).
     """
 
@@ -75,7 +75,7 @@ class Recorder:
             runs.prune(self.folder, self.keep)
 
     def catch_up(self) -> bool:
-        """Measure the folder's checkpoints whose metrics are missing; whether there were any.
+        """Measure the folder's checkpoints that lack metrics; returns whether there were any.
 
         The network then has the weights of one of them.
         """

@@ -56,7 +56,7 @@ class Rows:
 def image_sums(
     losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, corrupted: torch.Tensor
 ) -> torch.Tensor:
-    """Number of images, sum of losses, right answers; for true and corrupted labels: (2, 3)."""
+    """Images, sum of losses and right answers, for true and for corrupted labels: (2, 3)."""
     correct = (logits.argmax(1) == labels).double()
     each = torch.stack([torch.ones_like(correct), losses.double(), correct], 1)
     return torch.stack([~corrupted, corrupted]).double() @ each
@@ -68,7 +68,7 @@ def _members(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def outliers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The wrongly classified images of a batch by their class: (classes,)."""
+    """The number of wrongly classified images of a batch by true class: (classes,)."""
     wrong = logits.argmax(1) != labels
     return (_members(labels, logits.shape[1]) & wrong).sum(1)
 
@@ -77,8 +77,8 @@ def class_statistics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     """`CLASS_STATISTICS` of the predicted probabilities of each class, by true class.
 
     Element (s, i, j) is over the batch's images of class i, of their probability of class j:
-    (5, classes, classes). As torch has them: the deviation divides by n - 1, and of an even
-    number the median is the lower middle one. NaN for a class without (for std, with one) image.
+    (5, classes, classes). As in torch, the deviation divides by n - 1, and the median of an even
+    number is the lower middle one. NaN for a class without images (std: with fewer than two).
     """
     p = logits.softmax(1)
     members = _members(labels, logits.shape[1])[:, :, None]

@@ -29,7 +29,7 @@ M = TypeVar("M", bound=Metrics)
 
 
 def measure_as(options: Train) -> Measure:
-    """The options by which test.py measures a run with these options, but no metrics yet."""
+    """The options with which test.py measures a run with these options; no metrics yet."""
     return Measure(**{name: getattr(options, name) for name in (*FROM_RUN, *names(Machine))})
 
 
@@ -39,7 +39,7 @@ def flags(metrics: Metrics) -> list[str]:
 
 
 def only(metrics: M, chosen: Collection[str]) -> M:
-    """The same options, but these metrics alone."""
+    """The same options with these metrics alone."""
     return replace(metrics, **{name: name in chosen for name in names(Metrics)})
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the monitor does without options.py
     from options import Model
 
 OFFICIAL_SEED = 228  # of same_init and same_last_layer in the official code
-IMAGE_SIZE = (32, 32)  # which the networks of the papers take
+IMAGE_SIZE = (32, 32)  # for the networks of the papers
 
 # name -> (architecture, whether its normalisation has trainable scale and shift)
 MODELS = {
@@ -53,7 +53,7 @@ def build(
     image_size: tuple[int, int] | None = None,
     si_names: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Make a freshly initialised network, from torch's global random numbers.
+    """Make a network, initialised with torch's global random number generator.
 
     It maps float images (batch, 3, height, width) to logits (batch, num_classes).
 
@@ -68,7 +68,7 @@ def build(
 
     Raises
     ------
-    UserError : a network from elsewhere cannot be made, does not suit, or has no SI weights; or
+    UserError : a network from elsewhere cannot be made, is unsuitable, or has no SI weights; or
         one of `MODELS` does not take images of this size.
     """
     name, is_own = options.model, own.is_own(options.model)

@@ -7,8 +7,8 @@ vanishes by accident: a fresh network's zero biases would look invariant. A back
 row of that matrix for a random projection of the outputs. Two rows show which tensors are invariant
 alone; only the others need as many rows as there are tensors. The groups are read off the reduced
 row echelon form of their null space, in which each row alone is 1 at its pivot, so that none
-contains another. Other rows are balances, as of one convolution against the next, with -1s in them.
-Every group is confirmed by scaling it, by powers of two, which rounding does not disturb.
+contains another. Other rows have -1s: they are balances, as of one convolution against the next.
+Every group is confirmed by scaling it by powers of two, which add no rounding errors.
 """
 
 import math
@@ -26,8 +26,8 @@ from models.probe import CONSTANT, NotFinite, Point, Probe, undisturbed
 from utils import duration, plural
 
 POINTS = 4  # random points, at most, for the derivatives (twice as many where needed)
-SPARE = 4  # rows beyond the rank that they have
-LARGEST = 6  # groups are confirmed with powers of two between 1 / 4 and 2 to this
+SPARE = 4  # rows collected beyond their rank
+LARGEST = 6  # groups are confirmed by scaling with powers of two from 1 / 4 to 2 ** LARGEST
 INTEGER = 0.05  # how far an entry of the reduced null space may be from a whole number
 TOLERANCE = 1e-4  # relative size of a derivative that counts as zero; more where noise demands it
 EFFECT = 1e-2  # relative size of a change of the outputs that rounding alone does not make
@@ -96,7 +96,7 @@ class ScaleInvariance:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what torch.compile and PyTorch's data parallelism have made of it."""
+    """The network inside the wrappers of torch.compile and PyTorch's data parallelism."""
     parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
     while True:
         if hasattr(model, "_orig_mod"):
@@ -111,8 +111,8 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
     This holds in the limit of no epsilon and exact arithmetic; `doubling_effects` measures what
-    epsilons and rounding do to the network as it is. Every module is in the mode (train or eval)
-    that it is in. The gradients of a group also have to be orthogonal to it, which those of a
+    epsilons and rounding do to the network as it is. Every module keeps its present mode (train or
+    eval). The gradients of a group also have to be orthogonal to it, which those of a
     straight-through estimator are not. Nothing is assumed about the layers. Dropout and stochastic
     depth draw the same numbers in evaluations that are compared.
 
@@ -122,7 +122,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
     Parameters
     ----------
-    model : any network; of one under torch.compile or DataParallel the original.
+    model : any network; one under torch.compile or DataParallel is unwrapped.
     inputs : what it is called with: a tensor, a tuple of arguments or a dictionary of keyword
         arguments. A batch of at least four: batch normalisation turns two values of a channel into
         ±1 whatever the weights.
@@ -266,7 +266,7 @@ class _Search:
                 spare += SPARE
                 self._collect(spare)
             for _ in range(POINTS):
-                if (self.sizes <= self.tolerance).any():  # experts without an input, for one
+                if (self.sizes <= self.tolerance).any():  # experts without an input, say
                     self._add(*next(self._rows(self.point(), 1, whole=True)))
             self._collect(spare)
             groups, inert, unknown = self._candidates(self.point(), self.point())
@@ -304,7 +304,7 @@ class _Search:
                     self._add(*row)
                     if len(self.rows) % SPARE == 0 and self._spare() >= spare:
                         break
-            except RuntimeError:  # the shortcut does not suit some networks, as with checkpoints
+            except RuntimeError:  # the shortcut fails for some networks, as with checkpoints
                 if self.whole:
                     raise
                 self.whole = True
@@ -325,7 +325,7 @@ class _Search:
             )
 
     def _alone(self) -> np.ndarray:
-        """(tensors,) whether the derivative by the scale of each tensor is zero.
+        """(tensors,) whether the derivative with respect to each tensor's scale is zero.
 
         Zero compared with that of the others (or with the outputs, where all are zero), or with the
         gradient of the tensor itself.

@@ -10,7 +10,7 @@ convolution is normalised on its own, each of these may be multiplied by a facto
 In the ResNet the residual stream adds the outputs of several convolutions before they are
 normalised. With weight normalisation, which acts on the filters themselves, every filter is still
 invariant; otherwise the first convolution of each block (conv1) is as in the ConvNet, and the
-others only all together.
+others are invariant only together, stage by stage.
 """
 
 import math
@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 # a convolution whose weights have shrunk, and would break the scale invariance where it matters, at
 # the small norms before a jump. Above zero, so that a channel without variance gives zero, not NaN.
 NORM_EPS = 1e-12
-GROUP_SIZE = 4  # channels in a group of group normalisation; fewer where they do not divide
+GROUP_SIZE = 4  # channels in a group of group normalisation; fewer where 4 does not divide them
 NORMS = ("batch", "layer", "group", "instance", "weight")
 
 

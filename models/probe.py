@@ -27,7 +27,7 @@ SPREAD = 0.5  # of the logarithms of the weights at a random point
 CONSTANT = 1e-3  # a positive number up to this that is added to a tensor is an epsilon
 SUSPICIOUS = 0.1  # one up to this may be an epsilon
 EPS = {torch.float64: 1e-12, torch.float32: 1e-8}  # what an epsilon becomes, at most
-SAME = 1e-4  # relative difference of outputs that the order of summation makes, at most
+SAME = 1e-4  # largest relative difference that the order of summation makes to outputs
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 GLOBAL_HOOKS = [name for name in vars(nn_module) if re.fullmatch("_global_.*_hooks", name)]
 LINEAR = {
@@ -49,7 +49,7 @@ class Point:
 
 
 class Probe:
-    """A copy of a network, each module in the mode (train or eval) that it is in.
+    """A copy of a network, each module in its present mode (train or eval).
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class Probe:
             is_enough = len(every) == size * len(one) and len(one) >= len(self.weights)
             if size > 1 and is_enough and (every[: len(one)] - one).norm() <= SAME * one.norm():
                 return True
-        except Exception:  # whatever a network raises that needs several
+        except Exception:  # from a network that needs several examples
             pass
         self.inputs = whole
         return False
@@ -185,10 +185,10 @@ class Probe:
     ) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
         """Derivatives of random projections of the outputs: `number` at most, a backward pass each.
 
-        Yields two arrays (tensors,) in units of the outputs' norm: <w, ∂ projection / ∂w>, which is
-        the derivative by the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖. The first
-        does not need the gradient of the weight of a linear layer, which takes half of the time: it
-        is <y, ∂/∂y> of the layer's output y. So the second is 0 without the `whole` gradients.
+        Yields two arrays (tensors,) in units of the outputs' norm: <w, ∂ projection / ∂w>, the
+        derivative with respect to the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖. The
+        first does not need the gradient of a linear layer's weight, which takes half of the time:
+        it is <y, ∂/∂y> of the layer's output y. So the second is 0 without the `whole` gradients.
         """
         shortcut = Scaled([] if whole else self.weights.values())
         with torch.enable_grad(), shortcut:
@@ -276,7 +276,7 @@ class Exact(TorchDispatchMode):
 def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     """A copy of a network, without its users' hooks unless `hooks`; PyTorch's own always stay.
 
-    Modules may store results of computations beside parameters: activations of a forward pass, or
+    Modules may store computed tensors beside their parameters: activations of a forward pass, or
     the weight that the older `torch.nn.utils.weight_norm` computes anew in each.
     """
     memo: dict[int, Any] = {}
@@ -340,7 +340,7 @@ def _is_continuous(tensor: torch.Tensor) -> bool:
 
 
 def _at_least(of: torch.Tensor | torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """This type, or that of a tensor; if it is floating-point or complex, at least as precise."""
+    """This type, or a tensor's; if floating-point or complex, at least as precise as `dtype`."""
     of = of if isinstance(of, torch.dtype) else of.dtype
     if of.is_complex:
         return torch.promote_types(of, dtype)

@@ -70,6 +70,6 @@ def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))
-        exact = tensor.double()  # so that weights with this norm already do not change by a bit
+        exact = tensor.double()  # weights that already have this norm do not change by a bit
         norms = torch.linalg.vector_norm(exact, dim=rows, keepdim=True)
         tensor.copy_(exact * (each / norms))

@@ -21,7 +21,7 @@ class Captured:
 
     The function may read and change only its arguments and tensors that live as long as the
     graph. It must not wait for the device. A number that it reads from Python (a rate, a counter)
-    keeps its value of the recorded call.
+    keeps the value that it had in the recorded call.
 
     The function is passed with every call and not stored: storing a bound method of the object
     that owns the graph would create a reference cycle, which keeps the graph's memory until
@@ -53,7 +53,7 @@ class Captured:
             self.graph.replay()
 
     def _call_on_own_stream(self, function: Callable[..., None], arguments: tuple) -> None:
-        """An ordinary call on the stream of the capture, as PyTorch asks for before one."""
+        """An ordinary call on the capture's stream, as PyTorch requires before a capture."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):

@@ -52,7 +52,7 @@ def _set_deterministic(wanted: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # A warning only: PyTorch also objects to max pooling, whose windows do not overlap here.
     torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel for every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # saves a kernel per new tensor
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -96,7 +96,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory instead of returning it to the kernel (Linux).
 
-    Every step frees and allocates the same few megabytes: page faults would take a sixth of it.
+    Every step frees and allocates the same few megabytes: page faults would take a sixth of a step.
     """
     if sys.platform != "linux":
         return
@@ -114,7 +114,7 @@ def memory_format(
 
     On a GPU, `torch.nn.GroupNorm` (norms "layer", "group" and "instance") works on contiguous
     tensors only, so any other layout would be converted twice at every such layer. On a CPU it is
-    slow in channels-last layout with few channels a group ("instance": 2 to 3.3 times per step).
+    slow in channels-last layout with few channels a group ("instance": 2 to 3.3 times the time).
     """
     if device.type == "cuda":
         contiguous = norm in ("layer", "group", "instance")

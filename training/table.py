@@ -13,7 +13,7 @@ def _column(value: float, width: int, decimals: int) -> str:
 
 
 class Table:
-    """One line per evaluated epoch on a terminal; one per epoch in a log, as the official code."""
+    """One line per evaluated epoch on a terminal; in a log one per epoch, as in official logs."""
 
     HEADER = "epoch        lr  train loss  train err %  test loss  test err %         ρ  s/epoch"
     REPEATED = 40  # lines between two headers

@@ -66,10 +66,10 @@ class Trainer:
         if options.fix_si_pnorm or options.on_sphere:
             asked = options.fix_si_pnorm_value if options.fix_si_pnorm else 0.0
             self.fixed_norm = fixed_norm or max(asked, 0.0) or models.norm(self.si_weights).item()
-            if fixed_norm is None:  # the weights of a resumed run have it, and stay to the bit
+            if fixed_norm is None:  # a resumed run's weights have it already, to the bit
                 self._fix_norm()
         # The learning rate before the schedule. On the sphere it is that of the unit sphere, ELR,
-        # times ρ₀²: by w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
+        # times ρ₀²: with w = ρ₀u the step u' = u - ELR ρ₀ g becomes w' = w - ELR ρ₀² g (P2).
         self.base_lr = options.elr * self.fixed_norm**2 if options.on_sphere else options.lr_init
         self.optimizer = self._make_optimizer()
         # Sums over the epoch, which stay on the device until its end.
@@ -87,8 +87,8 @@ class Trainer:
 
         All weights are one group, unless the others have a learning rate of their own (--noninvlr):
         then the first group holds the SI weights and follows the schedule, and the second holds the
-        others. So it is on the sphere in any case, since weight decay acts on the second group
-        alone there: on the first it would only change the effective rate.
+        others. On the sphere there are always these two groups, since weight decay acts on the
+        second alone: on the first it would only change the effective rate.
         """
         options = self.options
         own_rate, on_sphere = options.noninvlr >= 0, options.on_sphere
@@ -124,7 +124,7 @@ class Trainer:
                 group["lr"] = lr
 
     def load_moments(self, content: dict[str, Any]) -> None:
-        """Load momentum or Adam's moments from a checkpoint, but neither rates nor decay.
+        """Load momentum or Adam's moments from a checkpoint, but not its rates and decay.
 
         The weights may be grouped differently there (with another --noninvlr). Each moment is laid
         out in memory as its weight is: fused steps pair the storages, whatever the strides.
@@ -218,7 +218,7 @@ class Trainer:
             models.rescale_to_norm(self.si_weights, self.fixed_norm)
 
     def finish_epoch(self) -> dict[str, float]:
-        """Mean loss and accuracy of the epoch, for each image before the step that it was part of.
+        """Mean loss and accuracy of the epoch, each image evaluated before the step on its batch.
 
         In full-batch descent this takes the epoch's one step.
         """
