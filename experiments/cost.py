@@ -21,7 +21,7 @@ from experiments.lines import ROOT, Line
 from options import Train
 from utils import UserError, duration
 
-IMAGES = {  # to train on, and of the test set
+IMAGES = {  # in the training set, in the test set
     **dict.fromkeys(("CIFAR10", "CIFAR100"), (50_000, 10_000)),
     "SVHN": (73_257, 26_032), "Digits": (1500, 297),
 }  # fmt: skip
@@ -60,7 +60,7 @@ class Cost:
 
 
 class Timings:
-    """Seconds of a core, or of a GPU, that an image takes in training, from the runs in a folder.
+    """Seconds that an image takes in training, on a core or a GPU, from the runs in a folder.
 
     The first epoch of a run is left out, since it includes what happens once.
     """
@@ -109,7 +109,7 @@ def reference(model: str, width: int, depth: int, norm: str) -> tuple[float, flo
 
 @functools.cache
 def in_folder(path: str) -> tuple[int, int]:
-    """The files of an ImageFolder's training and test set; as many as CIFAR-10 has if none."""
+    """The number of files in an ImageFolder's two sets; that of CIFAR-10 where there are none."""
     folders = Path(path) / "train", Path(path) / "test"
     found = [sum(len(files) for *_, files in os.walk(folder)) for folder in folders]
     return tuple(n or usual for n, usual in zip(found, IMAGES["CIFAR10"], strict=True))

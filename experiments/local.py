@@ -97,7 +97,7 @@ def run_lines(lines: Sequence[Line], jobs: int, until: float | None = None) -> l
 
 
 def print_estimate(lines: Sequence[Line], jobs: int, over: threading.Event) -> None:
-    """Print how long everything will take, as soon as one line has trained two epochs more."""
+    """Print how long everything will take, as soon as one line has trained two more epochs."""
     began = time.monotonic()
     before = [len(runs.read_log(line.folder)) for line in lines]
     while not over.wait(0.5):

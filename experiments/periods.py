@@ -97,7 +97,7 @@ PERIODS = (
     ),
     setting(
         "base",
-        "P1, one period: one line with periods, every step and epoch of it, to branch off from",
+        "P1, one period: one line with periods, every step and epoch saved, to branch off from",
         *rates((0.03,)), trace=True,
     ),
     setting(

@@ -15,7 +15,7 @@ import runs
 from experiments.lines import Line, is_measured
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-GRACE = 3.0  # seconds that a command has to end itself when it is stopped
+GRACE = 3.0  # seconds that a stopped command has to end by itself
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 LIBC = ctypes.CDLL(None)
 
@@ -82,7 +82,7 @@ class LineRunner:
         runs.write_state(self.line.folder, {"state": state, **where, **more})
 
     def _run(self, step: str, words: list[str]) -> int | None:
-        """Run one command, copy its output to the log and to here; returns its exit status."""
+        """Run one command, copy its output to the log and to stdout; return its exit status."""
         line = self.line
         with self.lock:
             if self.stopped:

@@ -16,7 +16,7 @@ class Experiment:
     Attributes
     ----------
     name : of its folder.
-    shows : what is to be seen in it, in a line of text.
+    shows : what there is to see in it, in a line of text.
     options : what all lines share.
     lines : for each line the options in which it differs; its folder is named after them.
     quick : overrides for a run of a few minutes: options, and "lines".

@@ -14,7 +14,7 @@ from experiments.status import print_cost, squeue, to_do
 from utils import UserError, plural
 
 KILLED_RESTARTS = 10  # of a job whose processes were killed, before it counts as failed
-# In the batch script after srun: queue a job again whose processes were killed by a signal. It
+# In the batch script after srun: requeue a job whose processes were killed by a signal. It
 # continues from what it has saved. (submitit itself requeues at a time-out or a pre-emption.)
 REQUEUE_KILLED = (
     "code=$?",
@@ -41,7 +41,7 @@ def key_values(text: str) -> dict[str, str]:
 
 
 class SlurmJob:
-    """What submitit calls on a node: with a line, and when the job has to leave the node."""
+    """What submitit calls on a node; `checkpoint` when the job has to leave the node."""
 
     def __init__(self):
         self.runner: LineRunner | None = None
@@ -72,7 +72,7 @@ def job_number() -> str:
 
 
 def job_options(text: str) -> dict[str, Any]:
-    """What submitit is told of each job, from options of sbatch as `key_values` reads them.
+    """What submitit is told about each job, from options of sbatch as `key_values` reads them.
 
     "time" is in minutes (240 if it is not given), "cpus-per-task" is 4 if it is not given.
 

@@ -46,7 +46,7 @@ class Draw(Options):
     folders: tyro.conf.Positional[tuple[Path, ...]] = option(  # noqa: RUF009
         (), "experiments, lines, runs or branches to draw together (none: list the experiments)"
     )
-    branches: bool = option(False, "draw the branches too that are below the folders")
+    branches: bool = option(False, "draw the branches below the folders too")
     epochs: str = option(":", "draw only the epochs A to B, as A:B, A: or :B", epochs_of)
 
 

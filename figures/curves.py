@@ -90,7 +90,7 @@ def draw_by_epoch(
 def draw_seeds(
     axis: Axes, curves: Sequence[Curve], colour: str, scale: str, linewidth=1.2, **style
 ) -> None:
-    """One curve by epoch, a single value as a point; of several seeds the mean and the range.
+    """One curve by epoch, a single value as a point; for several seeds, the mean and the range.
 
     The range is a band from the lowest to the highest. On a logarithmic axis the mean is geometric.
     """
@@ -130,7 +130,7 @@ def name_lines(
     """The legend of a comparison (`labels.lines_of`): names of the lines and of the marks."""
     named = {line.label: sample(color=line.colour) for line in lines}
     if any(len(line.runs) > 1 for line in lines):
-        seeds = "of several seeds the mean, and from lowest to highest"
+        seeds = "several seeds: the mean, and from lowest to highest"
         note = "; ".join(filter(None, (note, seeds)))
     name_below(figure, named | (marks or {}), note or None)
 

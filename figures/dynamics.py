@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The columns for all weights together, an array over the records each; NaN where empty.
 
     If the steps go back, training was resumed or started again: later records replace those of the
-    same and later steps. Of several runs in one file the last one remains.
+    same and later steps. If a file holds several runs, the last one remains.
 
     Raises
     ------

@@ -23,7 +23,7 @@ MEASURED = (
     "hess_evals", "fisher_evals", "sharpness", "hess_trace", "fisher_trace", "gm_norm", "gs_norm",
     "loss", "acc", "cos_init", "l2_init",
 )  # fmt: skip
-# What the array of a subset ends with -> its line, its name.
+# Suffix of the arrays of a subset -> line style, name.
 SUBSETS = {
     "": ("-", "all images"),
     "_normal": ("--", "true labels"),

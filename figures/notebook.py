@@ -22,7 +22,7 @@ def experiments_in(root: str) -> dict[str, list[Run]]:
 def show_each(
     experiments: Mapping[str, Sequence[Run]], draw: Callable[[Sequence[Run]], Figure | None]
 ) -> None:
-    """Show the figure that `draw` makes of each experiment, under its name; of some it is None."""
+    """Show the figure that `draw` makes of each experiment, if it makes one, under its name."""
     from IPython.display import Markdown, display  # only here: nothing else needs it
 
     for name, runs in experiments.items():

@@ -103,7 +103,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
 
 
 def _parents(lines: Sequence[Line]) -> list[Run]:
-    """The parents of the branches among these, up to the branching; none that is drawn itself."""
+    """The parents of the branches among these, up to the branch point, unless drawn themselves."""
     runs = [run for line in lines for run in line.runs]
     drawn, found = {run.folder for run in runs}, {}
     branches = [run for run in runs if run.is_branch]

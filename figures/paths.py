@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
     """What two checkpoints of `measuring.paths` have in common: one of `RELATIONS`.
 
-    Of two checkpoints of one run that is the run, whatever its regime.
+    For two checkpoints of one run it is the run, whatever its regime.
     """
     folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
     if folders[0] == folders[1]:

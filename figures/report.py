@@ -43,7 +43,7 @@ def report(
     window: tuple[float, float] = WHOLE,
     nested: bool = True,
 ) -> None:
-    """Save the figures of the runs in some folders and print their table; of one run its periods.
+    """Save the figures of the runs in some folders, print their table, and for one run its periods.
 
     Figures of one folder go into it; those of several go into the folder that holds them all, under
     names that list them. Of every run only the epochs in the window count. Unless `nested`, the

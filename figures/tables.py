@@ -83,7 +83,7 @@ def period_table(run: Run) -> str:
 
 
 def _short(value: float | None) -> str:
-    """A number in two decimals or, where it is far from 1, in two digits."""
+    """A number with two decimals or, far from 1, with two significant digits."""
     if value is None or not np.isfinite(value):
         return "not measured" if value is None else f"{value}"
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.2g}"

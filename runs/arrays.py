@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                     objects.append(name)
     except FileNotFoundError:
         raise
-    except Exception:  # NumPy raises many kinds for bytes that are no .npz file
+    except Exception:  # NumPy raises many kinds of errors for other files
         raise _foreign(path) from None
     return found, objects
 
@@ -110,7 +110,7 @@ class Metrics:
         write_arrays(path, arrays)
 
     def merge(self, path: Path) -> None:
-        """Add what the file has besides, and write it; where both have a number, this one is kept.
+        """Add what only the file has, and write it; where both have a number, this one is kept.
 
         So two processes can fill one file: a training with its metrics, and test.py with more.
         """

@@ -20,7 +20,7 @@ _NUMPY_SCALARS = [
     (_scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
     *{type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")},
-    (str.encode, "_codecs.encode"),  # how a scalar's bytes travel
+    (str.encode, "_codecs.encode"),  # how a scalar's bytes are stored
 ]
 _PARALLEL = "module."  # before every name in the weights of torch.nn.DataParallel
 
@@ -49,7 +49,7 @@ def load(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
-    except Exception as e:  # torch raises many kinds for bytes that are no checkpoint
+    except Exception as e:  # torch raises many kinds of errors for other files
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
     wrong = what_is_wrong(content)
@@ -62,7 +62,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def what_is_wrong(content: Any) -> str | None:
-    """Why some content is not that of a checkpoint; None if it is."""
+    """Why this is not the content of a checkpoint; None if it is."""
     if not isinstance(content, dict) or "state_dict" not in content:
         return "it has no state_dict"
     weights = content["state_dict"]

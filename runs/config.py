@@ -14,7 +14,7 @@ from utils import UserError, write_atomically
 
 # Checkpoints without a configuration are the official code's, which used this epsilon.
 OFFICIAL = {"norm_eps": 1e-5}
-# What a run did whose configuration is older than an option: the option's default, and this.
+# Values of the options that an older configuration lacks: the defaults, and this epsilon.
 DEFAULTS = {**asdict(Train()), "norm_eps": NORM_EPS}
 
 

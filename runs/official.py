@@ -1,8 +1,8 @@
 """Results without a configuration: those of the official code.
 
 It keeps metrics in `<experiment>/info/<name>/` and checkpoints in
-`<experiment>/checkpoints/<name>/trial_<t>/`. The name is shown as it is; no settings are read out
-of it. The rates are those of the optimisers in the checkpoints, where these are still there.
+`<experiment>/checkpoints/<name>/trial_<t>/`. The name is shown as it is; no settings are read
+from it. The rates are those of the optimisers in the checkpoints, where these are still there.
 """
 
 import functools
@@ -18,7 +18,7 @@ from runs.folder import CONFIG, METRICS, checkpoints_in, trial_folder
 from utils import UserError
 
 INFO, CHECKPOINTS = "info", "checkpoints"
-HELD = 1e-3  # the norm of a run on the sphere changes relatively less than this
+HELD = 1e-3  # relative change of the norm below which a run counts as on the sphere
 
 
 def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
@@ -73,7 +73,7 @@ def _known(folder: Path, metrics: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Rates and number of classes by a checkpoint; empty where it cannot be read.
+    """Rates and number of classes from a checkpoint; empty where it cannot be read.
 
     Of several groups of weights the one with the largest rate counts: the others are frozen.
     """

@@ -64,7 +64,7 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
-    """The epoch and content of the newest checkpoint that can be read; None of an empty folder.
+    """The epoch and content of the newest readable checkpoint; both None for an empty folder.
 
     Damaged files are named and passed over.
 

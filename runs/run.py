@@ -104,7 +104,7 @@ class Run:
         return (self.metrics_folder or self.folder) / f"{name}.npz"
 
     def lr_at(self, epochs: np.ndarray) -> np.ndarray:
-        """The learning rate of the epoch that ended at (or was at) each of these times.
+        """The learning rate of the epoch that ended (or was under way) at each of these times.
 
         From log.csv, which follows a schedule. Without one it is the base rate or, for official
         results, that of the checkpoints.

@@ -96,7 +96,7 @@ def equilibrium_angle(
 ) -> float:
     """RMS angle of a step, in radians, where weight decay and random gradients are in balance.
 
-    Decay takes a fraction κ of the norm a step, and a gradient acts on the weights in steps of
+    Decay takes a fraction κ off the norm a step, and a gradient acts on the weights in steps of
     sizes c₀, c₁, ... (momentum). ρ² then stays as it is if 2κρ² = (Σc)² ‖g‖², and a step turns the
     weights by an angle of square (Σc²) ‖g‖² / ρ² = 2κ Σc² / (Σc)². SGD with momentum α:
     sqrt(2ηλ / (1 + α)); AdamW: sqrt(2ηλ (1 - β₁) / (1 + β₁)) (Wan et al. 2021, arXiv 2006.08419;

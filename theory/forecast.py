@@ -12,7 +12,7 @@ from theory.periods import Detector, Period
 
 RECENT = 5  # periods whose median depth is the usual one
 OVERDUE = 0.25  # of the usual depth: the least that is expected to be left
-LATE = 1 / 2  # of the fall, at its end, from which its present rate is read
+LATE = 1 / 2  # the end of the fall, from which its present rate is estimated
 
 
 def time_to_turn(

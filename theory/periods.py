@@ -20,13 +20,13 @@ from numpy.typing import ArrayLike
 RISE = 1.1  # ρ turns where it changes direction by this factor
 LOSS_RISE = 4.0  # of the loss, from its minimum while ρ falls to its maximum while ρ rises
 # A period is orderly (not a swing of noise) with
-RESOLVED = 5  # records in the fall, at least, and
-WAVERING = 0.3  # of the fall of ln ρ, at most, as the sum of all rises within it
+RESOLVED = 5  # or more records in the fall
+WAVERING = 0.3  # of the fall of ln ρ, or less, as the sum of all rises within it
 # A run is periodic (`Periods.is_periodic`) with
-ENOUGH = 4  # periods, at least,
-ORDERLY = 3 / 4  # of them orderly,
-DISPERSION = 0.4  # of their lengths, at most, and
-TO_THE_END = 2  # mean lengths, at most, from the last turn to the end of the run
+ENOUGH = 4  # or more periods
+ORDERLY = 3 / 4  # or more of them orderly
+DISPERSION = 0.4  # of their lengths: less than this
+TO_THE_END = 2  # mean lengths, or less, from the last turn to the end of the run
 CHANCE = 0.05  # share of sequences of random events whose CV is below `chance_cv`
 DRAWS = 20_000  # sequences from which that limit is computed
 
@@ -63,7 +63,7 @@ class Period:
     def is_orderly(self) -> bool:
         """Whether ρ falls over 5 records or more, with rises of at most 0.3 of the fall.
 
-        Swings of noise seldom do, whatever their size.
+        Swings of noise seldom do so, whatever their size.
         """
         return self.records >= RESOLVED and self.wavering <= WAVERING
 
