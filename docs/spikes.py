@@ -3,7 +3,7 @@
     python -m docs.spikes                  # all of them, into results/spikes
     python -m docs.spikes periods data     # some
 
-Every run is the one with periods but for one change. It prints what the monitor reports.
+Every run is the one with periods but for the changes in `FIGURES`. The monitor's reports are printed.
 """
 
 import math

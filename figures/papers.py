@@ -61,17 +61,22 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
             lines = [line._replace(label=f"{model}: {line.label}") for line in lines]
         every += lines
         notes.append(note)
-    name_lines(figure, every, "; ".join(filter(None, notes)), {"ρ turns": sample(marker="v")})
+    name_lines(
+        figure,
+        every,
+        "; ".join(filter(None, notes)),
+        {"lowest loss before ρ turns": sample(marker="v")},
+    )
     return figure
 
 
 def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ and phase diagram, a colour for each setting.
 
-    Loss and ρ are those of every epoch if there is a log. Triangles mark where ρ turns. With
-    `published` the published values are drawn too. The phase diagram shows the norm of the full
-    gradient times ρ, as the published one does, or of the SI weights' gradient if the full one was
-    not measured.
+    Loss and ρ are those of every epoch if there is a log. Triangles mark where ρ turns, and the
+    lowest loss before. With `published` the published values are drawn too. The phase diagram shows
+    the norm of the full gradient times ρ, as the published one does, or of the SI weights' gradient
+    if the full one was not measured.
     """
     lines, note = lines_of(runs)
     parents = [Line("before the branch", "grey", [parent]) for parent in _parents(lines)]
@@ -94,7 +99,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     draw_phases(phase_axis, [*parents, *lines], "effective_lr", gradient)
     y = "mean full gradient norm × ρ" if full else GRADIENT
     describe(phase_axis, "Phase diagram", effective_lr_label(runs), y, "log", "log")
-    marks = {"start": sample(marker="o"), "ρ turns": sample(marker="v")}
+    marks = {"start": sample(marker="o"), "ρ turns; lowest loss before": sample(marker="v")}
     if published:
         marks["published"] = sample(marker="*", markersize=11)
     marks |= {line.label: sample(color=line.colour) for line in parents}
