@@ -3,7 +3,7 @@
     python -m docs.spikes                  # all of them, into results/spikes
     python -m docs.spikes periods data     # some
 
-Every run is the one with periods but for the changes in `FIGURES`. The monitor's reports are printed.
+Every run is the one with periods, changed as `FIGURES` says. The monitor's reports are printed.
 """
 
 import math
