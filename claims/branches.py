@@ -1,12 +1,15 @@
 """What the claims read off their runs, and branches off these runs."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from runs import Run
+from options import Train, tidy
+from runs import Run, branch_folder, read_run
+from runs.resuming import Diverged
 from theory.dynamics import effective_gradient_norm
 from theory.periods import Periods, find_periods
 from train import train
@@ -18,11 +21,30 @@ LOG_ONLY = {"metrics": False, "trace": False, "save_freq": 1000}  # of branches:
 def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
     """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
 
-    A branch that is there already is not trained again; a longer one is given up to these epochs.
+    A branch that is there already is not trained again, unless it lacks the trace that is asked
+    for, as one that another claim shares may; a longer one is given up to these epochs. One whose
+    loss becomes infinite ends there.
     """
     options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
     options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)
-    return replace(train(options), window=(epoch, epoch + epochs))
+    found, window = trained(run, options), (epoch, epoch + epochs)
+    if options.trace and not is_traced(replace(found, window=window)):
+        length = int(found.log()["epoch"][-1]) - epoch
+        found = trained(run, replace(options, resume=False, overwrite=True, epochs=length))
+    return replace(found, window=window)
+
+
+def trained(run: Run, options: Train) -> Run:
+    """The branch with these options, trained to its end or until it diverges."""
+    with contextlib.suppress(Diverged):  # the log has it
+        return train(options)
+    return read_run(branch_folder(run.folder, options.resume_epoch, tidy(options)))
+
+
+def is_traced(run: Run) -> bool:
+    """Whether the steps of every epoch in the log are traced."""
+    steps = run.trace().get("epoch", np.array([]))
+    return {*(run.log()["epoch"] - 1)} <= {*np.floor(steps)}
 
 
 def destabilises(run: Run, rise: float = 4.0) -> float:

@@ -262,6 +262,31 @@ def test_a_branch_with_the_norm_held(run):
         assert found.tolist() == [3, 4, 5][:epochs]
 
 
+def test_a_branch_that_another_claim_trained_without_a_trace_gets_one(run):
+    """As that with ρ held at 75 % of phase B, which *cause* and *destabilisation* share."""
+    folder = run("--save_freq 1 --metrics")
+    parent = runs.Run(folder, runs.read_config(folder))
+    changes = {"seed": 5, "fix_si_pnorm": True, **branches.LOG_ONLY}
+    before = branches.branch(parent, 1, 3, **changes)
+    losses = before.log()["train_loss"]
+    found = branches.branch(parent, 1, 2, **{**changes, "trace": True})
+    assert found.folder == before.folder and branches.is_traced(found)
+    assert found.trace()["epoch"][:8].tolist() == [1 + k / 4 for k in range(8)]  # steps
+    assert before.log()["train_loss"].tolist() == losses.tolist()  # to the bit, none is lost
+    made = (found.folder / "config.json").stat().st_mtime_ns
+    branches.branch(parent, 1, 2, **{**changes, "trace": True})
+    assert (found.folder / "config.json").stat().st_mtime_ns == made  # not again
+
+
+def test_a_branch_that_diverges_is_a_result(run):
+    folder = run("--save_freq 1 --noninvlr -1")
+    parent = runs.Run(folder, runs.read_config(folder))
+    for _ in range(2):  # trained, and found
+        found = branches.branch(parent, 1, 3, lr_init=1e30, **branches.LOG_ONLY)
+        assert branches.destabilises(found) < math.inf
+        assert not np.isfinite(found.log()["train_loss"]).all()
+
+
 def test_practice_asks_whether_its_swings_need_the_norm(make, asked):
     found = periodic.practice([make(*saw(50, 1200), {"trial": t}, "a") for t in range(12)])
     assert values(found)["regular loss, free minus held"] == 1
