@@ -45,12 +45,12 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
     """
     if not (differ(runs, "model") or differ(runs, "fix_si_pnorm_value")):
         return None
-    models = list(dict.fromkeys(run.config["model"] for run in runs))
+    models = list(dict.fromkeys(map(_network, runs)))
     size = (10, 3.6 * len(models) + 0.6)
     figure, rows = plt.subplots(len(models), 2, figsize=size, layout="constrained", squeeze=False)
     every, notes = [], []
     for model, axes in zip(models, rows, strict=True):
-        lines, note = lines_of([run for run in runs if run.config["model"] == model])
+        lines, note = lines_of([run for run in runs if _network(run) == model])
         draw_panels(axes, lines, ("train_loss", "test_error"), logged=True)
         for line in lines:
             if len(line.runs) == 1:
@@ -70,6 +70,10 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
+def _network(run: Run) -> str:
+    return run.config.get("model", "unknown network")  # results of the official code
+
+
 def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ and phase diagram, a colour for each setting.
 
@@ -85,8 +89,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
         rows, columns, size, width, mark = 2, 2, (14, 10), 0.7, 3
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     loss_axis, error_axis, norm_axis, phase_axis = axes.flat
-    for line in lines if published else ():
-        _draw_published(loss_axis, error_axis, line)
+    stars = [_draw_published(loss_axis, error_axis, line) for line in lines if published]
     names = ("train_loss", "test_error", "si_norm")
     for axis, name in zip(axes.flat, names, strict=False):
         draw_by_epoch(axis, parents, name, linewidth=width)
@@ -100,7 +103,7 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     y = "mean full gradient norm × ρ" if full else GRADIENT
     describe(phase_axis, "Phase diagram", effective_lr_label(runs), y, "log", "log")
     marks = {"start": sample(marker="o"), "ρ turns; lowest loss before": sample(marker="v")}
-    if published:
+    if any(stars):
         marks["published"] = sample(marker="*", markersize=11)
     marks |= {line.label: sample(color=line.colour) for line in parents}
     name_lines(figure, lines, note, marks)
@@ -120,18 +123,29 @@ def _parents(lines: Sequence[Line]) -> list[Run]:
     return list(found.values())
 
 
-def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> None:
-    """Draw published values as stars at the same fraction of the run, and jumps as dotted lines."""
-    config = line.runs[0].config
-    known, epochs = PUBLISHED.get(config["lr_init"]), config["epochs"]
-    if not known:
-        return
+def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> bool:
+    """Draw published values as stars at the same fraction of the run, and jumps as dotted lines.
+
+    Those within the run's window; none for a branch, or a run whose length is not known. Returns
+    whether any was drawn.
+    """
+    run = line.runs[0]
+    known, epochs = PUBLISHED.get(run.config["lr_init"]), run.config.get("epochs")
+    if not known or not epochs or run.is_branch:
+        return False
+    first, last = run.window
     star = {"marker": "*", "linestyle": "", "markersize": 11, "color": line.colour,
             "markeredgecolor": "black", "zorder": 3}  # fmt: skip
+    drawn = False
     for axis, values in ((error_axis, known["errors"]), (loss_axis, known["losses"])):
-        axis.plot([epochs * share for share in values], [*values.values()], **star)
-    for share in known["jumps"]:
-        loss_axis.axvline(epochs * share, color=line.colour, linestyle=":", linewidth=1)
+        within = {epochs * share: value for share, value in values.items()}
+        within = {at: value for at, value in within.items() if first <= at <= last}
+        axis.plot([*within], [*within.values()], **star)
+        drawn |= bool(within)
+    for at in (epochs * share for share in known["jumps"]):
+        if first <= at <= last:
+            loss_axis.axvline(at, color=line.colour, linestyle=":", linewidth=1)
+    return drawn
 
 
 def three_regimes(runs: Sequence[Run]) -> Figure | None:

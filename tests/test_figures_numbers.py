@@ -246,6 +246,16 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     assert period.start < figure.axes[0].texts[0].xy[0] < period.turn
 
 
+def test_published_stars_are_drawn_in_the_window_alone_and_not_of_branches(distinct):
+    run = distinct({"lr_init": 0.01})  # stars at 12, 24, 33, 51.6 and 60 of 60 epochs
+    axis = figures.figure2([replace(run, window=(0, 30))], published=True).axes[0]
+    assert axis.get_xlim()[1] < 33
+    figure = figures.figure2([replace(run, window=(0, 3))], published=True)
+    assert "published" not in entries(figure)
+    branch = distinct({"lr_init": 0.01, "resume_epoch": 60}, line="branch")
+    assert "published" not in entries(figures.figure2([branch], published=True))
+
+
 def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_of(distinct):
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
     figure = figures.figure2(runs, published=True)

@@ -161,3 +161,13 @@ def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsy
     with pytest.raises(SystemExit):
         test_script.main(f"--models_dir {folder} --gpu -1".split())
     assert "corrupted other labels" in capsys.readouterr().err
+
+
+def test_official_results_are_drawn_beside_published_values_and_own_runs(tmp_path, make):
+    """Neither their length nor their network is known."""
+    write_tree(tmp_path / "figure2")
+    figures.report([tmp_path / "figure2"])
+    made = make(np.ones(6), np.ones(6), {"lr_init": 0.01}, "own/line")
+    figures.report([tmp_path / "figure2", made.folder])
+    (both,) = tmp_path.glob("loss_and_error_*.png")
+    assert both.stat().st_size > 0
