@@ -67,8 +67,8 @@ def dynamics(columns: dict[str, np.ndarray]) -> tuple[Figure, Periods]:
         axis.plot(steps, columns[key], color=COLOURS[0], linewidth=1)
         for turn in periods.turns:
             axis.axvline(turn, color=COLOURS[3], linewidth=0.6, linestyle=":")
+        if key == "angle" and np.isfinite(columns["equilibrium_angle"]).any():
+            axis.plot(steps, columns["equilibrium_angle"], color=COLOURS[1], label="equilibrium")
+            axis.legend()
         describe(axis, "", "step" if axis in axes[1] else "", name, yscale="log")
-    if np.isfinite(columns["equilibrium_angle"]).any():
-        axes[1, 1].plot(steps, columns["equilibrium_angle"], color=COLOURS[1], label="equilibrium")
-        axes[1, 1].legend()
     return figure, periods

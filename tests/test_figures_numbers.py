@@ -365,6 +365,9 @@ def test_what_the_monitor_saved_is_drawn_in_its_own_panels(tmp_path):
     same(axes["angle"].lines[-1], table["step"], table["equilibrium_angle"])  # on the same axis
     turns = [line.get_xdata()[0] for line in axes["si_norm"].lines[1:]]
     assert turns == periods.turns.tolist() == [290, 590]
+    table |= {"angle": np.full(90, 0.01), "equilibrium_angle": np.full(90, 0.1)}
+    low, high = dynamics.dynamics(table)[0].axes[3].get_ylim()
+    assert low < 0.01 < 0.1 < high  # both are seen
 
 
 def test_minimals_line_is_where_the_drawn_norm_is_smallest(monkeypatch):
