@@ -133,6 +133,8 @@ def _words(key: str, config: dict[str, Any]) -> str:
     value, name = config.get(key), NAMES.get(key, key.replace("_", " "))
     if key == "fix_si_pnorm_value" and (not config.get("fix_si_pnorm") or value <= 0):
         return ""  # the initial norm: "norm held" is enough
+    if key == "momentum" and config.get("optimizer", "sgd") != "sgd":
+        return ""  # it belongs to SGD
     if key in SWITCHES:
         return SWITCHES[key][not value]
     if value is None and key == "use_data_size":

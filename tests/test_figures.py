@@ -122,6 +122,7 @@ def test_mistakes_are_named(words, message):
     ({"model": "path/to/net.py:make"}, ["ConvNetSI", "net.py:make"]),
     ({"noaug": False, "momentum": 0.9}, ["momentum = 0, no augmentation",
                                          "momentum = 0.9, augmentation"]),
+    ({"optimizer": "adam", "momentum": 0.9}, ["momentum = 0, sgd", "adam"]),  # Adam has none
     ({"epochs": 9}, ["5 epochs", "9 epochs"]),
     ({"commit": "other"}, ["a", "b"]),
     ({"resume_epoch": 2}, ["", "from epoch 2"]),
