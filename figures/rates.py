@@ -1,5 +1,6 @@
 """What depends on the learning rate: figures of P2."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figures.curves import GRADIENT, draw_panels, file_of, find_curve, loss_label, name_lines
 from figures.labels import differ, lines_of, on_sphere
-from figures.style import COLOURS, describe, name_below, shades
+from figures.style import COLOURS, colours, describe, name_below, shades
 from runs import Run
 from theory.dynamics import effective_lr
 
@@ -90,11 +91,12 @@ def conventional(
 ) -> Figure | None:
     """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
 
-    Shows the measured runs at a constant rate or with a cosine. A momentum μ counts as a rate of
-    η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
+    Shows the measured runs at a constant rate or with a cosine, and no others. A momentum μ counts as
+    a rate of η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
     `boundaries` are intervals of η̃ in which a regime on the sphere ends; they are shaded.
     """
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
+    runs = [run for run in runs if _cosine(run) or run.config.get("no_schedule")]
     if not all(differ(runs, key) for key in ("lr_init", "momentum", "cosan_schedule")):
         return None
     kinds: dict[str, list[Run]] = {}
@@ -108,8 +110,9 @@ def conventional(
     size = (3.5 * max(len(kinds), 2), 7)
     figure, axes = plt.subplot_mosaic(mosaic, figsize=size, layout="constrained")
     named, first = {}, axes[next(iter(kinds))]
-    for (kind, group), colour, marker in zip(kinds.items(), COLOURS, "osD^v*", strict=False):
-        x = [run.base_lr for run in group]
+    shapes = itertools.cycle("osD^v*")
+    for (kind, group), colour in zip(kinds.items(), colours(kinds), strict=True):
+        x, marker = [run.base_lr for run in group], next(shapes)
         for name in ("train_loss", "test_error"):
             y = [run.curves[name].values[-1] for run in group]
             (named[kind],) = axes[name].plot(x, y, color=colour, marker=marker)

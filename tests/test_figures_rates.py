@@ -1,5 +1,7 @@
 """Figures of P2 by rate, of paths, and P1's Figure 1: what their artists hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_runs import chaos, falling, on_sphere, saw
@@ -88,7 +90,8 @@ def test_conventional_training_by_initial_rate(make):
     epochs, found = np.array([0, 10, 20]), []
     for cosine, lr, momentum in np.ndindex(2, 2, 2):
         lr, momentum = (0.3, 0.1)[lr], (0.0, 0.9)[momentum]
-        config = {"lr_init": lr, "momentum": momentum, "cosan_schedule": bool(cosine)}
+        config = {"lr_init": lr, "momentum": momentum, "cosan_schedule": bool(cosine),
+                  "no_schedule": not cosine}  # fmt: skip
         run = make(np.full(20, 2.0), np.full(20, 2.0), config)
         np.savez(run.folder / "train-tm.npz", report_epochs=epochs, loss=lr * np.ones(3))
         np.savez(run.folder / "test-em.npz", report_epochs=epochs, acc=[0.1, 0.5, 1 - lr])
@@ -106,6 +109,12 @@ def test_conventional_training_by_initial_rate(make):
         assert rates == pytest.approx([factor * 0.1 / 4, factor * 0.3 / 4])
         assert [patch.get_y() for patch in axis.patches] == [0.01]
     assert names(figure) == [*kinds, "η = 0.1", "η = 0.3", "a regime of the sphere ends"]
+    other = [replace(run, config={**run.config, "no_schedule": False}) for run in found]
+    assert not drawn(other)  # of the constant ones, which now have the usual schedule, none is left
+    many = [replace(run, config={**run.config, "momentum": mu}) for run in found[::2]
+            for mu in (0.0, 0.5, 0.9, 0.99)]  # fmt: skip
+    loss, *_ = figures.conventional(many).axes
+    assert len(lines(loss)) == 8 and len({line.get_color() for line in loss.lines}) == 8
 
 
 def test_losses_of_true_and_corrupted_labels(make):
