@@ -121,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # Report mistakes before anything is removed.
+    for line in lines if arguments.overwrite else ():
+        runs.check_no_branches(line.folder)
     if arguments.launcher == "local":
         check_data(lines if arguments.overwrite else unfinished(lines))
     else:

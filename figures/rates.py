@@ -91,8 +91,8 @@ def conventional(
 ) -> Figure | None:
     """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
 
-    Shows the measured runs at a constant rate or with a cosine, and no others. A momentum μ counts as
-    a rate of η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
+    Shows the measured runs at a constant rate or with a cosine alone. A momentum μ counts as a rate
+    of η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
     `boundaries` are intervals of η̃ in which a regime on the sphere ends; they are shaded.
     """
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]

@@ -25,6 +25,7 @@ from runs.folder import (
     LOG,
     METRICS,
     STATE,
+    check_no_branches,
     checkpoint_path,
     checkpoints_in,
     is_saved,

@@ -16,6 +16,8 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
 import re
 from pathlib import Path
 
+from utils import UserError
+
 CONFIG, LOG, LATEST, LOCK = "config.json", "log.csv", "latest.pt", ".lock"
 STATE = "state.json"
 METRICS = ("train-tm", "train-tm-prebn", "test-em")  # the .npz files that every run should have
@@ -67,6 +69,16 @@ def traces(folder: Path) -> dict[int, Path]:
         int(path.stem.removeprefix("epoch-")): path for path in folder.glob("trace/epoch-*.npz")
     }
     return dict(sorted(found.items()))
+
+
+def check_no_branches(folder: Path) -> None:
+    """Raises UserError if a run that is to be replaced has branches, which would not be its own."""
+    branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
+    if branches:
+        raise UserError(
+            f"{folder} has branches of the run that --overwrite would replace, for example "
+            f"{branches[0]}: remove them first, or name another --dir"
+        )
 
 
 def remove_run(folder: Path) -> None:

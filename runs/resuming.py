@@ -7,7 +7,7 @@ from options import NORM_EPS, Train
 from runs import checkpoints
 from runs.arrays import Metrics
 from runs.config import OFFICIAL, check_same_run, read_config
-from runs.folder import CONFIG, LATEST, METRICS, checkpoints_in
+from runs.folder import CONFIG, LATEST, METRICS, check_no_branches, checkpoints_in
 from runs.log import diverged_at, read_log
 from utils import UserError
 
@@ -37,12 +37,7 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
     if not (found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))):
         return False
     if options.overwrite:
-        branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
-        if branches:
-            raise UserError(
-                f"{folder} has branches of the run that --overwrite would replace, for example "
-                f"{branches[0]}: remove them first, or name another --dir"
-            )
+        check_no_branches(folder)
         return False
     if not (folder / CONFIG).exists():
         raise UserError(

@@ -231,6 +231,18 @@ def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path, words):
     assert (line.folder / runs.CONFIG).exists()
 
 
+def test_a_run_with_branches_is_not_overwritten(drive, monkeypatch, tmp_path):
+    """They would be taken for branches of the new run."""
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM: nothing is trained in any case
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(EXPERIMENTS["demo"])
+    for folder in (*(line.folder for line in lines), lines[-1].folder / "branch-2"):
+        runs.write_config(folder, asdict(lines[0].options))
+    done = drive("--experiment", "demo", "--overwrite", "--launcher", "slurm")
+    assert done.returncode == 2 and "for example branch-2: remove them" in done.stderr
+    assert all((line.folder / runs.CONFIG).exists() for line in lines)
+
+
 # --- the block of parameters ---
 
 
