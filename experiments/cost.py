@@ -110,7 +110,7 @@ def reference(model: str, width: int, depth: int, norm: str) -> tuple[float, flo
 @functools.cache
 def in_folder(path: str) -> tuple[int, int]:
     """The number of files in an ImageFolder's two sets; that of CIFAR-10 where there are none."""
-    folders = Path(path) / "train", Path(path) / "test"
+    folders = [Path(path).expanduser() / part for part in ("train", "test")]
     found = [sum(len(files) for *_, files in os.walk(folder)) for folder in folders]
     return tuple(n or usual for n, usual in zip(found, IMAGES["CIFAR10"], strict=True))
 

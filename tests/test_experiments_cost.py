@@ -80,12 +80,14 @@ def test_a_line_takes_its_start_its_epochs_and_its_checkpoints():
     assert cost.in_epochs(svhn) == pytest.approx(10 + 2 * (1 + 26_032 / 73_257 / 3))
 
 
-def test_an_image_folder_has_as_many_images_as_there_are_files(tmp_path):
+def test_an_image_folder_has_as_many_images_as_there_are_files(tmp_path, monkeypatch):
     for n in range(3):
         (tmp_path / "own" / "train" / f"class_{n}").mkdir(parents=True)
         (tmp_path / "own" / "train" / f"class_{n}" / "a.png").touch()
     own = line_of("ImageFolder", data_path=str(tmp_path / "own"))
     assert cost.images(own.options) == (3, 10_000)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cost.images(line_of("ImageFolder", data_path="~/own").options) == (3, 10_000)
     assert cost.images(line_of("ImageFolder", data_path="none").options) == (50_000, 10_000)
 
 
