@@ -81,7 +81,7 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
             'shifts: set fix_noninvlr = -1 and "init_scale": -1 to train all weights'
         )
     file, colon, _ = block.network.rpartition(":")
-    if colon and file.endswith(".py") and not Path(file).is_file():
+    if colon and file.endswith(".py") and not Path(file).expanduser().is_file():
         raise UserError(f"network: there is no file {file}")
     given = {
         "dataset": block.dataset, "data_path": block.data_path, "model": block.network,

@@ -287,6 +287,13 @@ def lines_with(params=(), **changes):
 ON_SPHERE = {"fix_elr": "fix_elr", "elrs": [0.1]}
 
 
+def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "net.py").touch()
+    (line,) = lines_with(network="~/net.py:make")
+    assert line.options.model == "~/net.py:make"
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"lrs": 0.01}, "lrs: 0.01 is not a list of numbers, as in [0.01]"),
     ({"lrs": [1, "2"]}, "lrs: [1, '2'] is not a list of numbers"),
