@@ -105,6 +105,11 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         # Where to start: at the newest checkpoint, at the branch point, or afresh
         resumed, newest = (None, None) if options.overwrite else newest_checkpoint(folder)
         if newest:
+            if resumed > last:
+                raise UserError(
+                    f"{folder} has come to epoch {resumed}: --epochs {options.epochs} would end it "
+                    "before"
+                )
             checkpoints.load_weights(model, newest, folder)
             content = newest
 

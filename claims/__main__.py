@@ -88,6 +88,12 @@ def main(argv: list[str] | None = None) -> None:
         list_claims(chosen, groups, record)
         if options.list:
             return
+        for claim in chosen if options.quick or options.seeds else ():
+            if record.get(claim.key, {}).get("verdict", table.NOT_JUDGED) != table.NOT_JUDGED:
+                raise UserError(
+                    f"{folder} has a verdict on {claim.key}, which fewer seeds do not replace: "
+                    "name another folder with --results"
+                )
         check_data(unfinished(line for each in groups.values() for line in lines_in(each)))
     folder.mkdir(parents=True, exist_ok=True)
     if not options.table:
@@ -163,7 +169,7 @@ def measure(claim: Claim, groups: Groups, options: Command, folder: Path, old: d
         estimates, rows, reason = [], [], f"not measurable: {error}"
     judged = options.seeds is None and not options.quick
     entry = plain({
-        "verdict": verdict_of(estimates) if judged else "not judged", "reason": reason,
+        "verdict": verdict_of(estimates) if judged else table.NOT_JUDGED, "reason": reason,
         "estimates": [*map(as_entry, estimates)], "design": claim.design,
         "trials": sorted({line.options.trial for line in lines_in(groups)}),
         "code": runs.code_version() or "unknown", "seconds": round(time.time() - start),

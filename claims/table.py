@@ -13,7 +13,7 @@ from typing import Any
 from claims.claim import CLAIMS, PARTS, Claim
 from utils import UserError
 
-NOT_RUN = "not run yet"
+NOT_RUN, NOT_JUDGED = "not run yet", "not judged"
 SAMPLES = {"Digits": "digits", "CIFAR10": "CIFAR-10"}
 README = ("the papers say", "found, 95 % interval", "verdict", "rests on", "not known beyond")
 PAGE = ("paper", "claim", "found", "margin", "verdict", "seeds, power", "commit")
@@ -106,7 +106,8 @@ def rests_on(claim: Claim) -> str:
 def summary(record: Mapping) -> str:
     """One sentence: how many are supported, undecided, contradicted, and not run."""
     counts = Counter(record[key]["verdict"] if key in record else NOT_RUN for key in CLAIMS)
-    verdicts = ("supported", "undecided", "contradicted", NOT_RUN)
+    verdicts = ["supported", "undecided", "contradicted", NOT_RUN]
+    verdicts += [NOT_JUDGED] if counts[NOT_JUDGED] else []
     words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts)
     return (
         f"Verdicts on {len(CLAIMS)} claims: {words}. The margins were fixed before the runs. All "

@@ -22,6 +22,7 @@ from theory.regimes import Regime, find_regime
 from utils import UserError
 
 BETA1 = 0.9  # of Adam and AdamW
+TINY = 1e-9  # epochs in place of an e-fold of 0
 
 
 class Curve(NamedTuple):
@@ -139,8 +140,9 @@ class Run:
         return self._in_window(columns, "epoch")
 
     def trace(self) -> dict[str, np.ndarray]:
-        """Every traced step, see `read_trace`."""
-        return self._in_window(read_trace(self.folder), "epoch")
+        """Every traced step that begins in the window and before its end, see `read_trace`."""
+        trace, end = self._in_window(read_trace(self.folder), "epoch"), self.window[1]
+        return {name: values[trace["epoch"] < end] for name, values in trace.items()}
 
     def metrics(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one metrics file, by name; empty when there is no such file.
@@ -267,7 +269,7 @@ class Run:
             return Regime(None, reason=f"{unknown[0]} unknown")
         epochs, loss, error, effective_lr = at_common_epochs(self.history, *names)
         guessing = 100 * (1 - 1 / self.config["num_classes"])
-        e_folds = np.ptp(epochs) / self.e_fold if decays and self.e_fold else np.inf
+        e_folds = np.ptp(epochs) / max(self.e_fold, TINY) if decays else np.inf
         return find_regime(loss, error / guessing, effective_lr, e_folds)
 
     @cached_property

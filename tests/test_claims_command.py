@@ -72,6 +72,15 @@ def test_fewer_runs_than_designed_are_not_judged(measured, words):
     assert measured(*words)["verdict"] == "not judged"
 
 
+@pytest.mark.parametrize("words", [["--quick"], ["--seeds", "1"]])
+def test_fewer_runs_than_designed_do_not_replace_a_verdict(measured, words, tmp_path):
+    measured()
+    before = (tmp_path / "claims.json").read_bytes()
+    with pytest.raises(UserError, match="has a verdict on toy"):
+        measured(*words)
+    assert (tmp_path / "claims.json").read_bytes() == before
+
+
 def test_a_failed_run_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "run_here", lambda *args: 1)
     monkeypatch.setattr(command, "check_data", lambda lines: None)
@@ -169,7 +178,9 @@ def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate():
     assert "| m 0.60 [0.40, 0.80] | > 0.5 | undecided |" in row(record, exploratory)
     assert row(record, {}).endswith("| 0123456 |")
     assert len(table.page_table(record, {}).splitlines()) == 3  # only what is on record
-    assert "0 supported, 1 undecided, 0 contradicted, 22 not run yet" in table.summary(record)
+    assert "0 supported, 1 undecided, 0 contradicted, 22 not run yet." in table.summary(record)
+    record["toy"] = {"verdict": "not judged"}
+    assert "contradicted, 21 not run yet, 1 not judged." in table.summary(record)
 
 
 def test_pages_and_record_are_in_step():

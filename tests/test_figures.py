@@ -94,6 +94,9 @@ def test_a_window_of_epochs(distinct):
         main([str(run.folder), "--epochs", "70:"])
     part = runs.Run(run.folder, run.config, window=(4, 20))
     assert part.log()["epoch"].tolist() == list(range(4, 21))
+    runs.write_trace(run.folder, 20, {"loss": np.ones(4)})
+    runs.write_trace(run.folder, 19, {"loss": np.ones(4)})
+    assert part.trace()["epoch"].tolist() == [19, 19.25, 19.5, 19.75]
     for name, epochs in (("train_loss", [4, 7, 7.25, 7.5, 8, 19, 20]), ("test_error", [4, 8, 19])):
         assert part.curves[name].epochs.tolist() == epochs
 

@@ -140,6 +140,8 @@ def test_the_toy_function_has_all_three(elr, level, regime):
     (fall(2, 1e-3), np.full(60, 5.0), 0.0, {"fix_si_pnorm": True}, "convergence"),
     (fall(2, 0.5), np.full(60, 5.0), 0.3, {"fix_elr": True}, "no regime yet: the loss still falls"),
     (np.ones(60), np.full(60, 5.0), 0.85, {"optimizer": "adam"}, "divergence"),
+    (np.ones(60), np.full(60, 5.0), 0.0, {"optimizer": "adam"}, "chaotic equilibrium"),
+    (np.ones(60), np.full(60, 5.0), 0.0, {"optimizer": "adam", "wd": 0.0}, "convergence"),
     (np.ones(12), np.full(12, 5.0), 0.5, {"fix_elr": True}, "no regime yet: 12 records (needs 20)"),
     ([2.0, 9.0, np.nan], np.full(3, 5.0), 0.9, {}, "divergence"),
 ])  # fmt: skip

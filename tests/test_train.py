@@ -238,6 +238,16 @@ def test_resuming_a_run_that_has_gone_as_far_changes_nothing(run, capsys):
     assert "epochs 3 to 4 on" in capsys.readouterr().out
 
 
+def test_a_run_is_not_resumed_to_an_earlier_end(run, capsys):
+    folder = run("--epochs 6 --save_freq 10")
+    (folder / "checkpoint-6.pt").rename(folder / runs.LATEST)
+    before = (folder / runs.CONFIG).read_text()
+    with pytest.raises(SystemExit):
+        run("--epochs 4 --save_freq 10 --resume")
+    assert "has come to epoch 6: --epochs 4 would end it before" in capsys.readouterr().err
+    assert (folder / runs.CONFIG).read_text() == before
+
+
 @pytest.mark.parametrize("name", runs.METRICS)
 def test_a_run_without_one_of_its_files_of_metrics_is_not_complete(run, name):
     folder = run("--epochs 1 --metrics --save_freq 1")
