@@ -159,8 +159,8 @@ def improvement(found: list[Run]) -> Found:
 
     Estimate: the mean test error of the last five minima (of those after the third) minus that of
     the first three, 95 % interval below 0; and the same last epochs minus those of a run with ρ
-    held from the second minimum on, below 0: more than time alone brings. Shares its runs with
-    *minima*.
+    held from just before the second minimum on, below 0: more than time alone brings. Shares its
+    runs with *minima*.
 
     Contradicted by: errors that rise, or that fall as much or more with ρ held.
 
