@@ -185,8 +185,7 @@ def doubling_effects(
         with undisturbed(probe):
             here, effects = Point(probe.present, 0), []
             try:
-                with torch.no_grad():
-                    before = probe.outputs(here)
+                before = probe.outputs(here).detach()
             except NotFinite:
                 return [math.nan for _ in groups]
             for group in groups:

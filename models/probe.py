@@ -74,7 +74,7 @@ class Probe:
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.exact = Exact(dtype) if dtype else contextlib.nullcontext()
         if dtype:
-            self._change_inputs(lambda t: t.to(_at_least(t, dtype)))
+            self.inputs = self._changed(lambda t: t.to(_at_least(t, dtype)))
         for module in self.network.modules():
             for key, value in list(vars(module).items()):
                 is_epsilon = isinstance(value, float) and re.search("(^|_)eps(ilon)?(_|$)", key)
@@ -83,7 +83,9 @@ class Probe:
             for tensor in [*module._parameters.values(), *module._buffers.values()]:
                 if tensor is not None:
                     precise = _at_least(tensor, dtype) if dtype else tensor.dtype
-                    tensor.data = tensor.data.to(precise).contiguous()
+                    tensor.data = tensor.data.to(precise)
+                    if tensor.layout == torch.strided:
+                        tensor.data = tensor.data.contiguous()
         named = dict(self.network.named_parameters())
         self.weights = {name: p for name, p in named.items() if _is_continuous(p)}
         self.present = {name: p.detach().clone() for name, p in self.weights.items()}
@@ -95,9 +97,13 @@ class Probe:
         for weight in self.weights.values():
             weight.requires_grad_(True)
 
-    def _change_inputs(self, function: Any) -> None:
-        """Replace every tensor in the inputs by a function of it."""
-        self.inputs = tree_map_only(torch.Tensor, lambda t: function(t.detach()), self.inputs)
+    def _changed(self, function: Any) -> Any:
+        """The inputs with a function of every tensor in its place."""
+
+        def change(tensor: torch.Tensor) -> torch.Tensor:
+            return function(tensor.detach()).requires_grad_(tensor.requires_grad)
+
+        return tree_map_only(torch.Tensor, change, self.inputs)
 
     @property
     def constants(self) -> tuple[float, ...]:
@@ -135,8 +141,9 @@ class Probe:
                 weight.data.copy_((replaced or {}).get(name, point.weights[name]))
             for module, key, buffer in self.buffers:
                 module._buffers[key] = None if buffer is None else buffer.clone()
-        args = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        args, kwargs = ((), self.inputs) if isinstance(self.inputs, dict) else (args, {})
+        inputs = self._changed(torch.clone)  # the network may change them
+        args = inputs if isinstance(inputs, tuple) else (inputs,)
+        args, kwargs = ((), inputs) if isinstance(inputs, dict) else (args, {})
         with random_numbers(point.seed):
             outputs = list(tensors(self.network(*args, **kwargs)))
         if not any(map(torch.numel, outputs)):
@@ -146,16 +153,15 @@ class Probe:
             raise NotFinite("the network's outputs are not finite at random weights")
         return vector
 
-    @torch.no_grad()
     def use_one_example(self, point: Point) -> bool:
         """Keep only the first example of the batch, if its output does not depend on the others.
 
         That takes a fraction of the time. False, without any change, where it does depend on them
         (as with batch normalisation) or where this cannot be told.
         """
-        whole, every, sizes = self.inputs, self.outputs(point), set()
+        whole, every, sizes = self.inputs, self.outputs(point).detach(), set()
         try:
-            self._change_inputs(lambda t: sizes.add(t.shape[:1]) or t[:1])
+            self.inputs = self._changed(lambda t: sizes.add(t.shape[:1]) or t[:1])
             one, ((size,),) = self.outputs(point), sizes  # the batch's size, alike in all inputs
             is_enough = len(every) == size * len(one) and len(one) >= len(self.weights)
             if size > 1 and is_enough and (every[: len(one)] - one).norm() <= SAME * one.norm():
@@ -165,7 +171,6 @@ class Probe:
         self.inputs = whole
         return False
 
-    @torch.no_grad()
     def change(
         self,
         point: Point,
@@ -176,7 +181,7 @@ class Probe:
 
         before : the outputs at the point, if they are known.
         """
-        before = self.outputs(point) if before is None else before
+        before = self.outputs(point).detach() if before is None else before
         difference = (self.outputs(point, replaced) - before).abs().double().norm().item()
         return difference / (before.abs().double().norm().item() or 1.0)
 

@@ -352,6 +352,32 @@ def test_an_odd_network_is_understood_and_left_as_it_was():
     assert model.norm.eps == 1e-5 and not model.first.weight.requires_grad
 
 
+def test_inputs_that_a_network_changes_stay_as_they_are():
+    def forward(self, x):
+        return self.layers(x.sub_(0.3).mul_(2).relu_())
+
+    model, x = Lambda(forward, layers=normalised(nn.LayerNorm(8))), torch.randn(16, 6)
+    before = x.clone()
+    found = scale_invariant_groups(model, x)
+    (effect,) = models.doubling_effects(model, x, found)
+    assert found.groups == (("layers.0.weight",),) and effect < 1e-3
+    assert torch.equal(x, before)
+
+
+def test_a_network_may_take_derivatives_of_its_own():
+    """As of an energy by positions, which are its inputs."""
+
+    def forward(self, x):
+        energy = self.layers(x).tanh().sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    model = Lambda(forward, layers=normalised(nn.LayerNorm(8)))
+    x = torch.randn(16, 6, requires_grad=True)
+    found = scale_invariant_groups(model, x)
+    assert found.groups == (("layers.0.weight",),) and x.grad is None
+    assert models.doubling_effects(model, x, found)[0] < 1e-3
+
+
 def test_stored_statistics_do_not_make_weights_invariant():
     """The mode is that of each module; batch statistics and other norms do not depend on it."""
     x = torch.randn(16, 6)
