@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 SPREAD = 0.5  # of the logarithms of the weights at a random point
 CONSTANT = 1e-3  # a positive number up to this that is added to a tensor is an epsilon
@@ -84,7 +84,7 @@ class Probe:
                 if tensor is not None:
                     precise = _at_least(tensor, dtype) if dtype else tensor.dtype
                     tensor.data = tensor.data.to(precise)
-                    if tensor.layout == torch.strided:
+                    if _is_strided(tensor):
                         tensor.data = tensor.data.contiguous()
         named = dict(self.network.named_parameters())
         self.weights = {name: p for name, p in named.items() if _is_continuous(p)}
@@ -121,7 +121,7 @@ class Probe:
         for name, p in self.present.items():
             noise = torch.randn(p.shape, generator=generator).to(p)
             w = torch.where(p == 0, noise, p.sgn() * (SPREAD * noise.real).exp())
-            inputs = p.numel() / len(p) if p.ndim else 1
+            inputs = max(p[:1].numel(), 1) if p.ndim else 1
             size = p.abs().square().mean() if near and p.any() else 1 / inputs
             weights[name] = w * (size / w.abs().square().mean()).sqrt()
         return Point(weights, int(torch.randint(2**31, (), generator=generator)))
@@ -281,13 +281,16 @@ class Exact(TorchDispatchMode):
 def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     """A copy of a network, without its users' hooks unless `hooks`; PyTorch's own always stay.
 
-    Modules may store computed tensors beside their parameters: activations of a forward pass, or
-    the weight that the older `torch.nn.utils.weight_norm` computes anew in each.
+    Modules may store what PyTorch does not copy: sparse matrices in rows, and computed tensors, as
+    activations of a forward pass, or the weight that the older `torch.nn.utils.weight_norm`
+    computes anew in each.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
+        for value in tree_leaves(vars(module)):
+            if isinstance(value, nn.Parameter) or not isinstance(value, torch.Tensor):
+                continue
+            if not (value.is_leaf and _is_strided(value)):
                 memo[id(value)] = value.detach().clone()
         for name in HOOKS if not hooks else ():
             registered = getattr(module, name)
@@ -342,6 +345,10 @@ def seed_all(seed: int) -> None:
 
 def _is_continuous(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _is_strided(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided
 
 
 def _at_least(of: torch.Tensor | torch.dtype, dtype: torch.dtype) -> torch.dtype:

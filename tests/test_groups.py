@@ -469,14 +469,27 @@ def test_hooks_do_not_fire_but_those_that_make_the_weights(make):
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_a_network_that_keeps_results_of_a_pass():
     def forward(self, x):
-        self.features = self.layer(x)  # as for a figure or a second loss
-        return F.batch_norm(self.features, None, None, training=True)
+        self.features = [self.layer(x)]  # as for a figure or a second loss
+        return F.batch_norm(self.features[0], None, None, training=True)
 
     model, x = Lambda(forward, layer=nn.utils.weight_norm(linear(6, 5))), torch.randn(8, 6)
     model(x)
     kept = model.features
     assert set(scale_invariant_groups(model, x)) == {("layer.weight_g",), ("layer.weight_v",)}
-    assert model.features is kept and kept.requires_grad
+    assert model.features is kept and kept[0].requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_empty_weights_and_a_graph_as_a_sparse_matrix(layout):
+    def forward(self, x):
+        return self.layers(self.graph @ x + self.empty(x[:, :0]))
+
+    graph = nn.Buffer(torch.eye(16).to_sparse(layout=layout))
+    empty = Lambda(lambda self, x: F.linear(x, self.weight), weight=nn.Parameter(torch.ones(6, 0)))
+    model = Lambda(forward, layers=normalised(nn.LayerNorm(8)), graph=graph, empty=empty)
+    found = scale_invariant_groups(model, torch.randn(16, 6))
+    assert found == ScaleInvariance((("layers.0.weight",),), ("empty.weight",))
 
 
 def test_a_large_network_is_probed_on_one_example_unless_examples_interact(monkeypatch):
