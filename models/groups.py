@@ -172,16 +172,23 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
 
 
 def doubling_effects(
-    model: nn.Module, inputs: Any, groups: Iterable[tuple[str, ...]]
+    model: nn.Module,
+    inputs: Any,
+    groups: Iterable[tuple[str, ...]],
+    in_eval: Sequence[str] | None = None,
 ) -> list[float]:
     """How much the outputs of a network as it is change when each group is doubled.
 
     ‖f(2w) - f(w)‖ / ‖f(w)‖ at the present weights, with the network's own epsilons, precision and
     modes: zero in theory. If it is not small, an epsilon matters. NaN where the outputs are not
     finite.
+
+    in_eval : the modules in evaluation mode; all others are in train mode. None: those that are.
     """
     with torch.inference_mode(False):
         probe = Probe(unwrapped(model), inputs, None, keep_epsilons=True)
+        for name, module in probe.network.named_modules():
+            module.training = module.training if in_eval is None else name not in in_eval
         with undisturbed(probe):
             here, effects = Point(probe.present, 0), []
             try:
@@ -207,7 +214,7 @@ def group_table(
     if not found.groups:
         first = "No tensor of this network is scale invariant, alone or with others."
         return "\n".join([first, *found.notes])
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    sizes = {name: p.numel() for name, p in unwrapped(model).named_parameters()}
     covered = sum(sizes[name] for name in set().union(*found))
     lines = [
         f"{plural(len(found), 'scale-invariant group')}: {covered:,} of {sum(sizes.values()):,} "

@@ -416,7 +416,7 @@ def test_doubling_shows_the_epsilons_of_the_network_as_it_is():
             assert effect == pytest.approx(((model(x) - before).norm() / before.norm()).item())
             assert least <= effect < most
     found = scale_invariant_groups(model, x)
-    assert "doubled" in models.group_table(model, found, [effect])
+    assert "doubled" in models.group_table(nn.DataParallel(model), found, [effect])
 
 
 def test_the_norm_of_complex_weights():
