@@ -435,7 +435,8 @@ class Monitor:
     def report(self) -> str:
         """The state of training in words, and a table of the groups as of the latest record.
 
-        The column "doubled" is measured now, on a copy (`models.doubling_effects`).
+        The column "doubled" is measured now (`models.doubling_effects`), on a copy in the mode
+        (train or eval) in which the groups were found.
         """
         notes = [f"Left out: {' '.join(group)}: {reason}." for group, reason in
                  self.left_out.items()] + self.found.notes  # fmt: skip
@@ -451,7 +452,7 @@ class Monitor:
         rows = [[getattr(record, column) for column in TABLE.values()] for record in self._latest]
         header = list(TABLE)
         try:
-            doubled = doubling_effects(self.model, self.inputs, self.groups)
+            doubled = doubling_effects(self.model, self.inputs, self.groups, self.found.in_eval)
         except Exception as error:  # the network may have changed
             notes.append(f"Doubling the groups fails: {error}")
         else:
@@ -520,7 +521,10 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _innermost(one: Any, outside: tuple[int, ...] = ()) -> list[torch.optim.Optimizer]:
-    """The optimisers in an object, without those that wrap others; `outside`: what it is in."""
+    """The optimisers in an object; `outside`: what it is in.
+
+    One that holds others is left out, unless it has weights that they do not have.
+    """
     if isinstance(one, Mapping):
         parts = list(one.values())
     elif isinstance(one, list | tuple):
@@ -537,18 +541,24 @@ def _innermost(one: Any, outside: tuple[int, ...] = ()) -> list[torch.optim.Opti
         return []
     inside = (*outside, id(one))
     found = {id(o): o for part in parts if id(part) not in inside for o in _innermost(part, inside)}
-    if found or not isinstance(one, torch.optim.Optimizer):
-        return list(found.values())
-    if not hasattr(one, "_optimizer_step_pre_hooks"):
+    inner, is_watched = list(found.values()), hasattr(one, "_optimizer_step_pre_hooks")
+    if not isinstance(one, torch.optim.Optimizer) or (found and not is_watched):
+        return inner
+    if not is_watched:
         raise ValueError(
             f"{type(one).__name__} does not call Optimizer.__init__: its steps cannot be watched"
         )
-    return [one]
+    return [one, *inner] if not found or _weights([one]) - _weights(inner) else inner
+
+
+def _weights(optimizers: list[torch.optim.Optimizer]) -> set[int]:
+    """The ids of the weights of some optimisers."""
+    return {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
 
 
 def _rule(optimizer: torch.optim.Optimizer) -> str:
     """The name of the class that defines its `step`: a subclass may have a rule of its own."""
-    return type(optimizer).step.__qualname__.split(".")[-2]
+    return type(optimizer).step.__qualname__.rpartition(".")[0].rpartition(".")[2]
 
 
 def _decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:

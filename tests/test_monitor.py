@@ -447,6 +447,34 @@ def test_optimisers_are_found_inside_of_any_wrapper_once(name):
         assert monitor.optimizers == [first]
 
 
+class Muon(optim.SGD):
+    """As in training scripts: it has an AdamW for what is no matrix."""
+
+    def __init__(self, matrices, others):
+        super().__init__(matrices, 0.1)
+        self.adam = optim.AdamW(others, 0.01)
+
+    def step(self):
+        super().step()
+        self.adam.step()
+
+
+def test_an_optimiser_that_holds_another_for_other_weights_is_watched_too():
+    model = deeper()
+    optimizer = Muon([model[0].weight, model[3].weight], model[1].parameters())
+    monitor = watch(model, optimizer)
+    assert monitor.optimizers == [optimizer, optimizer.adam] and monitor.left_out == {}
+    for step in (1, 2):
+        before = {k: model[k].weight.detach().clone() for k in (0, 1, 3)}
+        train(model, [optimizer], 1, monitor.record)
+        for k, rate in ((0, 0.1), (3, 0.1)):
+            record = latest(monitor, f"{k}.weight")
+            assert (record.step, record.lr) == (step, pytest.approx(rate))
+            turned = angle(before[k], model[k].weight.detach())
+            assert record.angle == pytest.approx(turned, rel=1e-3)
+        assert latest(monitor, "1.weight +1").lr == pytest.approx(0.01)
+
+
 def test_several_optimisers_are_one_step():
     model = deeper()
     first, second = optim.SGD(model[0].parameters(), 0.1), optim.AdamW(model[3].parameters(), 0.02)
@@ -504,6 +532,14 @@ class LARS(optim.SGD):
         raise NotImplementedError
 
 
+def a_function(self):
+    raise NotImplementedError
+
+
+class Bare(optim.SGD):
+    step = a_function
+
+
 @pytest.mark.parametrize("make, power, decay, is_balanced", [
     (optim.SGD, 2, 0.1, True),
     (optim.AdamW, 1, 0.1, True),
@@ -515,6 +551,7 @@ class LARS(optim.SGD):
     (optim.Adafactor, None, 0.1, False),
     (optim.ASGD, None, 0.1, False),
     (LARS, None, 0.1, False),
+    (Bare, None, 0.1, False),
 ])  # fmt: skip
 def test_the_rate_and_decay_of_an_optimiser_are_not_guessed(make, power, decay, is_balanced):
     """Subclasses with steps of their own; decay that is divided with the gradient."""
@@ -630,6 +667,17 @@ def test_a_report_calls_periodic_what_has_forgotten_its_start(monkeypatch, decay
     monkeypatch.setattr(Monitor, "periods", Periods(cycles))
     first = next(line for line in monitor.report().splitlines() if "6 periods" in line)
     assert "one every 10 steps" in first and (": periodic" in first) == periodic
+
+
+def test_a_report_after_an_evaluation_is_that_of_training():
+    model = small()
+    optimizer = sgd(model.parameters())
+    monitor = watch(model, optimizer)
+    train(model, [optimizer], 1, monitor.record)
+    expected = monitor.report()
+    model.eval()
+    assert monitor.report() == expected and "an epsilon or the precision" not in expected
+    assert not any(module.training for module in model.modules())
 
 
 def test_the_latest_numbers_for_other_tools():
