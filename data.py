@@ -184,6 +184,8 @@ def load(
         if train.num_classes != 10:
             raise UserError(f"--split_classes needs ten classes; {name} has {train.num_classes}")
         train, test = (half_of_classes(part, split_classes) for part in (train, test))
+    if not len(test):
+        raise UserError(f"no images of {name} to evaluate on are left")
     if corrupt_train:
         train = corrupt(train, corrupt_train)
     if len(train.labels.unique()) < 2:
@@ -298,6 +300,8 @@ def _read_folder(folder: Path) -> tuple[ImageSet, list[str]]:
     entries = _visible(folder)
     classes = [entry.name for entry in entries if entry.is_dir()]
     for entry in entries:
+        if entry.is_symlink() and not Path(entry).exists():
+            raise UserError(f"{entry.path} is a broken link")
         if entry.is_file() and (mimetypes.guess_type(entry.name)[0] or "").startswith("image/"):
             raise UserError(f"{entry.path} is in no class: ImageFolder needs <class>/<image>")
     files = [
@@ -343,10 +347,10 @@ def _decode_cached(
     cache = folder.parent / f".{folder.name}.{fingerprint}.npy"
     try:
         images = np.load(cache, mmap_mode="c")
-        if images.ndim == 4 and len(images) == len(names):
+        if images.dtype == np.uint8 and (len(images), *images.shape[3:]) == (len(names), 3):
             return images
-    except (OSError, ValueError, EOFError):
-        pass  # there is none yet, or it is damaged
+    except Exception:  # there is none yet, or it is damaged: NumPy raises many kinds
+        pass
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         decoded = list(pool.map(_decode, (folder / name for name in names)))
     for name, image in zip(names, decoded, strict=True):
@@ -375,11 +379,14 @@ def _decode(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             frames, kind = getattr(image, "n_frames", 1), image.format
             image = ImageOps.exif_transpose(image)
+        is_deep = image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG")
+        if is_deep and "transparency" in image.info:
+            raise UserError(f"{file} has a transparent shade of grey: save it without")
         if image.mode[-1] in "Aa" or "transparency" in image.info:
             image = image.convert("RGBA")
             if image.getextrema()[3][0] < 255:
                 raise UserError(f"{file} has transparent pixels, whose colour is not defined")
-        if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+        if is_deep:
             grey = np.round(np.asarray(image) / 257).astype(np.uint8)  # 65535 becomes 255
             pixels = np.stack([grey] * 3, axis=2)
         elif image.mode in ("I", "F", "LAB", "HSV"):

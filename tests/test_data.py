@@ -38,6 +38,7 @@ def test_which_images_are_kept_and_held_out(digits):
         ({"use_test_size": 298}, "298 is more than the 297"),
         ({"use_data_size": 1}, "1 training image of Digits of fewer than two"),
         ({"use_data_size": 2, "split_classes": 1}, "0 training images"),
+        ({"use_test_size": 1, "split_classes": 1}, "no images of Digits to evaluate on"),
     ]:
         with pytest.raises(UserError, match=message):
             data.load("Digits", "", use_test=True, **wrong)
@@ -75,9 +76,16 @@ def test_the_cache_is_used_until_a_file_changes_or_it_is_damaged(folder, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(data, "_decode", lambda file: pytest.fail("decoded again"))
         assert torch.equal(data.load("ImageFolder", folder)[0].images, images[:19])
-    for cache in caches:
-        cache.write_bytes(b"damaged")
-    assert torch.equal(data.load("ImageFolder", folder, use_test=True)[0].images, images)
+    for damage in (
+        lambda file: file.write_bytes(b"damaged"),
+        lambda file: file.write_bytes(file.read_bytes()[:40]),
+        lambda file: file.write_bytes(b"PK\x03\x04"),
+        lambda file: np.save(file, np.load(file)[..., :1]),
+        lambda file: np.save(file, np.load(file) / 255),
+    ):
+        for cache in caches:
+            damage(cache)
+        assert torch.equal(data.load("ImageFolder", folder, use_test=True)[0].images, images)
 
 
 def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch, capsys):
@@ -97,6 +105,7 @@ def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch,
     (lambda f: (f / "train/red/again").symlink_to(f / "train"), "again is not an image"),
     (lambda f: Image.new("RGB", (32, 32)).save(f / "train/odd.PNG"), "odd.PNG is in no class"),
     (lambda f: (f / "test/green").mkdir(), "green"),
+    (lambda f: (f / "train/green").symlink_to("nowhere"), "green is a broken link"),
     (lambda f: (f / "test/red").rename(f / "test/green"), "green, red"),
     (lambda f: [(f / part / "green").mkdir() for part in ("train", "test")], "no images in.*green"),
     (lambda f: [Image.new("RGB", (8, 9)).save(p) for p in f.glob("test/*/*")], "of test/ 8x9"),
@@ -165,6 +174,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(folder):
     ("palette.png", PALETTE, {"transparency": 0}),
     ("key.png", Image.new("RGB", (32, 32), RED), {"transparency": RED}),
     ("film.gif", CORNER, {"save_all": True, "append_images": [Image.new("L", (32, 32))]}),
+    ("deep.png", Image.fromarray(SHADES), {"transparency": 7}),
     ("float.tif", Image.new("F", (32, 32), 0.5), {}),
     ("wide.tif", Image.new("I", (32, 32), 70_000), {}),
 ])  # fmt: skip
