@@ -68,8 +68,10 @@ def _load(place: str) -> Any:
     try:
         if not is_file:
             return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        # No other module has this name: a file may be called torch.py or data.py.
+        spec = importlib.util.spec_from_file_location(f"own network {path.stem}", path)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
         spec.loader.exec_module(module)
         return module
     except ModuleNotFoundError as error:

@@ -16,8 +16,14 @@ from measuring.rebuild import rebuild
 from options import Model
 
 NETS = """
+from __future__ import annotations
+from dataclasses import dataclass
 import torch
 from torch import nn
+
+@dataclass
+class Size:
+    width: int = 4
 
 def small(num_classes, num_channels=4):
     return nn.Sequential(
