@@ -58,7 +58,9 @@ def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 @torch.no_grad()
 def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) -> None:
     """Scale several tensors in place, by one factor, to a total norm of `value` (P1, sec. 4)."""
-    torch._foreach_mul_(tensors, (value / norm(tensors)).to(tensors[0].dtype))
+    factor = value / norm(tensors)
+    for dtype in {tensor.dtype for tensor in tensors}:
+        torch._foreach_mul_([t for t in tensors if t.dtype == dtype], factor.to(dtype))
 
 
 @torch.no_grad()
@@ -70,6 +72,8 @@ def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))
-        exact = tensor.double()  # weights that already have this norm do not change by a bit
+        exact = tensor.to(
+            torch.promote_types(tensor.dtype, torch.float64)
+        )  # weights that already have this norm do not change by a bit
         norms = torch.linalg.vector_norm(exact, dim=rows, keepdim=True)
         tensor.copy_(exact * (each / norms))

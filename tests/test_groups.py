@@ -424,6 +424,18 @@ def test_the_norm_of_complex_weights():
     assert models.norms([weight])[0] == pytest.approx(weight.norm().item())
 
 
+def test_weights_of_several_types_are_rescaled():
+    """Complex ones keep their phases; a factor is not rounded as the first weight is."""
+    types = torch.bfloat16, torch.float32, torch.complex64
+    weights = [torch.randn(8, 50 * 10**k, dtype=dtype) for k, dtype in enumerate(types)]
+    phases = weights[2].angle()
+    models.rescale_to_norm(weights, 3.0)
+    assert models.norm(weights).item() == pytest.approx(3, rel=1e-4)
+    models.rescale_filters(weights[1:], 2.0)
+    assert models.norm(weights[1:]).item() == pytest.approx(2, rel=1e-6)
+    assert torch.allclose(weights[2].angle(), phases)
+
+
 def test_experts_without_an_input_are_named_and_the_others_found():
     def forward(self, x):
         x = self.inputs(x)
