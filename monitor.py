@@ -626,11 +626,14 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, RuntimeError):
         raise UserError(f"--input {asked.input} is not a shape such as 4,3,64,64") from None
     model = own.make(asked.network, num_classes=asked.num_classes)
+    inputs = inputs.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
     try:
         found = scale_invariant_groups(model, inputs)
     except ValueError as error:
         raise UserError(f"{asked.network} on a batch {tuple(inputs.shape)}: {error}") from None
-    print(group_table(model, found, doubling_effects(model, inputs, found)))
+    with own.fails(f"{asked.network} fails on a batch {tuple(inputs.shape)}"):
+        doubled = doubling_effects(model, inputs, found)
+    print(group_table(model, found, doubled))
 
 
 if __name__ == "__main__":

@@ -804,6 +804,12 @@ def net(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
                          nn.Linear(144, num_classes))
 
+def half(num_classes):
+    return net(num_classes).bfloat16()
+
+def partly_half(num_classes):
+    return nn.Sequential(net(9), nn.Linear(9, num_classes).bfloat16())
+
 def scripted(num_classes):
     return torch.jit.script(net(num_classes))
 
@@ -816,6 +822,8 @@ number = 3
 
 @pytest.mark.parametrize("words, message", [
     ("net.py:net --input 4,3,8,8 --num_classes 9", None),
+    ("net.py:half --input 4,3,8,8 --num_classes 9", None),
+    ("net.py:partly_half --input 4,3,8,8", "fails on a batch .*: RuntimeError"),
     ("net.py:other", "no function other"),
     ("net.py:scripted --input 4,3,8,8", "torch.jit has compiled the network"),
     ("net.py:partly_scripted --input 4,3,8,8", "torch.jit has compiled the network"),
