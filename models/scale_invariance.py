@@ -72,8 +72,7 @@ def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))
-        exact = tensor.to(
-            torch.promote_types(tensor.dtype, torch.float64)
-        )  # weights that already have this norm do not change by a bit
+        # In double precision weights that already have this norm do not change by a bit.
+        exact = tensor.to(torch.promote_types(tensor.dtype, torch.float64))
         norms = torch.linalg.vector_norm(exact, dim=rows, keepdim=True)
         tensor.copy_(exact * (each / norms))
