@@ -9,8 +9,9 @@ from made_runs import CONFIG
 
 import figures
 import runs
-from figures.__main__ import main
+from figures.__main__ import epochs_of, main
 from figures.labels import by_setting, labels, lines_of
+from figures.report import name_for
 from figures.style import describe
 from utils import UserError
 
@@ -66,6 +67,10 @@ def test_experiments_are_listed_and_not_mixed(tmp_path, monkeypatch, capsys):
     name = "periods_lr_0.1_trial_0_and_lr_0.2_trial_0.png"
     assert f"figure: {root / 'sweep' / name}" in capsys.readouterr().out
     assert (root / "sweep" / name).exists()
+    main([str(root / "sweep"), str(root / "sweep" / "lr_0.1")])
+    assert capsys.readouterr().out.count("50.00") == 2  # each run once
+    many = name_for([tmp_path / f"{i}_{'x' * 40}" for i in range(3)])
+    assert many == (tmp_path, "_of_3_folders")
 
 
 def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run, capsys):
@@ -86,8 +91,11 @@ def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run,
     assert "note" not in capsys.readouterr().out
 
 
-def test_a_window_of_epochs(distinct):
+def test_a_window_of_epochs(distinct, capsys):
     run = distinct()
+    main([str(run.folder)])
+    assert figures.period_table(run) in capsys.readouterr().out
+    assert (epochs_of("4:4"), epochs_of(":7")) == ((4, 4), (0, 7))
     main([str(run.folder), "--epochs", "4:20"])
     assert (run.folder / "periods_epochs_4_20.png").exists()
     with pytest.raises(UserError, match="nothing was recorded in the epochs 70:inf"):
@@ -120,6 +128,10 @@ def test_mistakes_are_named(words, message):
     ({"fix_si_pnorm": True}, ["norm free", "norm held"]),
     ({"fix_si_pnorm": True, "fix_si_pnorm_value": 5.0}, ["norm free", "norm held, ρ = 5"]),
     ({"trial": 3}, ["trial 0", "trial 3"]),
+    ({"fbgd": True}, ["mini-batches", "full batch"]),
+    ({"use_squared_loss": True}, ["cross-entropy", "squared loss"]),
+    ({"no_schedule": True}, ["schedule", "constant rate"]),
+    ({"cosan_schedule": True}, ["no cosine", "cosine"]),
     ({"norm": "layer"}, ["batch normalisation", "layer normalisation"]),
     ({"fix_elr": True, "elr": 0.001}, ["η = 0.1", "ELR = 0.001"]),
     ({"model": "path/to/net.py:make"}, ["ConvNetSI", "net.py:make"]),
@@ -224,6 +236,12 @@ def apart(boxes_of_labels, side):
     return all(left[1] < right[0] for left, right in itertools.pairwise(ends))
 
 
+def value_of(label):
+    """The number that a label of a tick shows."""
+    digits, _, power = label.strip("$").partition("10^{")
+    return float(digits.removesuffix(r"\times") or 1) * 10.0 ** int(power.rstrip("}") or 0)
+
+
 @pytest.mark.parametrize("low, high", [
     (4.4551, 4.45512), (3.0, 3.3), (2.0, 5.0), (0.5, 30), (1e-5, 1e-1), (2e-5, 2.6e-5), (1, 1e35),
     (1e-9, 3e4), (900, 20_000), (0.0012, 0.0045), (7.0, 7.0),
@@ -236,10 +254,19 @@ def test_ticks_of_any_range_can_be_read(low, high):
     for side, name in ((axis.xaxis, "x"), (axis.yaxis, "y")):
         first, last = sorted(side.get_view_interval())
         ticks = zip(side.get_ticklocs(), side.get_ticklabels(), strict=True)
-        shown = [label for tick, label in ticks if first <= tick <= last]
+        ticks = {tick: label for tick, label in ticks if first <= tick <= last}
+        shown = [*ticks.values()]
+        assert [value_of(label.get_text()) for label in shown] == pytest.approx([*ticks], rel=0.01)
         assert 2 <= len(shown) <= 7 and apart(boxes(shown), name)
         assert len({label.get_text() for label in shown}) == len(shown)
         assert last / first >= 2 * (1 - 1e-9)  # what is constant looks so
+
+
+def test_a_loss_of_rounding_errors_is_not_magnified_on_a_linear_axis():
+    axis = figures.plt.figure().subplots()
+    axis.plot([1, 2], [50, 50.01])
+    describe(axis, "", "x", "y")
+    assert np.ptp(axis.get_ylim()) == pytest.approx(5, rel=0.01)
 
 
 @pytest.mark.parametrize("number", [1, 16])

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 import figures
 import minimal
 from figures import dynamics, metrics
+from figures.curves import draw_seeds
 from figures.regimes import regime_diagram
-from runs import find_runs, write_arrays
+from runs import Curve, find_runs, write_arrays
 from theory.dynamics import next_norm
 from theory.periods import find_periods
 from theory.regimes import REGIMES, Regime, find_regime
@@ -80,6 +81,8 @@ def test_overview_and_effective_steps(distinct):
         same(phases.lines[1], rate_at(at)[:1] / rho[:1] ** 2, (gradient["gnorm_m"] * rho)[:1])
         (run.folder / "train-tm.npz").unlink(missing_ok=True)
         (run,) = find_runs(run.folder)
+    mixed = figures.figure2([distinct(line="full"), run]).axes[3]
+    assert "effective" in mixed.get_ylabel() and len(mixed.lines) == 4  # both, alike
     by_rate, by_epoch = metrics.effective_steps([run]).axes
     lr, rho = rate_at(SI_AT), si["params_norm"]
     same(by_rate.lines[0], lr / rho**2, lr * si["gnorm_m"] / rho)
@@ -136,6 +139,9 @@ def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
     titles = [axis.get_title().replace("\n", " ") for axis in axes[:3]]
     assert titles[:2] == [f"η = {run.base_lr:g}: {run.behaviour}" for run in runs[:2]]
     assert titles[2] == "η = 0.3, 2 seeds: 1 to 3 periods"
+    runs[-1].__dict__["periods"] = runs[-1].periods.until(0)
+    title = figures.panels(runs).axes[2].get_title().replace("\n", " ")
+    assert title == f"η = 0.3, 2 seeds: {runs[-2].behaviour}; {runs[-1].behaviour}"
 
 
 def test_metrics_files_subsets_and_spectra(distinct):
@@ -177,6 +183,25 @@ def test_three_regimes_by_epoch_and_by_loss(distinct):
     same(by_loss.lines[0], train["loss"], si["gnorm_m"] * si["params_norm"])
     _, train, test = joined(run, "train-tm", "test-em")
     same(errors_by_loss.lines[0], train["loss"], 100 - 100 * test["acc"])
+    row, errors, regime = (
+        figures.table([run]).splitlines()[-1],
+        error.lines[0].get_ydata(),
+        run.regime,
+    )
+    assert row.split()[-2:] == [f"{errors[-1]:.2f}", f"{min(errors):.2f}"]
+    assert f" {regime.level:.3g} " in row and f"{regime.low:.3g} to {regime.high:.3g} " in row
+
+
+def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
+    asked, losses = [], np.ones((4, 60))
+    losses[0] = 5
+    monkeypatch.setattr(
+        "figures.regimes.toy.descend",
+        lambda *words, runs: asked.append((*words, runs)) or losses,
+    )
+    (container,) = figures.diagram_of_toy([0.1]).axes[0].containers
+    same(container[0], [0.1], [2])
+    assert asked == [(0.1, 10_000, (1, 2, 4), 256)]
 
 
 def test_the_regime_diagram(distinct):
@@ -200,7 +225,7 @@ def test_the_regime_diagram(distinct):
     assert set(points(level)[1]) == {1.75} and set(points(bound)[0]) == {2.5}
     assert [*entries(figure)] == [*REGIMES, "none yet", "random guessing", "linear stability bound"]
     infinite = regime_diagram((1, 2), [Regime("divergence", np.inf, 1, np.inf), regimes[0]])
-    assert np.isfinite(infinite.axes[0].get_ylim()).all()
+    assert points(infinite.axes[0].containers[1][0])[1] == 10 * regimes[0].level
     runs = [distinct({"fix_elr": True, "elr": elr, "trial": trial}, line=f"{elr}")
             for elr in (0.1, 0.2) for trial in range(2)]  # fmt: skip
     (container,) = figures.diagram_of_runs(runs).axes[0].containers
@@ -243,6 +268,7 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     np.testing.assert_allclose(shaded, [*bounds])
     letters = [text.get_text() for axis in figure.axes[:2] for text in axis.texts]
     assert letters == ["B", "C", "A"]
+    assert figures.one_period([replace(run, config={**run.config, "momentum": 0.9})]) is None
     assert period.start < figure.axes[0].texts[0].xy[0] < period.turn
 
 
@@ -332,6 +358,17 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
 
 
+def test_seeds_are_averaged_at_the_epochs_that_all_have_and_a_single_value_is_a_point():
+    axis = figures.plt.figure().subplots()
+    one, two = Curve(np.array([0, 2, 4]), np.array([9, 2, 4])), Curve(np.arange(2, 5), [8, 1, 4])
+    draw_seeds(axis, [one, two._replace(values=np.array(two.values))], "C0", "log")
+    same(axis.lines[0], [2, 4], [4, 4])
+    signs = [Curve(np.array([4]), np.array([value])) for value in (-1, 3)]  # as of a trace
+    draw_seeds(axis, signs, "C0", "symlog")
+    same(axis.lines[1], [4], [1])
+    assert len(marked(axis, ".")) == 1
+
+
 def test_a_branch_is_drawn_from_its_checkpoint_and_its_parent_up_to_there(distinct):
     parent = distinct()
     branches = []
@@ -345,6 +382,9 @@ def test_a_branch_is_drawn_from_its_checkpoint_and_its_parent_up_to_there(distin
     for line, branch in zip(own, branches, strict=True):
         same(line, TRAIN_AT, branch.metrics("train-tm")["loss"])
     assert entries(figure)["before the branch"].get_color() == grey.get_color()
+    part = figures.figure2([replace(branch, window=(4, 60)) for branch in branches])
+    assert points(part.axes[0].lines[0])[0].tolist() == TRAIN_AT[at & (TRAIN_AT >= 4)].tolist()
+    assert "before the branch" not in entries(figures.figure2([parent, *branches]))
 
 
 def test_what_the_monitor_saved_is_drawn_in_its_own_panels(tmp_path):

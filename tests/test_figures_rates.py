@@ -64,6 +64,8 @@ def test_paths_and_barriers(tmp_path):
     arrays["regime"][:] = "convergence"
     assert paths.relation(arrays, 0, 3) == paths.RELATIONS[3]
     assert paths.relation(arrays, 2, 3) == paths.RELATIONS[2]
+    arrays |= {"elr": np.full(4, np.nan), "lr": np.array([1, 1, 1, 2])}  # off the sphere
+    assert [paths.relation(arrays, 0, i) for i in (2, 3)] == [paths.RELATIONS[i] for i in (1, 3)]
 
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
@@ -83,7 +85,7 @@ def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
     assert lines(fisher)[0][0] == pytest.approx([0.01, 0.01 * 2 * 100 * 2**2])
     assert lines(hessian)[1][0] == pytest.approx([0.1, 0.1 * 20])
     assert lines(error)[0][:, 1] == pytest.approx([0, 1])
-    assert drawn([low, other, high]) == ["sharpness"]
+    assert drawn([low, other, high]) == drawn([low, bare[1]]) == ["sharpness"]
 
 
 def test_conventional_training_by_initial_rate(make):
@@ -127,6 +129,7 @@ def test_losses_of_true_and_corrupted_labels(make):
     for axis, values in zip(figures.label_noise([run]).axes, expected, strict=True):
         assert lines(axis)[0] == pytest.approx(np.array([[0, 1, 2], values]).T)
     assert drawn([run]) == ["label_noise"]
+    assert not drawn([run, on_sphere(make, 0.02, falling(3)[0], np.full(3, 0.2))])  # all or none
 
 
 def test_loss_and_error_have_a_row_for_each_network(make):

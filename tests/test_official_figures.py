@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -163,11 +164,19 @@ def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsy
     assert "corrupted other labels" in capsys.readouterr().err
 
 
-def test_official_results_are_drawn_beside_published_values_and_own_runs(tmp_path, make):
+def test_official_results_are_drawn_beside_published_values_and_own_runs(
+    tmp_path, make, monkeypatch
+):
     """Neither their length nor their network is known."""
+    module, asked = sys.modules["figures.report"], []
+    real = module.figure2
+    monkeypatch.setattr(
+        module, "figure2", lambda runs, published: asked.append(published) or real(runs, published)
+    )
     write_tree(tmp_path / "figure2")
     figures.report([tmp_path / "figure2"])
     made = make(np.ones(6), np.ones(6), {"lr_init": 0.01}, "own/line")
     figures.report([tmp_path / "figure2", made.folder])
     (both,) = tmp_path.glob("loss_and_error_*.png")
     assert both.stat().st_size > 0
+    assert asked == [True, False]  # beside other runs the published values are left out
