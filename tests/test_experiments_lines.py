@@ -11,8 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from made_runs import saw
 
 import runs
 from experiments import Experiment, local, status
@@ -20,6 +22,7 @@ from experiments.lines import Line, is_finished, lines_of
 from experiments.runner import LineRunner
 from experiments.setting import rates
 from options import FROM_RUN, Train, measure_options, train_options
+from theory.periods import find_periods
 from utils import UserError, is_alive
 
 SMALL = Experiment(
@@ -324,11 +327,13 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     monkeypatch.setattr(local.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
     over = SimpleNamespace(
-        wait=lambda _: runs.write_log(line.folder, [{"epoch": e, "seconds": 3.0} for e in (1, 2)])
+        wait=lambda _: runs.write_log(
+            line.folder, [{"epoch": e, "seconds": s} for e, s in ((1, 4.0), (2, 3.0))]
+        )
     )
     local.print_estimate([line] * 4, 2, over)
-    # 4 lines of 100 epochs of 3 s, 2 at once, and 2 more starts of 11 - 6 s
-    assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 5 s to start" in (
+    # 4 lines of 100 epochs of 3 s, 2 at once, and 2 more starts of 11 - 7 s
+    assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 4 s to start" in (
         capsys.readouterr().out
     )
 
@@ -412,3 +417,13 @@ def test_the_table_of_lines_has_errors_and_the_usual_time_of_an_epoch(line):
     cells = ["stopped", "3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
     assert status.row(line, None)[1:] == cells
     assert status.table([line]).endswith("\n\n1 stopped")
+    for length, cv in ((100, False), (200, True)):  # which needs three periods
+        loss, rho = saw(50, length)
+        at = np.arange(1, length + 1)
+        rows = [dict(zip(columns, row, strict=True))
+                for row in zip(at, loss, 0 * at + 0.5, rho, 0 * at + 1, strict=True)]  # fmt: skip
+        runs.write_log(line.folder, rows)
+        periods = find_periods(at, loss, rho)
+        assert len(periods) > 0 and (len(periods) > 2) == cv
+        shown = [str(len(periods)), f"{periods.cv:.2f}" if cv else ""]
+        assert status.row(line, None)[5:7] == shown

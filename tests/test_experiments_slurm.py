@@ -166,7 +166,9 @@ def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, monkeypatch):
     assert asked == "--test-only --partition=nowhere --time=5 --cpus-per-task=4 --wrap=true\n"
 
 
-def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, monkeypatch):
+def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     lines, asked = lines_of(EXPERIMENT), {}
 
@@ -180,6 +182,7 @@ def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(tmp_path, 
     monkeypatch.setitem(sys.modules, "submitit", submitit)
     fake_sbatch(tmp_path, monkeypatch, "exit 0")
     submit(lines, "partition=main,gpus_per_node=2")
+    assert "3 lines: GPU time unknown" in capsys.readouterr().out
     notes = [runs.read_state(line.folder) for line in lines]
     assert [note["state"] for note in notes] == ["running", "queued", "queued"]
     assert [note["job"] for note in notes] == ["7_0", "7_1", "7_2"]

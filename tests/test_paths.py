@@ -1,6 +1,7 @@
 """Paths between checkpoints, where loss, barrier and angle are known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,11 +72,16 @@ def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
     assert found["train_loss_barrier"] > 0.05 and found["angle"] > 0.3
 
 
-def test_ends_are_what_the_other_measurements_give(folder):
+def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     """The test set is measured with the mean statistics of the training batches."""
     train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
     ((x, y),) = test_images.batches(297)
-    found = connect(folder, 1, 3)
+    monkeypatch.setattr(runs.Run, "regime", SimpleNamespace(name="divergence"))
+    found, config = connect(folder, 1, 3), runs.read_config(folder)
+    assert [found[key].tolist() for key in ("lr", "trial")] == [
+        [config["lr_init"]] * 2, [config["trial"]] * 2,
+    ]  # fmt: skip
+    assert np.isnan(found["elr"]).all()  # off the sphere
     metrics = runs.Metrics.read(folder / "train-tm.npz").rows
     for end, epoch in ((0, 1), (-1, 3)):
         assert found["train_loss"][0, end] == pytest.approx(metrics[epoch]["loss"], rel=1e-6)
@@ -127,9 +133,11 @@ def test_command(folder, tmp_path, capsys):
 
 
 def test_runs_with_other_images_are_refused(folder, tmp_path):
-    train.main(f"{TINY} --dir {tmp_path} --epochs 1 --use_data_size 100".split())
-    other = runs.checkpoint_path(runs.trial_folder(tmp_path, 0), 1)
-    with pytest.raises(UserError, match="use_data_size"):
-        paths.connect([runs.checkpoint_path(folder, 1), other])
+    for key in ("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss",
+                "batch_size", "dataset", "use_data_size", "use_test", "corrupt_train",
+                "split_classes"):  # fmt: skip
+        runs.write_config(tmp_path / key, {**runs.read_config(folder), key: "other"})
+        with pytest.raises(UserError, match=f"differ in {key}$"):
+            paths.connect([runs.checkpoint_path(folder, 1), tmp_path / key / "checkpoint-1.pt"])
     with pytest.raises(UserError, match="has no config"):
         paths.connect([tmp_path / "checkpoint-1.pt"])

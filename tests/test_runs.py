@@ -91,6 +91,15 @@ def test_checkpoints_are_in_the_order_of_training(tmp_path):
     assert all(runs.checkpoint_path(tmp_path, *key) == path for key, path in found.items())
 
 
+def test_checkpoints_become_rarer_unless_told_otherwise():
+    found = [epoch for epoch in range(12_001) if runs.is_saved(epoch, None)]
+    assert found == [
+        *range(20), *range(20, 100, 5), *range(100, 200, 10), *range(200, 1000, 50),
+        *range(1000, 2000, 100), *range(2000, 10_000, 500), *range(10_000, 12_001, 1000),
+    ]  # fmt: skip
+    assert [epoch for epoch in range(10) if runs.is_saved(epoch, 4)] == [0, 4, 8]
+
+
 @pytest.mark.parametrize("keep, left", [
     (1, [(3, 0), (3, 1)]),  # the run goes on from 3
     (2, [(2, 0), (2, 2), (3, 0), (3, 1)]),
@@ -311,3 +320,6 @@ def test_an_e_fold_is_what_weight_decay_alone_takes(tmp_path, momentum):
     config = {"lr_init": 0.1, "wd": 0.01, "momentum": momentum, "optimizer": "sgd", "fbgd": False,
               "train_images": 100, "batch_size": 32}  # fmt: skip
     assert runs.Run(tmp_path, config).e_fold == pytest.approx(steps / 4, rel=0.1)
+    adam, adamw = (runs.Run(tmp_path, {**config, "optimizer": o}) for o in ("adam", "adamw"))
+    assert (adam.e_fold, adamw.e_fold) == (0, pytest.approx(250))  # whatever the momentum of SGD
+    assert adamw.equilibrium_angle == pytest.approx(math.sqrt(2 * 1e-3 * 0.1 / 1.9))
