@@ -119,7 +119,9 @@ def test_range_needs_every_rate_and_both_ends(make):
         return [make(*course, {"trial": t, "lr_init": lr}, name) for t in range(12)]
 
     between = [run for lr in (0.05, 0.1, 0.2) for run in line(f"r{lr}", saw(50), lr)]
-    low, high = line("low", falling()), line("high", chaos())
+    level, rho = chaos()
+    level[:300] *= 5  # it has settled by the third quarter
+    low, high = line("low", falling()), line("high", (level, rho))
     found = periodic.range_([*low, *between, *high], between)
     assert verdict_of(found[0]) == "supported"
     assert [*margins(found).values()] == 7 * [ABOVE(0.5)] + [(1 / 1.25, 1.25)]
@@ -226,6 +228,9 @@ def test_half_of_the_branches_jump_at_the_bound_of_other_seeds(
     assert error < 0.05
     assert all(epochs == 13 and c["fix_si_pnorm"] for epochs, c in asked)
     assert {round(c["lr_init"] * c["wd"], 12) for _, c in asked} == {0.004}
+    monkeypatch.setattr(mechanism, "time_to_turn", lambda *known: 0.0)
+    errors = mechanism.forecast_errors(bases[0])
+    assert errors == pytest.approx([0.5] * len(errors), abs=0.03)  # all that is left of the fall
     rates = sorted({c["lr_init"] for _, c in asked})
     assert rates == pytest.approx(0.1 * 2 ** (np.arange(-4, 9) / 2)) and len(asked) == 3 * 3 * 13
 
@@ -351,6 +356,15 @@ def test_chaos_is_that_of_the_sphere(make, factor, loss, expected):
         sphere.ordinary(lines[:1], far)
 
 
+def test_levels_of_chaos_are_the_median_loss_and_the_root_mean_square_of_the_gradient(
+    make, trace_of
+):
+    run = make(*chaos(20))
+    loss = np.append(np.full(40, 9.0), [1, 2, 2, 50] * 10)
+    trace_of(run, si_norm=np.full(80, 2.0), gradient_norm=np.tile([0.5, 3.5], 40), loss=loss)
+    assert sphere.chaos_levels(run) == (2, 5)
+
+
 def test_forecast_norm_of_gradients_that_grow_with_the_rate():
     """G = (η̃ / 10⁻³)^½ makes ρ⁶ = η² / (10⁻³ λ (2 - ηλ))."""
     elrs, gradients = np.array([1e-3, 1e-1]), np.array([1.0, 10.0])
@@ -457,7 +471,9 @@ def sphere_seed(make, trial, levels, drift=1.0):
     for number, level in enumerate(levels):
         error = np.full(300, 0.001 if level is None else 0.9 if level == 9 else 0.5)
         loss = falling(300)[0] if level is None else chaos(300, level)[0]
-        loss[225:] *= drift if number in (2, 3) else 1
+        if number in (2, 3):
+            loss[:75] *= 2
+            loss[225:] *= drift
         yield on_sphere(make, 0.001 * 2**number, loss, error, trial=trial)
 
 
@@ -505,6 +521,10 @@ def test_features_are_slopes_at_equal_loss_and_at_the_end(make, monkeypatch):
         ("test error per doubling at a loss of 0.1", "test error per doubling at the end"), BELOW(0)
     )
     assert math.isnan(sphere.error_at_loss(found[0], 1e-9))
+    found = {"train_loss": (1, 0.01), "test_error": (50, 30)}
+    curves = {name: runs.Curve(np.arange(2), np.array(ends)) for name, ends in found.items()}
+    between = sphere.error_at_loss(SimpleNamespace(curves=curves), 0.1)
+    assert between == pytest.approx(40)  # half way, in the logarithm of the loss
 
 
 def test_sharpness_is_of_the_last_checkpoint_and_the_fisher_trace_counts_times_the_rate(

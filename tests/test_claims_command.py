@@ -16,6 +16,7 @@ from claims.claim import CLAIMS, NotMeasurable
 from claims.statistics import ABOVE, Estimate, mean, share
 from experiments.lines import lines_of
 from options import Train
+from runs import DIVERGED_STATUS
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,10 @@ def test_a_failed_run_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "run_here", lambda *args: 1)
     monkeypatch.setattr(command, "check_data", lambda lines: None)
     with pytest.raises(UserError, match="a run of claims_adam failed"):
+        command.main(f"--claim adam --results {tmp_path}".split())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "run_here", lambda *args: DIVERGED_STATUS)
+    with pytest.raises(UserError, match=r"has no config\.json"):  # it goes on: that is a result
         command.main(f"--claim adam --results {tmp_path}".split())
 
 
