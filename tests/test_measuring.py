@@ -444,7 +444,7 @@ def outputs_of(state):
 
 def test_ensembles_with_an_anchor_and_with_an_independent_run(run):
     run("--epochs 3 --save_freq 1 --trial 1")
-    folder = run("--epochs 3 --save_freq 1")
+    folder = run("--epochs 3 --save_freq 1 --save_freq_int 2")
     found = diversity.compare(folder, 2, folder.with_name("trial_1"))
     anchor, _ = outputs_of(state_of(folder, 2))
     for prefix, trial in (("", "trial_0"), ("independent_", "trial_1")):
