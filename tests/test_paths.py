@@ -1,6 +1,7 @@
 """Paths between checkpoints, where loss, barrier and angle are known."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,6 +95,12 @@ def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
         loss = reference.losses_of(outputs, y).mean().item()
         assert found["test_loss"][0, end] == pytest.approx(loss, rel=1e-5)
     assert found["epoch"].tolist() == [1, 3] and found["regime"].tolist() == ["", ""]
+    run = runs.read_run(folder)
+    run = replace(run, config={**run.config, "fix_elr": True, "elr": 0.25})
+    monkeypatch.setattr(runs, "read_run", lambda folder: run)
+    on_sphere = connect(folder, 1, 3)
+    assert on_sphere["elr"].tolist() == [0.25] * 2
+    assert on_sphere["regime"].tolist() == ["divergence"] * 2
     inner = found["train_loss"][0] - np.linspace(*found["train_loss"][0, [0, -1]], 5)
     assert found["train_loss_barrier"] == pytest.approx(max(inner))
 
