@@ -455,10 +455,14 @@ def parse(
             raise
         raise UserError(message_in(errors.getvalue())) from None
     if unknown:
+        for name, sign, value in (word.partition("=") for word in argv):
+            if sign and value == unknown[0]:
+                raise UserError(f"{name} takes no value, and {value!r} is given")
         known = [f"--{name}" for each in fields(kind) for name in spellings(each)
                  if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip
         hint = nearest(unknown[0].split("=")[0], known)
-        raise UserError(f"unknown option {unknown[0]}{hint}; {prog} --help lists the options")
+        shown = unknown[0] if unknown[0].isprintable() else repr(unknown[0])
+        raise UserError(f"unknown option {shown}{hint}; {prog} --help lists the options")
     if groups:
         parts = kind(**{k: v for part in vars(parts).values() for k, v in vars(part).items()})
     words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word[:2] == "--"}

@@ -150,3 +150,14 @@ def test_help_is_by_group_and_shows_every_option(capsys):
         assert all(f"--{name}" in shown for name in options.spellings(each))
     assert shown.index("--dataset") < shown.index("--model") < shown.index("--lr_init")
     assert "The network and its initialisation" in shown
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--metrics=abc"], "--metrics takes no value, and 'abc' is given"),
+    (["--metrics=\n"], r"--metrics takes no value, and '\\n' is given"),
+    (["--a\nb"], r"unknown option '--a\\nb'"),
+])  # fmt: skip
+def test_what_no_option_takes_is_named_in_one_line(words, message):
+    with pytest.raises(UserError, match=message) as error:
+        options.train_options(words)
+    assert "\n" not in str(error.value)
