@@ -455,8 +455,11 @@ def parse(
             raise
         raise UserError(message_in(errors.getvalue())) from None
     if unknown:
+        on_off = [
+            name for each in fields(kind) if each.default is False for name in spellings(each)
+        ]
         for name, sign, value in (word.partition("=") for word in argv):
-            if sign and value == unknown[0]:
+            if sign and value == unknown[0] and name[2:] in on_off:
                 raise UserError(f"{name} takes no value, and {value!r} is given")
         known = [f"--{name}" for each in fields(kind) for name in spellings(each)
                  if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip

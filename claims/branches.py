@@ -23,7 +23,7 @@ def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
 
     A branch that is there already is not trained again, unless it lacks the trace that is asked
     for, as one that another claim shares may; a longer one is given up to these epochs. One whose
-    loss becomes infinite ends there.
+    loss is no longer finite ends there.
     """
     options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
     options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)

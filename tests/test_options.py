@@ -155,6 +155,7 @@ def test_help_is_by_group_and_shows_every_option(capsys):
 @pytest.mark.parametrize("words, message", [
     (["--metrics=abc"], "--metrics takes no value, and 'abc' is given"),
     (["--metrics=\n"], r"--metrics takes no value, and '\\n' is given"),
+    (["--lr_init=0.1", "0.1"], "unknown option 0.1; "),
     (["--a\nb"], r"unknown option '--a\\nb'"),
 ])  # fmt: skip
 def test_what_no_option_takes_is_named_in_one_line(words, message):
