@@ -100,10 +100,10 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
+    m_trim_threshold, m_mmap_max, largest = -1, -4, 2**31 - 1
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 2**30)
+        libc.mallopt(m_mmap_max, 0)  # older versions refuse a threshold above 32 MB
         libc.mallopt(m_trim_threshold, largest)
 
 
