@@ -69,9 +69,7 @@ def test_resnet18_has_twenty_convolutions_eight_pairs_and_three_streams():
     pairs = [f"layer{layer}.{block}.bn1" for layer in (1, 2, 3, 4) for block in (0, 1)]
     assert [g for g in found if len(g) == 2] == [(f"{p}.weight", f"{p}.bias") for p in pairs]
     streams = [f"{name}.weight" for name in ("bn1", "layer2.0.bn2", "layer3.0.bn2")]
-    assert [(group[0], len(group)) for group in found if len(group) > 2] == [
-        (n, 6) for n in streams
-    ]
+    assert [(g[0], len(g)) for g in found if len(g) > 2] == [(n, 6) for n in streams]
     assert found.without_effect == ()
 
 
@@ -326,7 +324,7 @@ def test_an_odd_network_is_understood_and_left_as_it_was():
     state = {name: value.clone() for name, value in model.state_dict().items()}
     flags, random = [module.training for module in model.modules()], torch.get_rng_state()
     found = scale_invariant_groups(model, inputs)
-    assert found == ScaleInvariance((("first.weight", "first.bias"),), ("unused",))
+    assert found.groups == (("first.weight", "first.bias"),) and found.without_effect == ("unused",)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
     assert torch.equal(torch.get_rng_state(), random)
