@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,16 +86,21 @@ def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("error, status, message", [
-    (UserError("no such thing"), 2, "x.py: error: no such thing\n"),
-    (OSError(28, "No space left", "a/file"), 1, "x.py: error: No space left: a/file\n"),
-    (OSError("odd"), 1, "x.py: error: odd\n"),
-    (OSError(20, "Not a directory", "a/b"), 2, "x.py: error: Not a directory: a/b\n"),
-    (Interrupted(signal.SIGTERM), 143, "x.py: stopped by SIGTERM\n"),
+    (UserError("no such thing"), 2, "error: no such thing"),
+    (OSError(28, "No space left", "a/file"), 1, "error: No space left: a/file"),
+    (OSError("odd"), 1, "error: odd"),
+    (OSError(20, "Not a directory", "a/b"), 2, "error: Not a directory: a/b"),
+    (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM"),
+    (MemoryError("no array of that size"), 1, ".*not enough memory.*--batch_size.*"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 1, ".*not enough memory.*--batch_size.*"),
+    (RuntimeError("[enforce fail at x.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+     1, ".*not enough memory.*--batch_size.*"),
 ])  # fmt: skip
 def test_errors_are_one_line_and_a_status(capsys, error, status, message):
     with pytest.raises(SystemExit) as stop, user_errors("x.py"):
         raise error
-    assert stop.value.code == status and capsys.readouterr().err == message
+    assert stop.value.code == status
+    assert re.fullmatch(f"x.py: {message}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("length", [10, 10**6])
@@ -107,9 +113,10 @@ def test_a_reader_that_has_enough_ends_a_program_without_a_word(length):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors("x.py"):
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("another")])
+def test_a_mistake_of_the_program_keeps_its_traceback(error):
+    with pytest.raises(type(error)), user_errors("x.py"):
+        raise error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -169,21 +176,6 @@ def test_durations(seconds, words):
 def test_the_nearest_name_is_suggested(word, found):
     words = f" (did you mean {found}?)" if found else ""
     assert utils.nearest(word, ["ConvNetSIAf", "ConvNetSI", "ResNet18"]) == words
-
-
-@pytest.mark.parametrize("error", [
-    MemoryError("no array of that size"),
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("[enforce fail at x.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
-])  # fmt: skip
-def test_want_of_memory_is_one_line(capsys, error):
-    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
-        raise error
-    shown = capsys.readouterr().err
-    assert stop.value.code == 1 and shown.count("\n") == 1
-    assert "not enough memory" in shown and "--batch_size" in shown
-    with pytest.raises(RuntimeError, match="another"), user_errors("x.py"):
-        raise RuntimeError("another")
 
 
 def test_a_network_that_cannot_be_compiled_is_one_line(capsys):
