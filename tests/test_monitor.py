@@ -321,11 +321,11 @@ def test_what_is_trained_is_looked_at_in_every_step():
 class Wrapper:
     """As Accelerate's: hands on what it is asked for, and is no optimiser itself."""
 
-    def __init__(self, optimizer):
-        self.inside = optimizer
-
-    optimizer = property(lambda self: self.inside)
     step = None
+    optimizer = property(lambda self: self.inside())
+
+    def __init__(self, optimizer):
+        self.inside = lambda: optimizer
 
 
 class SAM(optim.Optimizer):

@@ -32,21 +32,6 @@ def noise(rng, memory):
     return start * math.sqrt(1 - memory**2)
 
 
-def convergence(width):
-    def draw(rng):
-        loss = np.exp(-TIME / 80 + rng.normal(0, 10 * width, N))
-        return loss, (1 + np.exp(-TIME / 60)) * np.exp(rng.normal(0, width, N))
-
-    return draw
-
-
-def single_spike(rng):
-    loss, rho, at = np.exp(-TIME / 80 + rng.normal(0, 0.2, N)), np.exp(-TIME / 200), rng.randint(N)
-    loss[at : at + 5] *= 100
-    rho[at:] *= 1.3
-    return loss, rho * np.exp(rng.normal(0, 0.003, N))
-
-
 def poisson_spikes(count, kick):
     """Spikes at random times, each of which multiplies ρ, that decays as much in between."""
 
@@ -88,8 +73,6 @@ def heavy_tails(degrees, width):
 
 
 WITHOUT = {
-    **{f"convergence, noise {w}": convergence(w) for w in (0.003, 0.03, 0.1)},
-    "a single spike": single_spike,
     **{f"{n} spikes, kick {k}": poisson_spikes(n, k)
        for n, k in itertools.product((4, 8, 20), (1.0, 1.4, 2.0))},
     **{f"AR({m}), {w}, lag {lag}": autoregressive(m, w, lag)
@@ -196,8 +179,7 @@ def test_turning_points_are_in_order_and_extremes():
 
 
 def test_one_record_after_the_other():
-    detector, known = Detector(), []
-    columns = record("0.01")
+    detector, known, columns = Detector(), [], record("0.01")
     for k, (time, loss, rho) in enumerate(columns.T, 1):
         detector.add(time, loss, rho)
         if len(detector.periods) > len(known):
@@ -227,8 +209,8 @@ def test_short_records():
         find_periods([1, 2], [1], [1, 2])
 
 
-@pytest.mark.parametrize("dead", [0.2, 0.3, 0.4])
-@pytest.mark.parametrize("lengths", [3, 5, 10, 20, 60])
+@pytest.mark.parametrize("dead", [0.2, 0.4])
+@pytest.mark.parametrize("lengths", [3, 10, 60])
 def test_one_in_twenty_draws_of_random_events_is_below_the_limit(lengths, dead):
     """Exponential lengths after a dead time; the limit is found from other draws."""
     draws = np.random.default_rng(1).exponential(size=(20_000, lengths))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from utils import Interrupted, UserError, locked, user_errors, write_atomically
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), Interrupted(2), MemoryError()])
-@pytest.mark.parametrize("where", ["fsync", "replace"])
+@pytest.mark.parametrize("where", [(os, "fsync"), (Path, "replace")])
 def test_a_write_that_is_cut_leaves_the_old_file_alone(tmp_path, monkeypatch, error, where):
     path = tmp_path / "file"
     write_atomically(path, b"old")
@@ -28,7 +29,7 @@ def test_a_write_that_is_cut_leaves_the_old_file_alone(tmp_path, monkeypatch, er
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[where], fail)
+    monkeypatch.setattr(*where, fail)
     with pytest.raises(type(error)):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -134,19 +135,15 @@ def test_a_second_signal_does_not_cut_the_tidying_up(number):
 
 def test_errors_in_a_thread_are_one_line_too(capsys):
     """Where signals cannot be handled."""
-    stopped = []
 
     def work():
-        try:
-            with user_errors("x.py"):
-                raise UserError("no such thing")
-        except SystemExit as stop:
-            stopped.append(stop.code)
+        with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+            raise UserError("no such thing")
+        return stop.value.code
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert stopped == [2] and capsys.readouterr().err == "x.py: error: no such thing\n"
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(work).result() == 2
+    assert capsys.readouterr().err == "x.py: error: no such thing\n"
 
 
 def test_a_process_of_another_user_is_alive(monkeypatch):
@@ -193,13 +190,11 @@ def test_a_lock_is_waited_for(tmp_path):
         with locked(path, "the file", patience=30):
             seen.append("other")
 
-    with locked(path, "the file"):
-        thread = threading.Thread(target=other)
-        thread.start()
+    with ThreadPoolExecutor() as pool, locked(path, "the file"):
+        pool.submit(other)
         assert begun.wait(30)
         time.sleep(0.1)
         with pytest.raises(UserError, match="in use"):
             locked(path, "the file", patience=0.2).__enter__()
         seen.append("first")
-    thread.join()
     assert seen == ["first", "other"]
