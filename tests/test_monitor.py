@@ -196,8 +196,9 @@ def test_groups_keep_their_own_rates_and_the_norm_of_all_is_that_of_the_matrices
         assert record.jump_threshold == pytest.approx(float(jump_threshold(0.01, lr / 2, wd)))
     rho = math.sqrt(sum(squares.values()))
     assert latest(monitor).si_norm == pytest.approx(rho)
-    balance = math.sqrt(sum(squares[k] * lr * wd for k, (lr, wd) in rates.items())) / rho
-    assert latest(monitor).equilibrium_angle == pytest.approx(balance)  # by their shares of ρ²
+    decay = sum(squares[k] * lr / 2 * wd for k, (lr, wd) in rates.items()) / rho**2
+    assert latest(monitor).decay == pytest.approx(decay)  # by their shares of ρ²
+    assert latest(monitor).equilibrium_angle == pytest.approx(math.sqrt(2 * decay))
 
 
 @pytest.mark.parametrize("make", [
@@ -656,15 +657,6 @@ def test_going_on_after_a_restart(tmp_path):
     fed(third, range(350, 400))
     third.save(path)
     assert read(path)["step"].tolist() == list(range(1, 400))
-
-
-def test_several_runs_in_one_file_are_no_periods(tmp_path):
-    for _ in range(3):
-        monitor = watch(small())
-        fed(monitor, range(1, 45))
-        monitor.save(tmp_path / "dynamics.csv")
-    columns = read(tmp_path / "dynamics.csv")
-    assert columns["step"].tolist() == list(range(1, 45)) and len(dynamics(columns)[1]) == 0
 
 
 @pytest.mark.parametrize("state", [{}, None, {"steps": 1, "course": {}}, {"steps": -1}])
