@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import data
 import options
@@ -56,11 +57,18 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_image_folder(folder):
+def test_image_folder(folder, tmp_path_factory):
+    """Subfolders and links belong to their class, hidden files and stray ones to none."""
+    for name in (".DS_Store", "red/.DS_Store", "notes.txt"):
+        (folder / "train" / name).touch()
+    below, elsewhere = folder / "train/red/more/still", tmp_path_factory.mktemp("elsewhere")
+    below.mkdir(parents=True)
+    for place in (below, elsewhere):
+        Image.new("RGB", (32, 32), (255, 0, 0)).save(place / "x.png")
+    (folder / "train/red/linked").symlink_to(elsewhere)
     train, test = data.load("ImageFolder", folder, use_test=True)
-    assert (len(train), len(test), train.num_classes) == (20, 4, 2)
-    red = train.images[:, 0, 0, 0] > 0
-    assert torch.equal(red.long(), train.labels)
+    assert (len(train), len(test), train.num_classes) == (22, 4, 2)
+    assert (train.images[:, 0, 0, 0] > 0).equal(train.labels == 1)
     assert 0 < train.labels[:10].sum() < 10  # the first half is a mixture, not one class
 
 
@@ -100,7 +108,7 @@ def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch,
 @pytest.mark.parametrize("damage, message", [
     (lambda f: Image.new("RGB", (28, 28)).save(f / "train/red/01.png"), "01.png.* 28x28"),
     (lambda f: (f / "train/red/01.png").write_bytes(b"no image"), "01.png is not an image"),
-    (lambda f: cut(f / "train/red/01.png"), "01.png is not an image"),
+    (lambda f: os.truncate(f / "train/red/01.png", 70), "01.png is not an image"),
     (lambda f: (f / "train/red/x.JPG").symlink_to("nowhere"), "x.JPG is not an image"),
     (lambda f: (f / "train/red/again").symlink_to(f / "train"), "again is not an image"),
     (lambda f: Image.new("RGB", (32, 32)).save(f / "train/odd.PNG"), "odd.PNG is in no class"),
@@ -119,10 +127,6 @@ def test_image_folder_mistakes_are_named(folder, damage, message):
         data.load("ImageFolder", folder)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-30])
-
-
 def test_without_a_test_folder_the_held_out_images_are_evaluated(folder):
     shutil.rmtree(folder / "test")
     assert [len(part) for part in data.load("ImageFolder", folder)] == [18, 2]
@@ -137,26 +141,23 @@ RED, SHADES = (200, 30, 10), np.arange(1024, dtype=np.uint16).reshape(32, 32)
 
 CORNER = Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((16, 16))).astype(np.uint8))
 PALETTE = Image.new("RGB", (32, 32), RED).convert("P", palette=Image.Palette.ADAPTIVE)
-KINDS = {
-    "16 bits.png": (Image.fromarray(SHADES * 64), np.round(SHADES * 64 / 257)),
-    "16 bits.tif": (Image.fromarray(SHADES * 64), np.round(SHADES * 64 / 257)),
-    "white.png": (Image.fromarray(SHADES * 0 + 65535), 255),
-    "grey.png": (Image.new("L", (32, 32), 90), 90),
-    "two.png": (Image.new("1", (32, 32), 1), 255),
-    "palette.png": (PALETTE, RED),
-    "opaque.png": (Image.new("RGBA", (32, 32), (*RED, 255)), RED),
-    "CMYK.JPG": (Image.new("CMYK", (32, 32), (0, 128, 255, 51)), (204, 102, 0)),
-}
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_pixels_are_those_that_a_viewer_shows(folder, name):
-    image, expected = KINDS[name]
+@pytest.mark.parametrize("name, image, expected", [
+    ("16 bits.png", Image.fromarray(SHADES * 64), np.round(SHADES * 64 / 257)),
+    ("16 bits.tif", Image.fromarray(SHADES * 64), np.round(SHADES * 64 / 257)),
+    ("white.png", Image.fromarray(SHADES * 0 + 65535), 255),
+    ("grey.png", Image.new("L", (32, 32), 90), 90),
+    ("two.png", Image.new("1", (32, 32), 1), 255),
+    ("palette.png", PALETTE, RED),
+    ("opaque.png", Image.new("RGBA", (32, 32), (*RED, 255)), RED),
+    ("CMYK.JPG", Image.new("CMYK", (32, 32), (0, 128, 255, 51)), (204, 102, 0)),
+])  # fmt: skip
+def test_pixels_are_those_that_a_viewer_shows(folder, name, image, expected):
     image.save(folder / "train" / "red" / name)
     images = data.load("ImageFolder", folder, use_test=True)[0].images.int()
-    expected = np.broadcast_to(np.expand_dims(expected, -1) if np.ndim(expected) == 2 else expected,
-                               (32, 32, 3))  # fmt: skip
-    off = (images - torch.tensor(expected.astype(np.int32))).abs().amax((1, 2, 3))
+    expected = np.asarray(expected)[..., None] if np.ndim(expected) == 2 else expected
+    off = (images - torch.tensor(expected, dtype=torch.int32)).abs().amax((1, 2, 3))
     assert len(images) == 21 and off.min() <= (3 if name == "CMYK.JPG" else 0)
 
 
@@ -184,23 +185,11 @@ def test_images_without_definite_8_bit_colours_are_refused_by_name(folder, name,
         data.load("ImageFolder", folder)
 
 
-def test_images_in_subfolders_and_behind_links_belong_to_their_class(folder, tmp_path_factory):
-    (folder / "train" / "red" / "more" / "still").mkdir(parents=True)
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for place in (folder / "train" / "red" / "more" / "still", elsewhere):
-        Image.new("RGB", (32, 32), (255, 0, 0)).save(place / "x.png")
-    (folder / "train" / "red" / "linked").symlink_to(elsewhere)
-    train, _ = data.load("ImageFolder", folder)
-    assert len(train) + 2 == 22 and (train.images[:, 0, 0, 0] > 0).equal(train.labels == 1)
-
-
 def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
-    from torchvision import datasets
-
     def no_network(*args, **kwargs):
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(datasets, "CIFAR10", no_network)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
     no_network.base_folder, no_network.filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
     with pytest.raises(UserError, match=r"Digits.*ImageFolder"):
         data.load("CIFAR10", tmp_path)
@@ -208,8 +197,6 @@ def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
 
 def test_digits_are_enlarged_linearly_and_rounded(digits):
     """Each new pixel lies between the centres of four old ones, at the edge between two."""
-    from sklearn.datasets import load_digits
-
     at = np.clip((np.arange(32) + 0.5) / 4 - 0.5, 0, 7)  # in old pixels
     weights = np.maximum(1 - np.abs(at[:, None] - np.arange(8)), 0)  # (32, 8)
     expected = 255 / 16 * np.einsum("ia,nab,jb->nij", weights, load_digits().images, weights)
@@ -218,12 +205,16 @@ def test_digits_are_enlarged_linearly_and_rounded(digits):
     assert np.array_equal(torch.cat([part.labels for part in digits]), load_digits().target)
 
 
+places_asked = []  # the folders in which CIFAR-10 is looked for
+
+
 class OfFullSize:
     """A stand-in for torchvision's CIFAR-10: 50,000 and 10,000 black images."""
 
     base_folder = "cifar-10-batches-py"
 
     def __init__(self, root, train, download):
+        places_asked.append(root)
         count = 50_000 if train else 10_000
         self.data = np.zeros((count, 32, 32, 3), np.uint8)
         self.targets, self.classes = [i % 10 for i in range(count)], list(range(10))
@@ -231,13 +222,11 @@ class OfFullSize:
 
 
 @pytest.mark.parametrize("use_test, size, sizes", [
-    (True, None, (50_000, 10_000)), (True, 50_000, (50_000, 10_000)),
-    (False, None, (45_000, 5_000)), (False, 20_000, (20_000, 5_000)),
+    (True, 50_000, (50_000, 10_000)), (False, None, (45_000, 5_000)),
+    (False, 20_000, (20_000, 5_000)),
 ])  # fmt: skip
 def test_five_thousand_of_cifar_are_held_out(tmp_path, monkeypatch, use_test, size, sizes):
-    from torchvision import datasets
-
-    monkeypatch.setattr(datasets, "CIFAR10", OfFullSize)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", OfFullSize)
     train, held_out = data.load("CIFAR10", tmp_path, use_test=use_test, use_data_size=size)
     assert (len(train), len(held_out)) == sizes
     if not use_test:
@@ -247,33 +236,14 @@ def test_five_thousand_of_cifar_are_held_out(tmp_path, monkeypatch, use_test, si
     assert torch.allclose(x, black.view(1, 3, 1, 1).expand_as(x), atol=1e-6)
 
 
-def test_cifar_is_looked_for_where_the_official_code_kept_it(tmp_path, monkeypatch):
-    from torchvision import datasets
-
-    asked = []
-
-    class Noted(OfFullSize):
-        def __init__(self, root, train, download):
-            asked.append(root)
-            super().__init__(root, train, download)
-
-    monkeypatch.setattr(datasets, "CIFAR10", Noted)
-    for folder in ("", "CIFAR10", "cifar10"):
-        place = tmp_path / f"in-{folder}"
-        (place / folder / Noted.base_folder).mkdir(parents=True)
-        data.load("CIFAR10", place, use_test=True)
-        assert asked == [str(place / folder)] * 2
-        asked.clear()
-    data.load("CIFAR10", tmp_path / "nowhere", use_test=True)  # there it is downloaded to
-    assert asked == [str(tmp_path / "nowhere")] * 2
-
-
-def test_image_folder_ignores_hidden_files_and_stray_ones(folder):
-    (folder / "train" / ".DS_Store").touch()
-    (folder / "train" / "red" / ".DS_Store").touch()
-    (folder / "train" / "notes.txt").touch()
-    train, _ = data.load("ImageFolder", folder, use_test=True)
-    assert (len(train), train.num_classes) == (20, 2)
+@pytest.mark.parametrize("folder", ["", "CIFAR10", "cifar10", None])
+def test_cifar_is_looked_for_where_the_official_code_kept_it(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", OfFullSize)
+    if folder is not None:  # else it is downloaded to the folder that is given
+        (tmp_path / folder / OfFullSize.base_folder).mkdir(parents=True)
+    places_asked.clear()
+    data.load("CIFAR10", tmp_path, use_test=True)
+    assert places_asked == [str(tmp_path / (folder or ""))] * 2
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -1,6 +1,5 @@
 """minimal.py stands alone, takes the same steps as train.py, and always ends."""
 
-import ast
 import csv
 import itertools
 import re
@@ -26,12 +25,8 @@ RECORD = ROOT / "results" / "minimal.csv"  # written by `python tests/test_minim
 
 
 def test_it_needs_only_torch_and_scikit_learn_and_matplotlib_to_draw():
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / "minimal.py").read_text())):
-        if isinstance(node, ast.Import):
-            names |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
+    code = (ROOT / "minimal.py").read_text().split('"""', 2)[2]
+    names = set(re.findall(r"^ *(?:import|from) (\w+)", code, re.MULTILINE))
     assert names - sys.stdlib_module_names == {"torch", "sklearn", "matplotlib"}
 
 
@@ -39,17 +34,15 @@ def test_its_steps_are_those_of_train_py(run):
     """From the same weights on the same batches: weights, losses and norms of two epochs."""
     folder = run(f"--epochs {EPOCHS} --lr_init {LR} --wd {WD} --batch_size {BATCH} --save_freq 1")
     config, log = runs.read_config(folder), runs.read_log(folder)
-
-    def weights(epoch):
-        content = checkpoints.load(runs.checkpoint_path(folder, epoch))
-        return {k: v for k, v in content["state_dict"].items() if k.endswith(("weight", "bias"))}
-
+    start, end = (
+        {name: value for name, value in state.items() if name.endswith(("weight", "bias"))}
+        for state in (checkpoints.load(runs.checkpoint_path(folder, epoch))["state_dict"]
+                      for epoch in (0, EPOCHS))
+    )  # fmt: skip
     network = minimal.make_network(config["num_channels"])
-    assert len(list(network.parameters())) == len(weights(0))
     with torch.no_grad():
-        for own, theirs in zip(network.parameters(), weights(0).values(), strict=True):
+        for own, theirs in zip(network.parameters(), start.values(), strict=True):
             own.copy_(theirs)
-
     images, _ = data.load("Digits", "", use_test=True, use_data_size=config["use_data_size"])
     for epoch in range(EPOCHS):
         generator = torch.Generator().manual_seed(seed_from(config["seed"], config["trial"], epoch))
@@ -60,9 +53,7 @@ def test_its_steps_are_those_of_train_py(run):
         assert sum(sums) / len(images) == pytest.approx(log[epoch]["train_loss"], rel=1e-4)
         rho = minimal.norm(minimal.scale_invariant_weights(network))
         assert rho == pytest.approx(log[epoch]["si_norm"], rel=1e-5)
-
-    start = weights(0)
-    for (name, theirs), own in zip(weights(EPOCHS).items(), network.parameters(), strict=True):
+    for (name, theirs), own in zip(end.items(), network.parameters(), strict=True):
         torch.testing.assert_close(own.detach(), theirs, rtol=1e-4, atol=1e-5, msg=name)
         moved = (theirs - start[name]).norm() > 0.1 * theirs.norm()
         assert moved == name.startswith("conv_layers"), name
@@ -105,26 +96,29 @@ def test_an_epoch_is_a_step_on_every_part_of_a_random_order():
     images, labels = minimal.digits(minimal.IMAGES)
     assert images.mean().abs() < 1e-5 and images.std() == pytest.approx(1, abs=1e-3)
     network = minimal.make_network(minimal.WIDTH)
-    for epoch in range(2):
-        order = torch.randperm(minimal.IMAGES)
-        parts = [order[i : i + BATCH] for i in range(0, minimal.IMAGES, BATCH)]
+    for loss, rho in zip(losses, rhos, strict=True):
+        parts = torch.randperm(minimal.IMAGES).split(BATCH)
         steps = [minimal.train_step(network, images[p], labels[p], LR, WD) for p in parts]
-        assert losses[epoch] == pytest.approx(np.mean(steps))
-        rho = np.sqrt(sum(w.detach().square().sum().item()
-                          for w in minimal.scale_invariant_weights(network)))  # fmt: skip
-        assert rhos[epoch] == pytest.approx(rho)
+        assert loss == pytest.approx(np.mean(steps))
+        assert rho == pytest.approx(minimal.norm(minimal.scale_invariant_weights(network)))
 
 
 @pytest.fixture
-def limit():
-    """The test fails after a minute instead of hanging."""
+def main(monkeypatch, tmp_path):
+    """The script with these words in an empty folder; fails after a minute instead of hanging."""
+
+    def start(words=""):
+        monkeypatch.setattr(sys, "argv", ["minimal.py", *words.split()])
+        minimal.main()
+
+    monkeypatch.chdir(tmp_path)
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
     signal.alarm(60)
-    yield
+    yield start
     signal.alarm(0)
 
 
-def test_periods_of_any_numbers_are_found_in_finite_time(limit):
+def test_periods_of_any_numbers_are_found_in_finite_time(main):
     odd = [0.0, 1e-300, 1.0, 2.0, 1e300, float("inf"), float("nan")]
     for rhos in itertools.product(odd, repeat=5):
         ends = minimal.find_periods([1, 0.1, 9, 0.1, 9], list(rhos))
@@ -132,12 +126,8 @@ def test_periods_of_any_numbers_are_found_in_finite_time(limit):
 
 
 @pytest.mark.parametrize("words", ["--lr 100", "--wd 30", "--lr 1e38", "--wd 1e300", "--lr 1e-320"])
-def test_training_ends_when_the_weights_grow_without_limit(
-    limit, words, capsys, monkeypatch, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["minimal.py", *words.split(), "--epochs", "16"])
-    minimal.main()
+def test_training_ends_when_the_weights_grow_without_limit(main, words, capsys):
+    main(f"{words} --epochs 16")
     printed = capsys.readouterr().out
     assert ("diverged in epoch" in printed) == (words != "--lr 1e-320")
     assert "nan" not in printed.partition("diverged in epoch")[0]
@@ -147,11 +137,10 @@ def test_training_ends_when_the_weights_grow_without_limit(
     "--lr 0", "--lr -1", "--lr nan", "--lr inf", "--wd -1", "--wd nan", "--wd inf", "--epochs 0",
     "--epochs -3", "--epochs 1.5", "--lr", "--rate 3",
 ])  # fmt: skip
-def test_options_that_cannot_be_are_refused(words, capsys, monkeypatch):
+def test_options_that_cannot_be_are_refused(words, main, capsys, monkeypatch):
     monkeypatch.setattr(minimal, "train", lambda *_: pytest.fail("it trains"))
-    monkeypatch.setattr(sys, "argv", ["minimal.py", *words.split()])
     with pytest.raises(SystemExit) as stop:
-        minimal.main()
+        main(words)
     assert stop.value.code == 2 and words.split()[0] in capsys.readouterr().err
 
 
@@ -178,13 +167,13 @@ def recorded():
     return tuple(map(list, zip(*rows, strict=True)))
 
 
-def test_the_readme_shows_the_table_and_the_picture_of_the_record(tmp_path, monkeypatch, capsys):
+def test_the_readme_shows_the_table_and_the_picture_of_the_record(
+    main, tmp_path, monkeypatch, capsys
+):
     """What `python minimal.py` makes of the recorded epochs, in place of a minute of training."""
     asked = []
     monkeypatch.setattr(minimal, "train", lambda *words: (asked.append(words), recorded())[1])
-    monkeypatch.setattr(sys, "argv", ["minimal.py"])
-    monkeypatch.chdir(tmp_path)
-    minimal.main()
+    main()
     assert asked == [(LR, WD, len(recorded()[0]))]
     printed = capsys.readouterr().out
     shown = (ROOT / "README.md").read_text().split("<!-- minimal -->")[1]

@@ -1,7 +1,9 @@
 """Networks and images of one's own, from train.py to test.py and the metrics."""
 
+import itertools
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,27 +39,6 @@ def published(num_classes, num_channels=64, depth=3):
     import models, options
     return models.build(options.Model("ConvNetSI", num_channels, depth), num_classes)
 
-def two(num_classes):
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(10), nn.Flatten(), nn.Linear(36, 9),
-        nn.Linear(9, num_classes),
-    )
-
-def plain(num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
-
-def vectors(num_classes):
-    return nn.Linear(7, num_classes)
-
-def wide(num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes + 1))
-
-def number(num_classes):
-    return num_classes
-
-def needs_more(num_classes, secret):
-    return nn.Linear(2, num_classes)
-
 def body(num_classes, lazy=False):
     conv, norm = nn.Conv2d(3, 4, 3, 4, bias=False), nn.BatchNorm2d(4)
     linear = nn.Linear(4, num_classes)
@@ -73,6 +54,11 @@ def frozen(num_classes, *layers):
         network[layer].requires_grad_(False)
     return network
 
+def two(num_classes): return nn.Sequential(body(9), nn.Linear(9, num_classes))
+def plain(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+def wide(num_classes): return plain(num_classes + 1)
+def number(num_classes): return num_classes
+def needs_more(num_classes, secret): return plain(num_classes)
 def lazy(num_classes): return body(num_classes, lazy=True)
 def no_last(num_classes): return frozen(num_classes, 7)
 def no_first(num_classes): return frozen(num_classes, 0)
@@ -163,57 +149,66 @@ TINY = (
 )
 
 
-@pytest.fixture
-def nets(tmp_path):
-    path = tmp_path / "nets.py"
-    path.write_text(NETS)
-    return path
+@pytest.fixture(autouse=True)
+def folder_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.groups.PATIENCE", 1e9)  # no line of progress, even if it is slow
 
 
-def start(tmp_path, words):
-    train.main(f"--dir {tmp_path}/run {words}".split())
-    return runs.trial_folder(tmp_path / "run", 0)
+def start(words, to="run"):
+    train.main(f"--dir {to} {words}".split())
+    return runs.trial_folder(to, 0)
 
 
-def test_a_network_of_ones_own_is_trained_and_measured(tmp_path, nets, capsys):
-    folder = start(tmp_path, f"{TINY} --model {nets}:small --fix_si_pnorm --metrics")
+def state_of(folder, epoch=2):
+    return torch.load(folder / f"checkpoint-{epoch}.pt")["state_dict"]
+
+
+def measured(words):
+    """The arrays that test.py saves."""
+    measuring_script.main(f"--train_mode --save_path x.npz {words}".split())
+    with np.load("x.npz") as arrays:
+        return dict(arrays)
+
+
+def test_a_network_of_ones_own_is_trained_and_measured(capsys):
+    folder = start(f"{TINY} --model nets.py:small --fix_si_pnorm --metrics")
     config = runs.read_config(folder)
+    json.dumps(config)
     assert config["si_weights"] == ["0.weight", "3.weight"]
     said = capsys.readouterr().out
     assert "small: 486 scale-invariant weights in 2 tensors: 0.weight, 3.weight" in said
     assert "note: 0.weight: invariant only together with biases or scales" in said
-    weights = [torch.load(p)["state_dict"] for p in runs.checkpoints_in(folder).values()]
+    weights = [state_of(folder, epoch) for epoch in range(3)]
     norms = [models.norm(w[n] for n in config["si_weights"]).item() for w in weights]
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-5)  # by --fix_si_pnorm
     assert torch.equal(weights[0]["1.weight"], weights[-1]["1.weight"])  # by --noninvlr 0
     assert weights[0]["8.weight"].norm() == pytest.approx(10)  # by --init_scale
     assert weights[0]["0.weight"].shape[0] == 6
-    with np.load(folder / "train-tm-prebn.npz") as measured:
-        assert measured["params_norm"] == pytest.approx(norms, rel=1e-5)
+    with np.load(folder / "train-tm-prebn.npz") as arrays:
+        assert arrays["params_norm"] == pytest.approx(norms, rel=1e-5)
     # test.py and the notebook's functions know it from the run
-    measuring_script.main(
-        f"--models_dir {folder} --train_mode --prebn_only --save_path {tmp_path}/again".split()
-    )
-    with np.load(tmp_path / "again.npz") as again:
-        assert again["params_norm"] == pytest.approx(norms, rel=1e-5)
+    again = measured(f"--models_dir {folder} --prebn_only")
+    assert again["params_norm"] == pytest.approx(norms, rel=1e-5)
     model, _, _ = rebuild(runs.Run(folder, config))
     assert list(models.si_parameters(model)) == config["si_weights"]
-    json.dumps(config)
 
 
-def test_a_network_of_ones_own_is_trained_as_the_same_one_of_the_papers(tmp_path, nets):
-    last = []
-    for name in ("ConvNetSI", f"{nets}:published"):
-        folder = start(tmp_path / name[-5:], f"{TINY} --depth 2 --momentum 0.9 --model {name}")
-        last.append(torch.load(folder / "checkpoint-2.pt")["state_dict"])
+@pytest.mark.parametrize("names, options", [
+    (("ConvNetSI", "nets.py:published"), "--depth 2 --momentum 0.9"),
+    (("nets.py:body", "nets.py:compiled"), ""),
+])  # fmt: skip
+def test_a_network_is_trained_as_the_same_one_of_the_papers_or_compiled(names, options):
+    last = [state_of(start(f"{TINY} {options} --model {name}", name[-5:])) for name in names]
     assert last[0].keys() == last[1].keys() and len(last[0]) > 10
     assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
 
 
-def test_the_last_linear_layer_is_the_one_that_is_scaled(nets):
-    model = models.build(Model(f"{nets}:two", init_scale=7.0), 10)
-    assert model[5].weight.norm().item() == pytest.approx(7)
-    assert model[4].weight.norm().item() != pytest.approx(7)
+def test_the_last_linear_layer_is_the_one_that_is_scaled():
+    model = models.build(Model("nets.py:two", init_scale=7.0), 10)
+    assert model[1].weight.norm().item() == pytest.approx(7)
+    assert model[0][7].weight.norm().item() != pytest.approx(7)
 
 
 def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
@@ -226,107 +221,90 @@ def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
     assert sys.path == before
 
 
-def test_a_package_is_as_good_as_a_file(tmp_path):
-    model = models.build(Model("torchvision.models:squeezenet1_1"), 10)
-    assert model.num_classes == 10
+def test_a_package_is_as_good_as_a_file():
+    assert models.build(Model("torchvision.models:squeezenet1_1"), 10).num_classes == 10
 
 
-def images(folder, size, count=6):
+def test_images_of_any_one_size(tmp_path, capsys):
     random = np.random.RandomState(0)
-    for split in ("train", "test"):
-        for label in "ab":
-            (folder / split / label).mkdir(parents=True)
-            for number in range(count):
-                pixels = random.randint(256, size=(*size, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
-
-
-def test_images_of_any_one_size(tmp_path, nets):
-    images(tmp_path / "data", (20, 28))
-    words = TINY.replace("Digits --use_data_size 100", f"ImageFolder --data_path {tmp_path}/data")
-    words = words.replace("--noaug", "")
-    folder = start(tmp_path, f"{words} --model {nets}:small")
+    for folder in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.randint(256, size=(20, 28, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    words = TINY.replace("Digits --use_data_size 100", "ImageFolder --data_path .")
+    folder = start(f"{words.replace('--noaug', '')} --model nets.py:small")
     assert len(runs.read_log(folder)) == 2
+    shown = error(f"{words} --model ConvNetSI", capsys)
+    assert "takes images of 32 x 32, these have 20 x 28" in shown
+    Image.new("RGB", (30, 28)).save("train/a/odd.png")
+    assert "all images must have the same size" in error(words, capsys)
 
 
-@pytest.fixture(autouse=True)
-def no_line_of_progress(monkeypatch):
-    """However slow the machine is."""
-    monkeypatch.setattr("models.groups.PATIENCE", 1e9)
-
-
-def error(tmp_path, words, capsys):
+def error(words, capsys):
     with pytest.raises(SystemExit) as stop:
-        start(tmp_path, words)
+        start(words, "none")
     shown = capsys.readouterr().err
-    assert stop.value.code == 2 and shown.count("\n") == 1
+    assert stop.value.code == 2 and shown.count("\n") == 1 and not Path("none").exists()
     return shown
 
 
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        ("plain", "has no scale-invariant weights"),
-        ("vectors", "does not take images of shape 8 x 3 x 32 x 32"),
-        ("wide", r"gives (8, 11) for images"),
-        ("number", "gives int, not a network"),
-        ("needs_more", "fails when called with num_classes=10"),
-        ("nothing", "no function nothing"),
-        ("Auxiliary", "gives a tuple in evaluation mode, with 2 tensors of logits"),
-        ("Integers", "gives torch.int64, expected floating-point logits"),
-        ("NaN", "gives NaN or infinite logits in train mode"),
-        ("Mask", "does not take images of shape 8 x 3 x 32 x 32: TypeError"),
-        ("WithoutGradient", "the outputs have no gradient by any weight"),
-        ("State", "cannot be resumed from its checkpoints"),
-        ("scripted", "torch.jit has compiled the network: give the one it was made from"),
-        ("half", "does not take images of shape 8 x 3 x 32 x 32"),
-        ("bare_class", "gives the class Net, not a network"),
-        ("leaves", "fails when called with num_classes=10: SystemExit: usage"),
-        ("nothing_trained", "has no trainable parameters"),
-        ("no_convolution", "all scale-invariant weights of"),
-    ],
-)
-def test_what_is_wrong_with_a_network_is_said_in_a_line(tmp_path, nets, capsys, function, message):
+@pytest.mark.parametrize("function, message", [
+    ("plain", "has no scale-invariant weights"),
+    ("wide", r"gives (8, 11) for images"),
+    ("number", "gives int, not a network"),
+    ("needs_more", "fails when called with num_classes=10"),
+    ("nothing", "no function nothing"),
+    ("Auxiliary", "gives a tuple in evaluation mode, with 2 tensors of logits"),
+    ("Integers", "gives torch.int64, expected floating-point logits"),
+    ("NaN", "gives NaN or infinite logits in train mode"),
+    ("Mask", "does not take images of shape 8 x 3 x 32 x 32: TypeError"),
+    ("WithoutGradient", "the outputs have no gradient by any weight"),
+    ("State", "cannot be resumed from its checkpoints"),
+    ("scripted", "torch.jit has compiled the network: give the one it was made from"),
+    ("half", "does not take images of shape 8 x 3 x 32 x 32"),
+    ("bare_class", "gives the class Net, not a network"),
+    ("leaves", "fails when called with num_classes=10: SystemExit: usage"),
+    ("nothing_trained", "has no trainable parameters"),
+    ("no_convolution", "all scale-invariant weights of"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_network_is_said_in_a_line(capsys, function, message):
     words = TINY.replace("--init_scale 10 ", "").replace("--noninvlr 0", "")
-    assert message in error(tmp_path, f"{words} --model {nets}:{function}", capsys)
-    assert not (tmp_path / "run").exists()
+    assert message in error(f"{words} --model nets.py:{function}", capsys)
 
 
-def test_a_last_batch_that_batch_normalisation_refuses(tmp_path, nets, capsys):
-    words = TINY.replace("--use_data_size 100", "--use_data_size 51")
-    shown = error(tmp_path, f"{words} --model {nets}:vectors_normalised", capsys)
+def test_a_last_batch_that_batch_normalisation_refuses(capsys):
+    words = f"{TINY} --epochs 1 --model nets.py:vectors_normalised"
+    shown = error(f"{words} --use_data_size 51", capsys)
     assert "cannot be trained on a batch of 1 image (--batch_size 50, 51 training images)" in shown
-    assert not (tmp_path / "run").exists()
-    folder = start(tmp_path, f"{TINY} --epochs 1 --model {nets}:vectors_normalised")
+    folder = start(words)
     with pytest.raises(SystemExit):
-        words = f"--models_dir {folder} --batch_size 99 --train_mode --eval_model"
-        measuring_script.main(words.split())
+        measured(f"--models_dir {folder} --batch_size 99 --eval_model")
     assert "cannot be measured with these options (--batch_size 99" in capsys.readouterr().err
-    assert not list(folder.glob("*.npz"))
+    assert not [*Path().rglob("*.npz")]
 
 
-@pytest.mark.parametrize(
-    "function",
-    ["Tuple", "Dictionary", "lazy", "no_last", "Unused", "Precise", "Shared", "InPlace", "Buffers"],
-)
-@pytest.mark.parametrize("option", ["", "--fbgd"])
-def test_unusual_networks_are_trained_and_measured(tmp_path, nets, function, option):
-    words = TINY.replace("--noninvlr 0", option).replace("--epochs 2", "--epochs 1")
-    folder = start(tmp_path, f"{words} --model {nets}:{function} --metrics --trace")
-    asked = "--fisher_trace --hess_trace --calc_grads --calc_l2_init --train_mode"
-    measuring_script.main(f"--models_dir {folder} {asked} --save_path {tmp_path}/x".split())
-    for name in (folder / "train-tm.npz", folder / "trace" / "epoch-0.npz", tmp_path / "x.npz"):
-        with np.load(name) as measured:
-            for key in set(measured.files) - {"gs_norm"}:
-                assert np.isfinite(measured[key]).all(), key
+@pytest.mark.parametrize("function, option", [
+    *((name, "") for name in ("Tuple", "Dictionary", "lazy", "InPlace", "Buffers")),
+    *itertools.product(("no_last", "Unused", "Precise", "Shared"), ("", "--fbgd")),
+])  # fmt: skip
+def test_unusual_networks_are_trained_and_measured(function, option):
+    words = TINY.replace("--noninvlr 0", option)
+    folder = start(f"{words} --epochs 1 --model nets.py:{function} --metrics --trace")
+    found = measured(
+        f"--models_dir {folder} --fisher_trace --hess_trace --calc_grads --calc_l2_init"
+    )
+    for name in ("train-tm.npz", "trace/epoch-0.npz"):
+        found.update(np.load(folder / name))
+    for key in found.keys() - {"gs_norm"}:
+        assert np.isfinite(found[key]).all(), key
 
 
 @pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel"])
-def test_unusual_networks_go_on_to_the_bit(tmp_path, nets, function):
-    words = f"{TINY} --momentum 0.9 --model {nets}:{function}"
-    whole = start(tmp_path / "whole", words)
-    folder = start(tmp_path, f"{words} --epochs 1")
-    start(tmp_path, f"{words} --resume --metrics")
+def test_unusual_networks_go_on_to_the_bit(function):
+    words = f"{TINY} --momentum 0.9 --model nets.py:{function}"
+    whole, folder = start(words, "whole"), start(f"{words} --epochs 1")
+    start(f"{words} --resume --metrics")
     a, b = (torch.load(path / "checkpoint-2.pt") for path in (whole, folder))
     assert not any("module" in key for key in a["state_dict"])
     for key in {"state_dict", "buffers"} & a.keys():
@@ -336,46 +314,26 @@ def test_unusual_networks_go_on_to_the_bit(tmp_path, nets, function):
     assert ("buffers" in a) == (function == "Buffers")
 
 
-def test_a_compiled_network_is_trained_as_the_one_inside(tmp_path, nets):
-    a, b = (
-        torch.load(start(tmp_path / f, f"{TINY} --model {nets}:{f}") / "checkpoint-2.pt")
-        for f in ("body", "compiled")
-    )
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    assert all(torch.equal(b["state_dict"][key], w) for key, w in a["state_dict"].items())
-
-
-@pytest.mark.parametrize("option", ["--fix_si_pnorm", "--fix_elr", "--fix_all_elr"])
-def test_frozen_weights_are_not_rescaled(tmp_path, nets, capsys, option):
-    words = f"{TINY} --model {nets}:no_first --trace --metrics {option}"
-    words += " --fix_si_pnorm_value 5" if option == "--fix_si_pnorm" else " --elr 0.01"
-    folder = start(tmp_path, words)
+@pytest.mark.parametrize("option", [
+    "--fix_si_pnorm --fix_si_pnorm_value 5", "--fix_elr --elr 0.01", "--fix_all_elr --elr 0.01"
+])  # fmt: skip
+def test_frozen_weights_are_not_rescaled(capsys, option):
+    folder = start(f"{TINY} --model nets.py:no_first --trace --metrics {option}")
     assert "note: frozen, so not trained, held or recorded: 0.weight" in capsys.readouterr().out
     assert runs.read_config(folder)["si_weights"] == ["3.weight"]
-    first, last = (torch.load(folder / f"checkpoint-{e}.pt")["state_dict"] for e in (0, 2))
+    first, last = state_of(folder, 0), state_of(folder)
     assert torch.equal(first["0.weight"], last["0.weight"])
-    with np.load(folder / "train-tm-prebn.npz") as measured:
-        assert measured["params_norm"][-1] == pytest.approx(last["3.weight"].norm().item())
+    with np.load(folder / "train-tm-prebn.npz") as arrays:
+        assert arrays["params_norm"][-1] == pytest.approx(last["3.weight"].norm().item())
     with np.load(folder / "trace" / "epoch-1.npz") as trace:
         assert trace["si_norm"][0] == pytest.approx(first["3.weight"].norm().item())
 
 
-def test_an_unused_tensor_has_no_curvature_and_no_gradient(tmp_path, nets):
-    found, words = {}, TINY.replace("size 100", "size 20").replace("--epochs 2", "--epochs 1")
-    for function in ("Net", "Unused"):
-        folder = start(tmp_path / function, f"{words} --model {nets}:{function}")
-        path = tmp_path / f"{function}.npz"
-        asked = f"--models_dir {folder} --epochs 0 --hess_evals --calc_grad_norms --train_mode"
-        measuring_script.main(f"{asked} --save_path {path}".split())
-        found[function] = dict(np.load(path))
-    for name in ("gnorm_m", "hess_evals"):
-        assert found["Unused"][name] == pytest.approx(found["Net"][name], rel=1e-3)
-
-
-def test_what_is_wrong_with_images_is_said_in_a_line(tmp_path, capsys):
-    images(tmp_path / "data", (20, 28))
-    words = TINY.replace("Digits --use_data_size 100", f"ImageFolder --data_path {tmp_path}/data")
-    shown = error(tmp_path, f"{words} --model ConvNetSI", capsys)
-    assert "takes images of 32 x 32, these have 20 x 28" in shown
-    Image.new("RGB", (30, 28)).save(tmp_path / "data" / "train" / "a" / "odd.png")
-    assert "all images must have the same size" in error(tmp_path, words, capsys)
+def test_an_unused_tensor_has_no_curvature_and_no_gradient():
+    found = {}
+    for name in ("Net", "Unused"):
+        folder = start(f"{TINY} --use_data_size 20 --epochs 1 --model nets.py:{name}", name)
+        words = f"--models_dir {folder} --epochs 0 --hess_evals --calc_grad_norms"
+        found[name] = measured(words)
+    for key in ("gnorm_m", "hess_evals"):
+        assert found["Unused"][key] == pytest.approx(found["Net"][key], rel=1e-3)

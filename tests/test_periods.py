@@ -19,11 +19,8 @@ TIME = np.arange(N)
 def share_periodic(draw, draws=DRAWS):
     """In how many of the draws (loss, ρ) a run is called periodic."""
     rng = np.random.RandomState(0)
-    found = []
-    for _ in range(draws):
-        loss, rho = draw(rng)
-        found.append(find_periods(np.arange(len(loss)), loss, rho).is_periodic)
-    return np.mean(found)
+    columns = [draw(rng) for _ in range(draws)]
+    return np.mean([find_periods(range(len(loss)), loss, rho).is_periodic for loss, rho in columns])
 
 
 # --- what has no periods ---
@@ -33,21 +30,6 @@ def noise(rng, memory):
     """An autoregressive process of unit variance: (N,)."""
     start = lfilter([1], [1, -memory], rng.normal(size=N), zi=[memory * rng.normal()])[0]
     return start * math.sqrt(1 - memory**2)
-
-
-def convergence(width):
-    def draw(rng):
-        loss = np.exp(-TIME / 80 + rng.normal(0, 10 * width, N))
-        return loss, (1 + np.exp(-TIME / 60)) * np.exp(rng.normal(0, width, N))
-
-    return draw
-
-
-def single_spike(rng):
-    loss, rho, at = np.exp(-TIME / 80 + rng.normal(0, 0.2, N)), np.exp(-TIME / 200), rng.randint(N)
-    loss[at : at + 5] *= 100
-    rho[at:] *= 1.3
-    return loss, rho * np.exp(rng.normal(0, 0.003, N))
 
 
 def poisson_spikes(count, kick):
@@ -91,14 +73,12 @@ def heavy_tails(degrees, width):
 
 
 WITHOUT = {
-    **{f"convergence, noise {w}": convergence(w) for w in (0.003, 0.03, 0.1)},
-    "a single spike": single_spike,
     **{f"{n} spikes, kick {k}": poisson_spikes(n, k)
-       for n, k in itertools.product((4, 6, 8, 12, 20), (1.0, 1.4, 2.0))},
+       for n, k in itertools.product((4, 8, 20), (1.0, 1.4, 2.0))},
     **{f"AR({m}), {w}, lag {lag}": autoregressive(m, w, lag)
-       for m, w, lag in itertools.product((0, 0.5, 0.8, 0.95), (0.05, 0.1, 0.3), (0, 1))},
+       for m, w, lag in itertools.product((0, 0.8, 0.95), (0.05, 0.3), (0, 1))},
     **{f"random walk {w}, skewed {s}": random_walk(w, s)
-       for w, s in itertools.product((0.01, 0.03, 0.1), (False, True))},
+       for w, s in itertools.product((0.01, 0.1), (False, True))},
     **{f"Student's t({d}), {w}": heavy_tails(d, w)
        for d, w in itertools.product((1, 2, 3), (0.003, 0.03))},
 }  # fmt: skip
@@ -112,28 +92,30 @@ def test_no_periods_in(name):
 # --- what has ---
 
 
-def swings(shape, depth, width, records, jitter=0.1, periods=6):
+# By the shape of a period: the position in it, and ln ρ and ln loss there, from 0 (lowest) to 1.
+KNOTS = {
+    "sawtooth": ((0, 0.85, 0.9, 1), (1, 0, 0.5, 1), (0.7, 0, 1, 0.7)),
+    "creeping": ((0, 0.2, 0.85, 0.9, 1), (1, 0.8, 0, 0.5, 1), (0.7, 0, 0.2, 1, 0.7)),
+    "smooth": ((0, 0.55, 0.65, 0.8, 1), (1, 0.03, 0, 0.6, 1), (0.4, 0, 0.3, 1, 0.4)),
+}
+
+
+def swings(shape, depth, width, records, periods=6):
     """Periods of random lengths: ρ swings by the factor `depth`, the loss by 30; both noisy.
 
     A loss that creeps is lowest early, as that of ResNet-18 with weight decay on all weights.
     """
-    # knots: position in the period, ln ρ and ln loss at them, from 0 (lowest) to 1
-    knots = {
-        "sawtooth": ((0, 0.85, 0.9, 1), (1, 0, 0.5, 1), (0.7, 0, 1, 0.7)),
-        "creeping": ((0, 0.2, 0.85, 0.9, 1), (1, 0.8, 0, 0.5, 1), (0.7, 0, 0.2, 1, 0.7)),
-        "smooth": ((0, 0.55, 0.65, 0.8, 1), (1, 0.03, 0, 0.6, 1), (0.4, 0, 0.3, 1, 0.4)),
-    }[shape]
+    at, rho_at, loss_at = map(np.array, KNOTS[shape])
 
     def draw(rng):
-        ends = np.cumsum(records * (1 + jitter * rng.normal(size=periods + 1)))
+        ends = np.cumsum(records * (1 + 0.1 * rng.normal(size=periods + 1)))
         time = np.arange(ends[-1])
-        phase = np.interp(time, np.concatenate([[0], ends]), np.arange(periods + 2)) % 1
+        phase = np.interp(time, [0, *ends], range(periods + 2)) % 1
         if shape == "smooth":
-            at = np.searchsorted(knots[0], phase, side="right") - 1
-            left, right = np.array(knots[0])[at], np.array(knots[0])[at + 1]
-            eased = (1 - np.cos(np.pi * (phase - left) / (right - left))) / 2
-            phase = left + eased * (right - left)
-        log_rho, log_loss = np.interp(phase, *knots[:2]), np.interp(phase, knots[0], knots[2])
+            k = np.searchsorted(at, phase, side="right")
+            left, length = at[k - 1], (at[k] - at[k - 1])
+            phase = left + length * (1 - np.cos(np.pi * (phase - left) / length)) / 2
+        log_rho, log_loss = np.interp(phase, at, rho_at), np.interp(phase, at, loss_at)
         noise = rng.normal(0, width, len(time))
         return 30**log_loss * np.exp(noise), depth**log_rho * np.exp(0.002 * noise)
 
@@ -141,9 +123,9 @@ def swings(shape, depth, width, records, jitter=0.1, periods=6):
 
 
 @pytest.mark.parametrize("shape", ["sawtooth", "creeping", "smooth"])
-@pytest.mark.parametrize("depth", [1.2, 1.5, 2.5])
+@pytest.mark.parametrize("depth", [1.2, 2.5])
 @pytest.mark.parametrize("width", [0.03, 0.3])
-@pytest.mark.parametrize("records", [12, 30, 100])
+@pytest.mark.parametrize("records", [12, 100])
 def test_periods_in(shape, depth, width, records):
     assert share_periodic(swings(shape, depth, width, records), draws=24) > 0.95
 
@@ -168,16 +150,16 @@ def record(lr):
     return np.array([[float(row[c]) for row in rows] for c in ("epoch", "train_loss", "si_norm")])
 
 
-@pytest.mark.parametrize("lr", TURNS)
-def test_figure2(lr):
+@pytest.mark.parametrize("lr, cv", [("0.001", None), ("0.01", 0.17), ("0.03", 0.24), ("1", None)])
+def test_figure2(lr, cv):
     columns = record(lr)
     found = find_periods(*columns)
     assert found.turns.tolist() == TURNS[lr]
     e_fold = 1 / (float(lr) * 0.02 * 20)  # epochs of 20 steps
-    assert found.after(e_fold).is_periodic == bool(TURNS[lr])
-    if not TURNS[lr]:
+    assert found.after(e_fold).is_periodic == bool(cv)
+    if not cv:
         return
-    assert found.cv == pytest.approx({"0.01": 0.17, "0.03": 0.24}[lr], abs=0.005)
+    assert found.cv == pytest.approx(cv, abs=0.005)
     # Half of the epochs, unevenly: the same periods. Units of time, loss and ρ do not matter.
     kept = np.sort(np.random.RandomState(0).choice(1000, 500, replace=False))
     assert len(find_periods(*columns[:, kept])) >= len(found) - 1
@@ -187,21 +169,17 @@ def test_figure2(lr):
 
 def test_turning_points_are_in_order_and_extremes():
     epochs, loss, rho = record("0.03")
-    value = {name: dict(zip(epochs, column, strict=True))
-             for name, column in (("rho", rho), ("loss", loss))}  # fmt: skip
-    found = find_periods(epochs, loss, rho)
-    for p in found.cycles:
+    rho_at, loss_at = (dict(zip(epochs, column, strict=True)) for column in (rho, loss))
+    for p in find_periods(epochs, loss, rho).cycles:
         assert p.start <= p.low <= p.turn <= p.high <= p.end
-        assert (value["rho"][p.start], value["rho"][p.turn]) == (p.rho_start, p.rho_turn)
-        assert (value["loss"][p.low], value["loss"][p.high]) == (p.loss_low, p.loss_high)
-        assert p.rho_end >= 1.1 * p.rho_turn and p.rho_start >= 1.1 * p.rho_turn
-        assert p.loss_high >= 4 * p.loss_low
+        assert (rho_at[p.start], rho_at[p.turn]) == (p.rho_start, p.rho_turn)
+        assert (loss_at[p.low], loss_at[p.high]) == (p.loss_low, p.loss_high)
+        assert min(p.rho_start, p.rho_end) >= 1.1 * p.rho_turn and p.loss_high >= 4 * p.loss_low
         assert p.rho_turn == rho[(epochs >= p.start) & (epochs <= p.end)].min()
 
 
 def test_one_record_after_the_other():
-    detector, known = Detector(), []
-    columns = record("0.01")
+    detector, known, columns = Detector(), [], record("0.01")
     for k, (time, loss, rho) in enumerate(columns.T, 1):
         detector.add(time, loss, rho)
         if len(detector.periods) > len(known):
@@ -231,18 +209,8 @@ def test_short_records():
         find_periods([1, 2], [1], [1, 2])
 
 
-def test_minima():
-    columns = record("0.01")
-    found = find_periods(*columns)
-    lows = found.minima(columns[0], columns[1])
-    assert lows.tolist() == found.each("low").tolist()
-    saved = columns[:, 9::10]
-    assert all(abs(found.minima(saved[0], saved[1]) - lows) < 20)
-    assert found.minima([350, 5000], [1, 1]).tolist() == [350]
-
-
-@pytest.mark.parametrize("dead", [0.2, 0.3, 0.4])
-@pytest.mark.parametrize("lengths", [3, 5, 10, 20, 60])
+@pytest.mark.parametrize("dead", [0.2, 0.4])
+@pytest.mark.parametrize("lengths", [3, 10, 60])
 def test_one_in_twenty_draws_of_random_events_is_below_the_limit(lengths, dead):
     """Exponential lengths after a dead time; the limit is found from other draws."""
     draws = np.random.default_rng(1).exponential(size=(20_000, lengths))
@@ -262,11 +230,9 @@ def test_the_limit_of_chance_grows_with_lengths_and_depth():
 
 def cycle(turn, start=None, low=None, high=None, end=None, records=9, wavering=0.0, rho_start=9.0):
     """A period of ten times at most, orderly unless it is said otherwise."""
-    start = turn - 9 if start is None else start
-    low = turn if low is None else low
-    high = turn + 0.5 if high is None else high
-    end = turn + 1 if end is None else end
-    return Period(start, rho_start, low, 0.1, turn, 1.0, high, 1.0, end, 9.0, records, wavering)
+    start, low = (turn - 9 if start is None else start), (turn if low is None else low)
+    return Period(start, rho_start, low, 0.1, turn, 1.0, high or turn + 0.5, 1.0, end or turn + 1,
+                  9.0, records, wavering)  # fmt: skip
 
 
 @pytest.mark.parametrize("change, orderly", [
@@ -292,7 +258,7 @@ LIMIT = chance_cv(8, math.log(9))  # of the falls of `cycle`
 
 
 @pytest.mark.parametrize("found, periodic", [
-    (of_lengths([10] * 2), False), (of_lengths([10] * 3), True),
+    (Periods(), False), (of_lengths([10] * 2), False), (of_lengths([10] * 3), True),
     (of_lengths([10] * 3, 1), True), (of_lengths([10] * 3, 2), False),
     # 1.48 MAD / median of two alternating lengths is 1.48 CV
     (of_lengths(varied(0.26, 200)), True), (of_lengths(varied(0.28, 200)), False),
@@ -301,7 +267,7 @@ LIMIT = chance_cv(8, math.log(9))  # of the falls of `cycle`
     (of_lengths([20] * 7 + [20 * (1 + 6 * LIMIT)]), False),
 ])  # fmt: skip
 def test_what_is_periodic(found, periodic):
-    assert found.is_periodic == periodic
+    assert found.is_periodic is periodic  # and no NumPy type: it is written as JSON
 
 
 def test_one_missed_swing_does_not_make_a_run_irregular():
@@ -333,6 +299,7 @@ def test_minima_lie_between_a_maximum_of_the_loss_and_the_next_turn():
     times = [-5, 5, 9, 11, 15, 25, 35, 40, 50]
     loss = [9, 0.1, 0.2, 0.01, 2, 1, 0.02, 0.01, 0.01]
     assert found.minima(times, loss).tolist() == [5, 25]
+    assert found.minima([15, 50], [1, 1]).tolist() == [15]  # nothing is recorded in the first
 
 
 def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
@@ -348,10 +315,3 @@ def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
     # A loss that is not finite is infinitely high: never a minimum.
     broken = find_periods(range(13), [math.nan if x == 0.1 else x for x in loss], rho).cycles
     assert broken[0].low == 3
-
-
-def test_what_is_periodic_can_be_written_as_json():
-    found = find_periods(
-        *zip(*[(i, [0.01, 1][i % 20 < 3], 2 - i % 20 / 20) for i in range(200)], strict=True)
-    )
-    assert found.is_periodic is True and Periods().is_periodic is False

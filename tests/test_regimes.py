@@ -39,7 +39,7 @@ SPHERE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", SPHERE)
 def test_regimes_on_the_sphere(case, seed):
     loss, error, expected = SPHERE[case]
@@ -75,7 +75,7 @@ def ordinary(lr, wd, steps, gradient, rho=3.0, seed=0):
     return lr / np.array(norms[9::10]) ** 2, steps * lr * wd
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("error, name", [
     (0.5, "chaotic equilibrium"), (0.95, "divergence"), (0.01, "chaotic equilibrium"),
 ])  # fmt: skip
@@ -84,7 +84,7 @@ def test_ordinary_training_has_a_regime_once_its_norm_has_settled(seed, error, n
     assert find_regime(noise(seed), np.full(60, error), *record).name == name
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_ordinary_training_that_has_not_settled_is_not_named(seed):
     level, half = noise(seed), np.full(60, 0.5)
     short = ordinary(0.1, 0.01, 600, 1.0, seed=seed)
@@ -100,14 +100,11 @@ def test_ordinary_training_that_has_not_settled_is_not_named(seed):
     assert slow.reason == "the loss still falls"
 
 
-def test_level_and_spread_are_of_the_second_half():
+def test_level_and_spread_and_half_of_the_errors_are_of_the_second_half():
     found = find_regime([*[100.0] * 11, *range(11)], np.full(22, 0.5))
     assert (found.low, found.level, found.high) == (1, 5, 9)
     assert find_regime([1.0] * 30 + [1, np.inf] * 14 + [1, 1], np.full(60, 0.5)).high == np.inf
-
-
-def test_half_the_errors_decide_and_not_their_mean():
-    error = np.where(np.arange(60) % 5 == 0, 9.0, 0.5)
+    error = np.where(np.arange(60) % 5 == 0, 9.0, 0.5)  # whose mean is above that of guessing
     assert find_regime(noise(1), error).name == "chaotic equilibrium"
 
 
@@ -151,12 +148,9 @@ def test_what_a_run_does(make, loss, rho, error, config, expected):
     assert run.behaviour == expected
 
 
-def test_a_schedule_that_still_falls_is_no_regime(make):
+def test_what_is_not_recorded_is_named_and_a_schedule_that_falls_is_no_regime(make):
     run = make(noise(0), np.full(60, 5.0), {"fix_elr": True}, lr=fall(1, 0.01))
     assert run.behaviour == "no regime yet: η̃ still falls"
-
-
-def test_what_is_not_recorded_is_named(make):
     run = make(noise(0), np.full(60, 5.0), {"fix_elr": True})
     (run.folder / "log.csv").unlink()
     assert run.regime.reason == "train loss unknown"

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from utils import Interrupted, UserError, locked, user_errors, write_atomically
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), Interrupted(2), MemoryError()])
-@pytest.mark.parametrize("where", ["fsync", "replace"])
+@pytest.mark.parametrize("where", [(os, "fsync"), (Path, "replace")])
 def test_a_write_that_is_cut_leaves_the_old_file_alone(tmp_path, monkeypatch, error, where):
     path = tmp_path / "file"
     write_atomically(path, b"old")
@@ -27,7 +29,7 @@ def test_a_write_that_is_cut_leaves_the_old_file_alone(tmp_path, monkeypatch, er
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[where], fail)
+    monkeypatch.setattr(*where, fail)
     with pytest.raises(type(error)):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -85,16 +87,21 @@ def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("error, status, message", [
-    (UserError("no such thing"), 2, "x.py: error: no such thing\n"),
-    (OSError(28, "No space left", "a/file"), 1, "x.py: error: No space left: a/file\n"),
-    (OSError("odd"), 1, "x.py: error: odd\n"),
-    (OSError(20, "Not a directory", "a/b"), 2, "x.py: error: Not a directory: a/b\n"),
-    (Interrupted(signal.SIGTERM), 143, "x.py: stopped by SIGTERM\n"),
+    (UserError("no such thing"), 2, "error: no such thing"),
+    (OSError(28, "No space left", "a/file"), 1, "error: No space left: a/file"),
+    (OSError("odd"), 1, "error: odd"),
+    (OSError(20, "Not a directory", "a/b"), 2, "error: Not a directory: a/b"),
+    (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM"),
+    (MemoryError("no array of that size"), 1, ".*not enough memory.*--batch_size.*"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 1, ".*not enough memory.*--batch_size.*"),
+    (RuntimeError("[enforce fail at x.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+     1, ".*not enough memory.*--batch_size.*"),
 ])  # fmt: skip
 def test_errors_are_one_line_and_a_status(capsys, error, status, message):
     with pytest.raises(SystemExit) as stop, user_errors("x.py"):
         raise error
-    assert stop.value.code == status and capsys.readouterr().err == message
+    assert stop.value.code == status
+    assert re.fullmatch(f"x.py: {message}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("length", [10, 10**6])
@@ -107,9 +114,10 @@ def test_a_reader_that_has_enough_ends_a_program_without_a_word(length):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors("x.py"):
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("another")])
+def test_a_mistake_of_the_program_keeps_its_traceback(error):
+    with pytest.raises(type(error)), user_errors("x.py"):
+        raise error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -127,19 +135,15 @@ def test_a_second_signal_does_not_cut_the_tidying_up(number):
 
 def test_errors_in_a_thread_are_one_line_too(capsys):
     """Where signals cannot be handled."""
-    stopped = []
 
     def work():
-        try:
-            with user_errors("x.py"):
-                raise UserError("no such thing")
-        except SystemExit as stop:
-            stopped.append(stop.code)
+        with pytest.raises(SystemExit) as stop, user_errors("x.py"):
+            raise UserError("no such thing")
+        return stop.value.code
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert stopped == [2] and capsys.readouterr().err == "x.py: error: no such thing\n"
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(work).result() == 2
+    assert capsys.readouterr().err == "x.py: error: no such thing\n"
 
 
 def test_a_process_of_another_user_is_alive(monkeypatch):
@@ -171,21 +175,6 @@ def test_the_nearest_name_is_suggested(word, found):
     assert utils.nearest(word, ["ConvNetSIAf", "ConvNetSI", "ResNet18"]) == words
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError("no array of that size"),
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("[enforce fail at x.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
-])  # fmt: skip
-def test_want_of_memory_is_one_line(capsys, error):
-    with pytest.raises(SystemExit) as stop, user_errors("x.py"):
-        raise error
-    shown = capsys.readouterr().err
-    assert stop.value.code == 1 and shown.count("\n") == 1
-    assert "not enough memory" in shown and "--batch_size" in shown
-    with pytest.raises(RuntimeError, match="another"), user_errors("x.py"):
-        raise RuntimeError("another")
-
-
 def test_a_network_that_cannot_be_compiled_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop, user_errors("x.py"):
         torch.compile(lambda x: torch._dynamo.graph_break(), fullgraph=True)(torch.ones(1))
@@ -201,13 +190,11 @@ def test_a_lock_is_waited_for(tmp_path):
         with locked(path, "the file", patience=30):
             seen.append("other")
 
-    with locked(path, "the file"):
-        thread = threading.Thread(target=other)
-        thread.start()
+    with ThreadPoolExecutor() as pool, locked(path, "the file"):
+        pool.submit(other)
         assert begun.wait(30)
         time.sleep(0.1)
         with pytest.raises(UserError, match="in use"):
             locked(path, "the file", patience=0.2).__enter__()
         seen.append("first")
-    thread.join()
     assert seen == ["first", "other"]
