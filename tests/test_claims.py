@@ -10,7 +10,7 @@ from made_runs import chaos, chaotic, falling, on_sphere, saw, seeds_of, sphere_
 
 import runs.checkpoints
 from claims import branches, mechanism, minima, periodic, sphere
-from claims.claim import CLAIMS, PARTS, NotMeasurable
+from claims.claim import NotMeasurable
 from claims.statistics import ABOVE, BELOW, verdict_of
 
 
@@ -40,16 +40,6 @@ def trace_of(monkeypatch):
     return give
 
 
-def test_every_claim_says_what_it_is_judged_by():
-    for claim in CLAIMS.values():
-        assert [*claim.design] == [*PARTS] and all(claim.design.values())
-        assert claim.power[1] > 0.85  # planned for the effect seen so far
-        assert len(claim.seeds) == len(claim.settings) and all(n >= 5 for n in claim.seeds)
-
-
-# --- periods ---
-
-
 def test_periodic_seeds(make):
     line = seeds_of(make, saw(50), 2, "a") + seeds_of(make, saw(250), 1, "a")  # two periods
     found = periodic.adam(line)
@@ -59,14 +49,6 @@ def test_periodic_seeds(make):
     assert cv.seeds.tolist() == [0, 0] and cv.inside is limit.inside is None
     assert limit.seeds == pytest.approx(line[0].periods.after(62.5).cv_limit)
     assert [row["periodic"] for row in found[1]] == [True, True, False]
-
-
-@pytest.mark.parametrize("rise, periods", [((2, 3), 0), ((3, 2, 6), 12), ((6,), 12)])
-def test_a_loss_alone_swings_fourfold_in_all(make, rise, periods):
-    """From 1 up through these levels, a dip of less among them, and down again."""
-    swing = [*np.geomspace(rise[-1], 1, 50 - len(rise)), *rise]
-    run = make(np.tile(swing, 12), np.full(600, 3.0))
-    assert len(branches.loss_periods(run)) == periods
 
 
 def test_each_line_is_judged_alone(make):
@@ -120,9 +102,6 @@ def test_range_needs_every_rate_and_both_ends(make):
         [*low, *between, *high], [*between[:-12], *none]
     ):  # fmt: skip
         assert verdict_of(periodic.range_(*wrong)[0]) == "contradicted"
-
-
-# --- branches ---
 
 
 @pytest.fixture
@@ -227,6 +206,10 @@ def test_when_a_run_destabilises(make):
 
 
 def test_periods_of_the_loss_alone_and_those_after_one_e_fold(make):
+    for rise, periods in (((2, 3), 0), ((3, 2, 6), 12), ((6,), 12)):  # fourfold, with a dip or not
+        swing = [*np.geomspace(rise[-1], 1, 50 - len(rise)), *rise]
+        run = make(np.tile(swing, 12), np.full(600, 3.0))
+        assert len(branches.loss_periods(run)) == periods
     held = make(saw(50)[0], np.full(600, 3.0))
     assert len(branches.loss_periods(held)) == 11 and len(held.periods) == 0
     assert branches.loss_periods(held, 300).turns[0] > 300
@@ -276,9 +259,6 @@ def test_practice_asks_whether_its_swings_need_the_norm(make, asked):
     assert [*margins(found).values()] == [ABOVE(0.5)] * 2
     assert all((e, n) == (300, 500) and c["fix_si_pnorm"] for e, n, c in asked)
     assert max(found[1][-1]["free"]) <= 800
-
-
-# --- the norm ---
 
 
 @pytest.mark.parametrize("fall, inside, expected", [
@@ -347,9 +327,6 @@ def test_the_angle_of_steps_is_their_root_mean_square_in_the_second_half(make, t
     judged = mechanism.angles(found)
     assert values(judged) == {"SGD, momentum, ηλ = 0.004": pytest.approx(1)}
     assert [*margins(judged).values()] == [(0.9, 1.1)]
-
-
-# --- minima ---
 
 
 @pytest.fixture
@@ -423,9 +400,6 @@ def test_improvement_is_of_the_first_three_to_the_last_five(with_checkpoints, as
     assert fall == pytest.approx(-(np.mean(lows[-5:]) - np.mean(lows[:3])) / 100)
     assert against == pytest.approx(2 - np.mean(lows[-5:]) * 0.009)
     assert [*margins(found).values()] == [BELOW(0)] * 2
-
-
-# --- the sphere ---
 
 
 def sphere_seed(make, trial, levels, drift=1.0):

@@ -12,7 +12,7 @@ import pytest
 import figures
 from claims import __main__ as command
 from claims import statistics, table
-from claims.claim import CLAIMS, NotMeasurable
+from claims.claim import CLAIMS, PARTS, NotMeasurable
 from claims.statistics import ABOVE, Estimate, mean, share
 from experiments.lines import lines_of
 from options import Train
@@ -112,12 +112,13 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
             command.main(words.split())
 
 
-# --- the designs ---
-
-
-def test_trials_are_from_40_on_and_only_settings_on_cifar_take_other_images():
+def test_designs_are_complete_and_trials_are_from_40_on():
+    """Settings on CIFAR-10 alone can be trained on other images."""
     options = command.Command(image_folder="folder", seeds=9)
     for one in CLAIMS.values():
+        assert [*one.design] == [*PARTS] and all(one.design.values())
+        assert one.power[1] > 0.85  # planned for the effect seen so far
+        assert all(seeds >= 5 for seeds in one.seeds)
         groups = command.lines_behind(one, options)
         for (setting, lines), seeds in zip(groups, one.seeds, strict=True):
             assert {line.options.trial for line in lines} == {*range(40, 40 + min(seeds, 9))}
@@ -140,9 +141,6 @@ def test_settings_and_seeds_are_those_that_were_fixed_before_the_data():
             designs[key].append((line.name, options))
     designs = json.dumps(designs, sort_keys=True)
     assert hashlib.sha256(designs.encode()).hexdigest()[:12] == "284d70a8df05"
-
-
-# --- what is told ---
 
 
 def entry(name, value, low, high, inside=(0.5, None)):

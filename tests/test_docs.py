@@ -108,14 +108,12 @@ def requirements(name):
     return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
 
 
-def test_conda_and_pip_requirements_are_the_same():
+def test_conda_and_pip_requirements_are_the_same_and_pinned_within_the_tested_ranges():
     needed, pinned = requirements("requirements.txt"), requirements("constraints.txt")
     conda = yaml.safe_load((ROOT / "cycle_env.yml").read_text())["dependencies"]
     assert {*conda[-1]["pip"]} == {name + pinned[name] for name in needed}
     assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
-
-
-def test_pinned_versions_lie_in_the_tested_ranges():
+    # Pinned versions lie in the tested ranges
     pinned, ranges = (ROOT / "constraints.txt").read_text(), (ROOT / "requirements.txt").read_text()
     ends = re.findall(r"^([a-z-]+)>=([\d.]+)  # ([\d.]+)$", ranges, re.MULTILINE)
     assert [name for name, *_ in ends] == [*requirements("requirements.txt")]
@@ -172,8 +170,6 @@ def test_scripts_without_options_refuse_them(words):
     )
     assert done.returncode == 2 and "--foo" in done.stderr and not done.stdout
 
-
-# --- the notebook ---
 
 NOTEBOOK = json.loads((ROOT / "Plots.ipynb").read_text())
 CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]

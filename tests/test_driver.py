@@ -58,9 +58,6 @@ def start(tmp_path, drive):
     return run
 
 
-# --- runs ---
-
-
 def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     done = start({}, "--test")
     assert done.returncode == 0
@@ -161,9 +158,6 @@ def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, c
     assert f"figure: {tmp_path}/periods.png" in capsys.readouterr().out
 
 
-# --- the command line ---
-
-
 def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatch):
     def lines(*words):
         return drive("--experiment", "demo", "--test", *words).stdout.splitlines()
@@ -228,26 +222,20 @@ def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path):
     assert all((line.folder / runs.CONFIG).exists() for line in lines)
 
 
-# --- the block of parameters ---
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"lrs = [0.01]": ""}, "lrs is missing"),
-    ({'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'},
-     "no folder nowhere/train"),
-])  # fmt: skip
-def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
-    done = start(changes)
-    assert done.returncode == 2 and message in done.stderr
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+def test_mistakes_in_the_parameters_run_nothing(start, tmp_path):
+    images = {'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'}
+    for changes, message in (({"lrs = [0.01]": ""}, "lrs is missing"),
+                             (images, "no folder nowhere/train")):  # fmt: skip
+        done = start(changes)
+        assert done.returncode == 2 and message in done.stderr
+        assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):
     script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
 
@@ -317,22 +305,21 @@ def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("changes, pairs", [
-    ({"lrs": [1, 2], "wds": [3, 4]}, [(1, 3), (2, 4)]),
-    ({"lrs": [1, 2], "wds": [3]}, [(1, 3), (2, 3)]),
-    ({"lrs": [1], "wds": [3, 4]}, [(1, 3), (1, 4)]),
-    ({"lrs": [1, 2], "wds": [3, 4], "combine": "cross"}, [(1, 3), (1, 4), (2, 3), (2, 4)]),
-])  # fmt: skip
-def test_lists_are_zipped_and_one_goes_with_all_or_crossed(changes, pairs):
-    assert [(line.options.lr_init, line.options.wd) for line in lines_with(**changes)] == pairs
+def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
+    for changes, pairs in (
+        ({"lrs": [1, 2], "wds": [3, 4]}, [(1, 3), (2, 4)]),
+        ({"lrs": [1, 2], "wds": [3]}, [(1, 3), (2, 3)]),
+        ({"lrs": [1], "wds": [3, 4]}, [(1, 3), (1, 4)]),
+        ({"lrs": [1, 2], "wds": [3, 4], "combine": "cross"}, [(1, 3), (1, 4), (2, 3), (2, 4)]),
+    ):
+        assert [(line.options.lr_init, line.options.wd) for line in lines_with(**changes)] == pairs
 
 
-@pytest.mark.parametrize("mode", ["fix_elr", "fix_all_elr"])
-def test_lines_on_the_sphere(mode):
-    lines = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
-    assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
-    assert all(getattr(line.options, mode) for line in lines)
-    assert [line.options.elr for line in lines] == [0.1, 0.2]
+def test_lines_on_the_sphere():
+    for mode in ("fix_elr", "fix_all_elr"):
+        one, two = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
+        assert (one.name, two.name) == ("elr_0.1", "elr_0.2") and two.options.elr == 0.2
+        assert getattr(one.options, mode) and getattr(two.options, mode)
 
 
 def test_what_official_drivers_put_into_params():
@@ -354,15 +341,9 @@ def test_what_official_drivers_put_into_params():
     assert line.folder.name == "trial_3"
     assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
     assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
-
-
-def test_same_last_layer_is_a_variable_of_the_driver():
-    (line,) = lines_with(same_last_layer=True)
+    (line,) = lines_with(same_last_layer=True)  # a variable of the driver
     assert line.options.same_last_layer
     assert "--eval_on_train_subsets" not in line.commands["train-tm"]
-
-
-# --- named experiments ---
 
 
 def test_variants_on_a_folder_and_quick_ones():

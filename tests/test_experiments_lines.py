@@ -36,9 +36,6 @@ def line(tmp_path, monkeypatch):
     return lines_of(SMALL)[0]
 
 
-# --- when a line is finished ---
-
-
 def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **config):
     """What a run of the line leaves: empty checkpoints, metrics, a log."""
     runs.write_config(line.folder, {**asdict(line.options), **config})
@@ -72,23 +69,17 @@ def test_a_line_is_finished_when_all_up_to_its_end_is_measured(line, left, state
     assert ("is finished" in capsys.readouterr().out) == (state != "stopped")
 
 
-def test_a_line_without_one_of_its_files_is_not_finished(line):
+def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
     for name in runs.METRICS:
         leave(line)
         (line.folder / f"{name}.npz").unlink()
         assert not is_finished(line)
         (line.folder / f"{name}.npz").write_bytes(b"damaged")
         assert not is_finished(line)
-
-
-def test_another_run_in_the_folder_is_not_this_line(line):
     leave(line, wd=0.5)
     with pytest.raises(UserError, match="wd"):
         is_finished(line)
     assert status.state_of(line, None) == "another run is there"
-
-
-# --- running one ---
 
 
 def scripted(folder, **bodies):
@@ -196,6 +187,10 @@ def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_
     run_line(line)
     assert shown(line).count("$ python") == 2 and "tidied" in shown(line)
     assert line.log("second").exists()
+    never = LineRunner(scripted(tmp_path / "never", train=""))
+    never.stop()
+    never.run()
+    assert runs.read_state(never.line.folder) is None and not never.line.log("train").exists()
 
 
 # A command that starts a process of its own and prints its number.
@@ -249,16 +244,6 @@ def test_a_command_dies_with_the_process_that_runs_it(tmp_path):
     driver.wait()
     until(lambda: is_dead(command))
     os.kill(child(line), signal.SIGKILL)
-
-
-def test_lines_that_never_began_have_no_state_after_a_stop(tmp_path):
-    runner = LineRunner(scripted(tmp_path, train=""))
-    runner.stop()
-    runner.run()
-    assert runs.read_state(runner.line.folder) is None and not runner.line.log("train").exists()
-
-
-# --- running several ---
 
 
 @pytest.fixture
@@ -332,9 +317,6 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 4 s to start" in (
         capsys.readouterr().out
     )
-
-
-# --- its commands, its state, and whether it is to be run ---
 
 
 def test_commands_give_the_options_of_the_line_and_add_to_the_files():

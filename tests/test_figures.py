@@ -116,9 +116,6 @@ def test_mistakes_are_named(words, message):
         main(words.split())
 
 
-# --- names ---
-
-
 @pytest.mark.parametrize("options, names", [
     ({"wd": 0.02}, ["λ = 0.04", "λ = 0.02"]),
     ({"lr_init": 0.2, "wd": 0.02}, ["η = 0.1, λ = 0.04", "η = 0.2, λ = 0.02"]),
@@ -151,9 +148,7 @@ def test_seeds_and_folders_name_only_runs_that_are_equal_otherwise(tmp_path):
     some.append(fake(tmp_path / "c" / "three", lr_init=0.3, trial=3))
     names = ["η = 0.1", "η = 0.2, a", "η = 0.2, b", "η = 0.3, trial 0", "η = 0.3, trial 3"]
     assert labels(some) == names
-
-
-def test_seeds_of_a_setting_are_one_line_and_copies_are_not(tmp_path):
+    # Seeds of a setting are one line, copies are not
     runs = [fake(tmp_path / f"{lr}_{t}", lr_init=lr, trial=t) for lr in (1, 2) for t in (0, 1)]
     assert by_setting(runs) == [runs[:2], runs[2:]]
     assert [line.label for line in lines_of(runs)[0]] == ["η = 1, 2 seeds", "η = 2, 2 seeds"]
@@ -174,22 +169,19 @@ def test_sixteen_lines_are_drawn_and_what_is_left_out_is_said(tmp_path, capsys):
     assert f"note: {note}" in capsys.readouterr().out
 
 
-# --- tables ---
-
-
-@pytest.mark.parametrize("turns, words", [
-    (0, ["0", "none", "none"]), (1, ["1", "needs 2", "needs 3"]),
-    (2, ["2", "100.0", "needs 3"]), (3, ["3", "100.0", "0.00"]),
-])  # fmt: skip
-def test_an_unknown_period_says_why(tmp_path, turns, words):
-    run = fake(tmp_path)
-    epochs = np.arange(60 + 100 * turns)
-    since = (epochs + 40) % 100  # since ρ was largest; it turns and jumps where this is 0
+def test_an_unknown_period_says_why(tmp_path):
+    fake(tmp_path)
+    since = (np.arange(280) + 40) % 100  # since ρ was largest; it turns and jumps where this is 0
     rows = [{"epoch": e, "train_loss": 10.0 ** (-4 * s / 100), "si_norm": 2 - s / 100}
-            for e, s in zip(epochs, since, strict=True)]  # fmt: skip
-    runs.write_log(tmp_path, rows[: 60 + 100 * (turns - 1) + 20 if turns else 50])
-    row = [cell.strip() for cell in figures.table([run]).splitlines()[-1].split("  ") if cell]
-    assert row == ["0.1", "0.04", *words, "50.00"]
+            for e, s in enumerate(since)]  # fmt: skip
+    for epochs, *words in (
+        (50, "0", "none", "none"), (80, "1", "needs 2", "needs 3"),
+        (180, "2", "100.0", "needs 3"), (280, "3", "100.0", "0.00"),
+    ):  # fmt: skip
+        runs.write_log(tmp_path, rows[:epochs])
+        (run,) = runs.find_runs(tmp_path)
+        row = [cell.strip() for cell in figures.table([run]).splitlines()[-1].split("  ") if cell]
+        assert row == ["0.1", "0.04", *words, "50.00"]
     (tmp_path / "test-em.npz").unlink()
     assert figures.table([runs.Run(tmp_path, run.config)]).endswith("not measured")
 
@@ -214,9 +206,6 @@ def test_the_period_table_has_no_header_without_rows_and_no_number_bursts_it(mak
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=at, params_norm=np.full(31, 1e35))
     row = figures.period_table(run).splitlines()[2].split("  ")
     assert [cell.strip() for cell in row if cell] == ["20", "20", "0.74", "not measured", "1e+35"]
-
-
-# --- whether one can read them ---
 
 
 def boxes(texts):

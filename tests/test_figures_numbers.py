@@ -57,8 +57,7 @@ def joined(run, first, second):
 
 
 def test_overview_and_effective_steps(distinct):
-    """Loss and ρ are the log's, the test error is measured, each at its own epochs; the phase
-    diagram is gradient times ρ, of all weights or else of the SI weights, against the rate."""
+    """The phase diagram is gradient times ρ, of all weights or else of the SI weights."""
     run = distinct()
     log, test, si = run.log(), run.metrics("test-em"), run.metrics("train-tm-prebn")
     for file, word in (("train-tm", "full gradient norm"), ("train-tm-prebn", "effective")):
@@ -141,8 +140,6 @@ def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
 
 
 def test_metrics_files_subsets_and_spectra(distinct):
-    """Of a spectrum the largest eigenvalue; accuracies as errors; what was measured at some epochs
-    only, as a line through them; subsets by the style of their lines."""
     run = distinct()
     nan, six = np.nan, np.arange(6)
     extra = {"report_epochs": six, "hess_trace": six + 1.0, "cos_init": 1 - six / 10,
@@ -197,8 +194,7 @@ def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
 
 
 def test_the_regime_diagram(distinct):
-    """Bars from the 10th to the 90th percentile of the second half of the record, a colour for each
-    regime and one for none, and what is known of guessing and of stability."""
+    """Bars reach from the 10th to the 90th percentile of the second half of the record."""
     rng, rates = np.random.default_rng(0), (0.1, 0.01, 1.0)
     losses = [rng.lognormal(-1 + i, 0.8, 400) for i in range(3)]
     losses[1][:200] = 99
@@ -226,8 +222,7 @@ def test_the_regime_diagram(distinct):
 
 
 def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
-    """To first order, also where the rate changes; loss and ρ are those of the trace, and the
-    phases reach from turning point to turning point."""
+    """To first order, also where the rate changes; phases reach from turning point to the next."""
     run = make(*chaos(60), {"lr_init": 0.2, "wd": 0.05, "epochs": 100})
     lr, rho, rows = 0.1 * np.exp(-np.arange(400) / 2000), 1.5, []
     for step, rate in enumerate(lr):
@@ -264,15 +259,6 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     assert period.start < figure.axes[0].texts[0].xy[0] < period.turn
 
 
-def test_published_stars_are_drawn_in_the_window_alone_and_not_of_branches(distinct):
-    run = distinct({"lr_init": 0.01})  # stars at 12, 24, 33, 51.6 and 60 of 60 epochs
-    part = figures.figure2([replace(run, window=(0, 30))], published=True)
-    assert part.axes[0].get_xlim()[1] < 33 and "published" in entries(part)
-    branch = distinct({"lr_init": 0.01, "resume_epoch": 60}, line="branch")
-    for other in (replace(run, window=(0, 3)), branch):
-        assert "published" not in entries(figures.figure2([other], published=True))
-
-
 def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_of(distinct):
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
     figure = figures.figure2(runs, published=True)
@@ -288,6 +274,12 @@ def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_o
         assert losses.get_color() == errors.get_color() == entries(figure)[name].get_color()
     jumps = [line.get_xdata()[0] for line in loss_axis.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(jumps, [10, 20, 27.5, 43])
+    # In the window alone, and not of branches
+    part = figures.figure2([replace(runs[0], window=(0, 25))], published=True)
+    assert part.axes[0].get_xlim()[1] < 27.5 and "published" in entries(part)
+    branch = distinct({"lr_init": 0.01, "resume_epoch": 60}, line="branch")
+    for other in (replace(runs[0], window=(0, 3)), branch):
+        assert "published" not in entries(figures.figure2([other], published=True))
 
 
 def test_the_period_table_has_each_number_of_its_own_epoch(distinct):
@@ -347,9 +339,7 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     assert "η = 0.5, 3 seeds" in entries(figure)
     assert "lowest to highest" in figure.legends[0].get_title().get_text()
     assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
-
-
-def test_seeds_are_averaged_at_the_epochs_that_all_have_and_a_single_value_is_a_point():
+    # At the epochs that all have; a single value is a point
     axis = figures.plt.figure().subplots()
     one, two = Curve(np.array([0, 2, 4]), np.array([9, 2, 4])), Curve(np.arange(2, 5), [8, 1, 4])
     draw_seeds(axis, [one, two._replace(values=np.array(two.values))], "C0", "log")
