@@ -40,22 +40,27 @@ def trace_of(run, columns, steps=4):
         runs.write_trace(run.folder, epoch, {"lr": run.config["lr_init"], **row})
 
 
-def chaotic(make, rho_factor=1.0, loss=2.0, line=None, **config):
+def seeds_of(make, course, count, line=None, **config):
+    """Trials from 40 on with the same losses and norms."""
+    return [make(*course, {**config, "trial": 40 + i}, line) for i in range(count)]
+
+
+def chaotic(make, rho_factor, loss, line, **config):
     """A run whose norm is that of the equilibrium of its gradients, times a factor, since half."""
-    config = {"lr_init": 1.0, "wd": 0.03, **config}
-    run = make(*chaos(100), config, line)
+    run = make(*chaos(2), {"lr_init": 1.0, **config}, line)
     rng, rho, rows = np.random.RandomState(0), 3.0, []
     for _ in range(600):
         effective = 5 * rng.uniform(0.9, 1.1)
         rows.append((rho_factor * rho, effective / rho / rho_factor))
-        rho = float(next_norm(rho, effective, config["lr_init"], config["wd"]))
+        rho = float(next_norm(rho, effective, 1.0, config["wd"]))
     norms, gradients = np.tile(np.array(rows[200:]), (2, 1)).T
     norms[:400] *= 5
-    trace_of(run, {"loss": np.full(800, loss), "si_norm": norms, "gradient_norm": gradients})
+    columns = {"loss": np.full(800, loss), "si_norm": norms, "gradient_norm": gradients}
+    trace_of(run, columns, steps=400)
     return run
 
 
-def on_sphere(make, elr, loss, error, gradient=5.0, traced=False, trial=10):
+def on_sphere(make, elr, loss, error, gradient=5.0, trial=10):
     config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
     run = make(loss, np.ones(len(loss)), config, train_acc=1 - error)
     arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
@@ -63,21 +68,17 @@ def on_sphere(make, elr, loss, error, gradient=5.0, traced=False, trial=10):
     np.savez(run.folder / "test-em.npz", **arrays)
     np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
              params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
-    steps = 4 * len(loss)
-    if traced:
-        columns = {"loss": np.repeat(loss, 4), "si_norm": np.ones(steps),
-                   "gradient_norm": np.full(steps, gradient)}  # fmt: skip
-        trace_of(run, columns)
     return run
 
 
-def sphere_of(make, levels=(1.8, 2.0, 2.2), trial=10):
-    rates = (0.01, 0.1, 1.0)
-    half = np.full(60, 0.5)
-    return [
-        on_sphere(make, elr, chaos(60, level)[0], half, traced=True, trial=trial)
-        for elr, level in zip(rates, levels, strict=True)
-    ]
+def sphere_of(make, rates, trial):
+    """Traced chaos at three rates, with a loss around 2 at the middle one."""
+    for elr, level in zip(rates, (1.8, 2.0, 2.2), strict=True):
+        loss = chaos(60, level)[0]
+        run = on_sphere(make, elr, loss, np.full(60, 0.5), trial=trial)
+        columns = {"loss": loss, "si_norm": np.ones(60), "gradient_norm": np.full(60, 5.0)}
+        trace_of(run, columns, steps=30)
+        yield run
 
 
 @pytest.fixture(autouse=True)

@@ -46,28 +46,24 @@ def test_tables_show_what_the_results_hold():
 
 
 def test_the_results_of_the_demo_are_those_of_its_setting():
-    asked = [
-        asdict(replace(line.options, norm_eps=1e-12)) for line in lines_of(EXPERIMENTS["demo"])
-    ]
-    runs = find_runs(ROOT / "results" / "demo")
-    for run, options_of_line in zip(runs, asked, strict=True):
-        named = {key: run.config[key] for key in options_of_line.keys() & run.config.keys()}
-        assert named == {key: options_of_line[key] for key in named}
+    runs, lines = find_runs(ROOT / "results" / "demo"), lines_of(EXPERIMENTS["demo"])
+    for run, line in zip(runs, lines, strict=True):
+        asked = asdict(replace(line.options, norm_eps=1e-12))
+        shared = asked.keys() & run.config.keys()
+        assert {key: run.config[key] for key in shared} == {key: asked[key] for key in shared}
 
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+SCRIPTS = {"train.py": Train, "test.py": Measure, "run_train_and_test.py": Driver}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_of_pages_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text)
-    for link, _ in links:
+    for link, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link
-    heading = re.compile(r"^#+ (.*)$", re.MULTILINE)
-    for link, anchor in links:
         if anchor:
-            titles = heading.findall((page.parent / link).read_text())
+            titles = re.findall(r"^#+ (.*)$", (page.parent / link).read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
             assert anchor in slugs, f"{link}#{anchor}"
 
@@ -88,18 +84,8 @@ def test_commands_of_pages_can_be_given(page):
         for option, value in itertools.pairwise(words):
             if option == "--experiment":
                 assert value in EXPERIMENTS, command
-        known = {
-            "train.py": Train, "test.py": Measure, "run_train_and_test.py": Driver,
-        }.get(words[0])  # fmt: skip
-        if known and "<" not in command:  # a placeholder
-            parse(known, words[1:], words[0], command)
-
-
-def requirements(name):
-    """The packages of a requirements file with what is asked of each, for a new Python."""
-    lines = (ROOT / name).read_text().splitlines()
-    found = [re.split("[;#]", line)[0].strip() for line in lines if '< "3.11"' not in line]
-    return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
+        if words[0] in SCRIPTS and "<" not in command:  # a placeholder
+            parse(SCRIPTS[words[0]], words[1:], words[0], command)
 
 
 def test_the_code_of_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
@@ -115,14 +101,19 @@ def test_the_code_of_the_page_on_scripts_runs(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(names["log"][name], column)  # NaN where not evaluated
 
 
-def test_conda_and_pip_requirements_are_the_same():
+def requirements(name):
+    """The packages of a requirements file with what is asked of each, for a new Python."""
+    lines = (ROOT / name).read_text().splitlines()
+    found = [re.split("[;#]", line)[0].strip() for line in lines if '< "3.11"' not in line]
+    return dict(re.findall(r"^([a-z-]+)(.*)$", "\n".join(found), re.MULTILINE))
+
+
+def test_conda_and_pip_requirements_are_the_same_and_pinned_within_the_tested_ranges():
     needed, pinned = requirements("requirements.txt"), requirements("constraints.txt")
     conda = yaml.safe_load((ROOT / "cycle_env.yml").read_text())["dependencies"]
     assert {*conda[-1]["pip"]} == {name + pinned[name] for name in needed}
     assert any(re.fullmatch(r"python=3\.1\d", str(d)) for d in conda)
-
-
-def test_pinned_versions_lie_in_the_tested_ranges():
+    # Pinned versions lie in the tested ranges
     pinned, ranges = (ROOT / "constraints.txt").read_text(), (ROOT / "requirements.txt").read_text()
     ends = re.findall(r"^([a-z-]+)>=([\d.]+)  # ([\d.]+)$", ranges, re.MULTILINE)
     assert [name for name, *_ in ends] == [*requirements("requirements.txt")]
@@ -157,13 +148,10 @@ def imports(path, modules):
 
 
 def test_imports_go_one_way():
-    folders = {place for places in PLACES for place in places if (ROOT / place).is_dir()}
-    files = [
-        *ROOT.glob("*.py"),
-        *(path for folder in folders for path in (ROOT / folder).glob("*")),
-    ]
-    modules = {module_name(path): path for path in files if path.suffix == ".py"}
     rank = {place: i for i, places in enumerate(PLACES) for place in places}
+    folders = [ROOT, *(ROOT / place for place in rank)]
+    files = [path for folder in folders for path in folder.glob("*.py")]
+    modules = {module_name(path): path for path in files}
     graph = {name: imports(path, modules) - {name} for name, path in modules.items()}
     for name, found in graph.items():
         here = rank[name.split(".")[0]]
@@ -183,19 +171,8 @@ def test_scripts_without_options_refuse_them(words):
     assert done.returncode == 2 and "--foo" in done.stderr and not done.stdout
 
 
-def test_only_scripts_know_the_command_line():
-    for folder in ("training", "models", "theory", "runs"):
-        for path in (ROOT / folder).glob("*.py"):
-            assert not re.search(r"\btyro\b|import .*\bparse\b", path.read_text()), path
-
-
-# --- the notebook ---
-
-CELLS = [
-    cell
-    for cell in json.loads((ROOT / "Plots.ipynb").read_text())["cells"]
-    if cell["cell_type"] == "code"
-]
+NOTEBOOK = json.loads((ROOT / "Plots.ipynb").read_text())
+CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
 
 @pytest.fixture
@@ -238,9 +215,7 @@ def test_the_notebook_draws_own_runs(distinct, executed, monkeypatch, capsys):
     assert printed.count("learning rate") == 1 and "from epoch 8" in printed
 
 
-def test_the_notebook_without_runs_says_what_to_do_and_shows_the_results(
-    executed, monkeypatch, capsys
-):
+def test_the_notebook_without_runs_shows_the_results_on_record(executed, monkeypatch, capsys):
     dot, descend = PIL.Image.new("RGB", (4, 4)), toy.descend
     monkeypatch.setattr(figures.plt, "savefig", lambda file, dpi: dot.save(file, "PNG"))
     monkeypatch.setattr(toy, "descend", lambda elr, steps, *more, **how: descend(elr, 50, **how))

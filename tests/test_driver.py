@@ -1,5 +1,6 @@
 """The driver: what it would run, what it runs, what it skips, and how it reports mistakes."""
 
+import json
 import os
 import re
 import shlex
@@ -33,7 +34,6 @@ FAST = {
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
     '"epochs": 1000': '"epochs": 3',
 }
-AFTERWARDS = {**FAST, '"metrics": True': '"metrics": False'}  # measured by test.py
 TRIAL = "Experiments/my_experiment/lr_0.1_wd_0.001/trial_0"
 
 
@@ -58,9 +58,6 @@ def start(tmp_path, drive):
     return run
 
 
-# --- runs ---
-
-
 def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     done = start({}, "--test")
     assert done.returncode == 0
@@ -79,56 +76,53 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
 
 
 def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
-    done = start(AFTERWARDS)
-    assert done.returncode == 0, done.stdout + done.stderr
     experiment, folder = tmp_path / "Experiments" / "my_experiment", tmp_path / TRIAL
-    for name in runs.METRICS:
-        assert list(runs.Metrics.read(folder / f"{name}.npz").rows) == [0, 1, 2, 3]
+
+    def measured():
+        return [[*runs.Metrics.read(folder / f"{name}.npz").rows] for name in runs.METRICS]
+
+    done = start(FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert measured() == [[0, 1, 2, 3]] * 3 and not list(folder.glob("t*-*m.log"))
     assert "python train.py" in (folder / "train.log").read_text()
     assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(r"0\.1 +0\.001 +0 ", done.stdout)
 
-    before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
-    again = start(AFTERWARDS)
-    assert again.returncode == 0 and again.stdout.count("is finished") == 1
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-def test_metrics_that_are_missing_are_measured_by_the_next_call(start, tmp_path):
-    assert start(FAST).returncode == 0
-    folder = tmp_path / TRIAL
-    assert not list(folder.glob("t*-*m.log"))  # nothing was missing: one process
+    # What is missing is measured by test.py
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
     done = start(FAST)
-    logs = {path.name for path in folder.glob("t*-*m.log")}
-    assert logs == {"train-tm.log", "test-em.log"}, done.stdout + done.stderr
-    assert done.returncode == 0
-    assert list(runs.Metrics.read(folder / "test-em.npz").rows) == [0, 1, 2, 3]
+    assert done.returncode == 0 and measured() == [[0, 1, 2, 3]] * 3, done.stdout + done.stderr
+    assert {path.name for path in folder.glob("t*-*m.log")} == {"train-tm.log", "test-em.log"}
+
+    before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
+    again = start(FAST)
+    assert again.returncode == 0 and again.stdout.count("is finished") == 1
+    assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start):
-    changes = {**FAST, '"epochs": 1000': '"epochs": 12'}
+def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
+    changes = {**FAST, '"epochs": 1000': '"epochs": 7'}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, edited(tmp_path, changes)]
     process = processes.Started(command, cwd=tmp_path, env=environment)
     trial = tmp_path / TRIAL
     limit = time.monotonic() + 120
-    while not (trial / "checkpoint-3.pt").exists():
+    while not (trial / "checkpoint-2.pt").exists():
         assert time.monotonic() < limit and process.poll() is None, "it does not train"
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in out
-    assert not (trial / "checkpoint-12.pt").exists()
+    assert not (trial / "checkpoint-7.pt").exists()
     assert start(changes).returncode == 0
     words = shlex.split((trial / "train.log").read_text().splitlines()[0])[3:]
     train.main([*words, "--dir", str(tmp_path / "whole")])
+    whole = runs.trial_folder(tmp_path / "whole", 0)
     for name in runs.METRICS:
-        one, two = (
-            dict(np.load(folder / f"{name}.npz")) for folder in (trial, tmp_path / "whole/trial_0")
-        )
+        one, two = (np.load(folder / f"{name}.npz") for folder in (trial, whole))
         assert one.keys() == two.keys()
         assert all(np.array_equal(one[key], two[key]) for key in one)
 
@@ -141,19 +135,20 @@ def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
     assert not (tmp_path / TRIAL).exists()
 
 
-def test_a_folder_with_another_run_is_refused(start, tmp_path):
-    words = start(FAST, "--test").stdout.splitlines()[0].split()[2:]
-    asked, _ = options.train_options(words)
-    folder = tmp_path / TRIAL
-    runs.write_config(folder, {**asdict(asked), "momentum": 0.9, "depth": 2})
-    done = start(FAST)
+def test_a_folder_with_another_run_is_refused_or_overwritten(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
+    changes = {**FAST, '"epochs": 1000': '"epochs": 1'}
+    words = start(changes, "--test").stdout.splitlines()[0].split()[2:]
+    asked, folder = asdict(options.train_options(words)[0]), tmp_path / TRIAL
+    runs.write_config(folder, {**asked, "momentum": 0.9, "depth": 2})
+    done = start(changes)
     assert done.returncode == 2
     assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
-    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
     assert "exp_name), or start anew with --overwrite" in done.stderr
-    done = start(FAST, "--overwrite")
+    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
+    done = start(changes, "--overwrite")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert runs.read_config(folder)["depth"] == 3 and "is finished" in start(FAST).stdout
+    assert runs.read_config(folder)["depth"] == 3 and runs.checkpoint_path(folder, 1).exists()
 
 
 def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, capsys):
@@ -163,10 +158,7 @@ def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, c
     assert f"figure: {tmp_path}/periods.png" in capsys.readouterr().out
 
 
-# --- the command line ---
-
-
-def test_trials_and_folders_of_images_on_the_command_line(drive):
+def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatch):
     def lines(*words):
         return drive("--experiment", "demo", "--test", *words).stdout.splitlines()
 
@@ -178,9 +170,6 @@ def test_trials_and_folders_of_images_on_the_command_line(drive):
     own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
     assert len(own) == 4
     assert all("--dataset ImageFolder" in line and "--data_path mine" in line for line in own)
-
-
-def test_lines_run_at_once_as_asked(drive, monkeypatch):
     asked = []
     monkeypatch.setattr("experiments.lines.check_data", lambda lines: None)
     monkeypatch.setattr("experiments.local.run_here", lambda *words: asked.append(words[2]) or 0)
@@ -189,15 +178,12 @@ def test_lines_run_at_once_as_asked(drive, monkeypatch):
     assert asked == [1, 3]
 
 
-def test_the_list_of_experiments_fits_a_terminal(drive):
+def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(drive, tmp_path):
     done = drive("--list")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
     shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
     assert shown == [(name, str(len(lines_of(e)))) for name, e in EXPERIMENTS.items()]
-
-
-def test_the_status_writes_nothing(drive, tmp_path):
     done = drive("--experiment", "demo", "--status")
     assert done.returncode == 0 and "4 not started" in done.stdout
     assert not (tmp_path / "Experiments").exists()
@@ -221,59 +207,42 @@ def test_mistakes_on_the_command_line(drive, monkeypatch, words, message):
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", ["--launcher slurm", "--image_folder nowhere"])
-def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path, words):
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.chdir(tmp_path)
-    line = lines_of(EXPERIMENTS["demo"])[0]
-    runs.write_config(line.folder, asdict(line.options))
-    assert drive("--experiment", "demo", "--overwrite", *words.split()).returncode == 2
-    assert (line.folder / runs.CONFIG).exists()
-
-
-def test_a_run_with_branches_is_not_overwritten(drive, monkeypatch, tmp_path):
-    """They would be taken for branches of the new run."""
+def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")  # no SLURM: nothing is trained in any case
     monkeypatch.chdir(tmp_path)
     lines = lines_of(EXPERIMENTS["demo"])
-    for folder in (*(line.folder for line in lines), lines[-1].folder / "branch-2"):
-        runs.write_config(folder, asdict(lines[0].options))
+    for line in lines:
+        runs.write_config(line.folder, asdict(line.options))
+    for words in ("--launcher slurm", "--image_folder nowhere"):
+        assert drive("--experiment", "demo", "--overwrite", *words.split()).returncode == 2
+    # Branches would be taken for those of the new run
+    runs.write_config(lines[-1].folder / "branch-2", asdict(lines[0].options))
     done = drive("--experiment", "demo", "--overwrite", "--launcher", "slurm")
     assert done.returncode == 2 and "for example branch-2: remove them" in done.stderr
     assert all((line.folder / runs.CONFIG).exists() for line in lines)
 
 
-# --- the block of parameters ---
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"lrs = [0.01]": ""}, "lrs is missing"),
-    ({"lrs = [0.01]": "lrs = [1, -1]"}, "error: lrs: -1 is not"),
-    ({'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'},
-     "no folder nowhere/train"),
-])  # fmt: skip
-def test_mistakes_in_the_parameters_run_nothing(start, tmp_path, changes, message):
-    done = start(changes)
-    assert done.returncode == 2 and message in done.stderr
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+def test_mistakes_in_the_parameters_run_nothing(start, tmp_path):
+    images = {'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'}
+    for changes, message in (({"lrs = [0.01]": ""}, "lrs is missing"),
+                             (images, "no folder nowhere/train")):  # fmt: skip
+        done = start(changes)
+        assert done.returncode == 2 and message in done.stderr
+        assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):
     script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
 
 
 def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
-    def inside():
-        return 1 / 0
-
-    with pytest.raises(ZeroDivisionError) as error:
-        inside()
+    with pytest.raises(json.JSONDecodeError) as error:
+        json.loads("")
     block.explain(error.type, error.value, error.tb)
     assert "Traceback" in capsys.readouterr().err
 
@@ -282,9 +251,6 @@ def lines_with(params=(), **changes):
     """The lines of the block as it stands, with some of its parameters changed."""
     changes["params"] = {**driver.params, **dict(params)} if params != 3 else 3
     return lines_of(block.experiment({**vars(driver), **changes}))
-
-
-ON_SPHERE = {"fix_elr": "fix_elr", "elrs": [0.1]}
 
 
 def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
@@ -300,7 +266,6 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"lrs": []}, "lrs and wds need at least one value"),
     ({"lrs": [1, 2], "wds": [1, 2, 3]}, "2 lrs and 3 wds cannot be zipped"),
     ({"lrs": [0.1, 0.1]}, "two lines would share the folder"),
-    ({"wds": [float("nan")]}, "wds: nan is not a finite number"),
     ({"combine": "Zip"}, 'combine: \'Zip\' is not "zip" or "cross"'),
     ({"exp_name": ""}, "exp_name: '' is not the name of a folder in Experiments/"),
     ({"exp_name": "../elsewhere"}, "is not the name of a folder"),
@@ -308,7 +273,6 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"exp_name": 7}, "exp_name: 7 is not the name of a folder"),
     ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
     ({"fix_noninvlr": True}, "fix_noninvlr: True is not a number"),
-    ({"fix_noninvlr": "0"}, "fix_noninvlr: '0' is not a number"),
     ({"fix_noninvlr": -0.5}, "fix_noninvlr: -0.5 is not a finite number >= 0, or -1"),
     ({"network": "ConvNet"}, "network: unknown name 'ConvNet' (did you mean ConvNetSI?)"),
     ({"network": "nowhere.py:f"}, "network: there is no file nowhere.py"),
@@ -318,28 +282,20 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
     ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
     ({"elrs": [0.1]}, "elrs has no effect"),
-    ({**ON_SPHERE, "wds": [1, 2]}, "lrs and wds have no effect with fix_elr"),
-    ({**ON_SPHERE, "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
+    ({"fix_elr": "fix_elr", "elrs": [1], "wds": [1, 2]}, "lrs and wds have no effect with fix_elr"),
+    ({"fix_elr": "fix_elr", "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
     ({"params": 3}, "params: 3 is not a dictionary"),
     ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {3: 3}}, "params: unknown option 3"),
-    ({"params": {"metrics": 1}}, "metrics: 1 is not True or False"),
-    ({"params": {"epochs": True}}, "epochs: True is not a whole number"),
-    ({"params": {"epochs": "ten"}}, "epochs: 'ten' is not a whole number"),
     ({"params": {"epochs": 1.5}}, "epochs: 1.5 is not a whole number"),
     ({"params": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to SGD"),
     ({"params": {"c_schedule": 3}}, "--no_schedule and --c_schedule contradict each other"),
     ({"params": {"use_test": False}}, "use_test is both in params and in add_params"),
-    ({"params": {"no_aug": False}}, "noaug is both in params and in add_params"),
     ({"params": {"lr_init": 1}}, "params holds lr_init: use lrs instead"),
-    ({"params": {"dir": "elsewhere"}}, "params holds dir: use exp_name instead"),
-    ({"params": {"overwrite": True}}, "use --overwrite of the driver"),
     ({"params": {"resume_epoch": 3}}, "branch off one with train.py"),
     ({"add_params": "--wd 1"}, "add_params holds wd: use wds instead"),
-    ({"add_params": "--epochs 5"}, "epochs is both in params and in add_params"),
     ({"add_params": "--trial '1"}, "No closing quotation"),
     ({"add_params": "--use_test --help"}, "python train.py --help lists the options"),
-    ({"add_params": "--keep x"}, "--keep: no type matching INT"),
     ({"add_params": "--keeep 1"}, "did you mean --keep?); train.py --help lists"),
 ])  # fmt: skip
 def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
@@ -349,22 +305,21 @@ def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("changes, pairs", [
-    ({"lrs": [1, 2], "wds": [3, 4]}, [(1, 3), (2, 4)]),
-    ({"lrs": [1, 2], "wds": [3]}, [(1, 3), (2, 3)]),
-    ({"lrs": [1], "wds": [3, 4]}, [(1, 3), (1, 4)]),
-    ({"lrs": [1, 2], "wds": [3, 4], "combine": "cross"}, [(1, 3), (1, 4), (2, 3), (2, 4)]),
-])  # fmt: skip
-def test_lists_are_zipped_and_one_goes_with_all_or_crossed(changes, pairs):
-    assert [(line.options.lr_init, line.options.wd) for line in lines_with(**changes)] == pairs
+def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
+    for changes, pairs in (
+        ({"lrs": [1, 2], "wds": [3, 4]}, [(1, 3), (2, 4)]),
+        ({"lrs": [1, 2], "wds": [3]}, [(1, 3), (2, 3)]),
+        ({"lrs": [1], "wds": [3, 4]}, [(1, 3), (1, 4)]),
+        ({"lrs": [1, 2], "wds": [3, 4], "combine": "cross"}, [(1, 3), (1, 4), (2, 3), (2, 4)]),
+    ):
+        assert [(line.options.lr_init, line.options.wd) for line in lines_with(**changes)] == pairs
 
 
-@pytest.mark.parametrize("mode", ["fix_elr", "fix_all_elr"])
-def test_lines_on_the_sphere(mode):
-    lines = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
-    assert [line.name for line in lines] == ["elr_0.1", "elr_0.2"]
-    assert all(getattr(line.options, mode) for line in lines)
-    assert [line.options.elr for line in lines] == [0.1, 0.2]
+def test_lines_on_the_sphere():
+    for mode in ("fix_elr", "fix_all_elr"):
+        one, two = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
+        assert (one.name, two.name) == ("elr_0.1", "elr_0.2") and two.options.elr == 0.2
+        assert getattr(one.options, mode) and getattr(two.options, mode)
 
 
 def test_what_official_drivers_put_into_params():
@@ -386,16 +341,9 @@ def test_what_official_drivers_put_into_params():
     assert line.folder.name == "trial_3"
     assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
     assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
-
-
-@pytest.mark.parametrize("value", [True, False])
-def test_same_last_layer_is_a_variable_of_the_driver(value):
-    (line,) = lines_with(same_last_layer=value)
-    assert line.options.same_last_layer == value
+    (line,) = lines_with(same_last_layer=True)  # a variable of the driver
+    assert line.options.same_last_layer
     assert "--eval_on_train_subsets" not in line.commands["train-tm"]
-
-
-# --- named experiments ---
 
 
 def test_variants_on_a_folder_and_quick_ones():

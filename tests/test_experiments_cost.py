@@ -43,13 +43,11 @@ def reference(width, model="ConvNetSI", depth=3):
     return cost.reference(model, width, depth, "batch")
 
 
-@pytest.mark.parametrize("architecture, width", [
-    (name, width) for name, widths in cost.REFERENCE.items() for width in widths
-])  # fmt: skip
-def test_the_table_holds_the_networks_parameters(architecture, width):
-    known = cost.REFERENCE[architecture][width]
-    assert parameters(f"{architecture}SI", width) == known[0]
-    assert reference(width, f"{architecture}SIAf") == pytest.approx((known[0], known[1] / 1e3))
+def test_the_table_holds_the_networks_parameters():
+    for architecture, widths in cost.REFERENCE.items():
+        for width, (numel, seconds) in widths.items():
+            assert parameters(f"{architecture}SI", width) == numel
+            assert reference(width, f"{architecture}SIAf") == pytest.approx((numel, seconds / 1e3))
 
 
 def test_between_and_beyond_the_widths_of_the_table():
@@ -61,9 +59,7 @@ def test_between_and_beyond_the_widths_of_the_table():
 
 
 def test_the_list_of_experiments_needs_no_torch():
-    code = (
-        "import sys, run_train_and_test as d; d.main(['--list']); sys.exit('torch' in sys.modules)"
-    )
+    code = "import run_train_and_test as d, sys; d.main(['--list']); exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0
 
@@ -81,14 +77,14 @@ def test_a_line_takes_its_start_its_epochs_and_its_checkpoints():
 
 
 def test_an_image_folder_has_as_many_images_as_there_are_files(tmp_path, monkeypatch):
-    for n in range(3):
-        (tmp_path / "own" / "train" / f"class_{n}").mkdir(parents=True)
-        (tmp_path / "own" / "train" / f"class_{n}" / "a.png").touch()
-    own = line_of("ImageFolder", data_path=str(tmp_path / "own"))
-    assert cost.images(own.options) == (3, 10_000)
+    for name in ("a", "b", "c"):
+        folder = tmp_path / "own" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cost.images(line_of("ImageFolder", data_path="~/own").options) == (3, 10_000)
-    assert cost.images(line_of("ImageFolder", data_path="none").options) == (50_000, 10_000)
+    for path, images in ((f"{tmp_path}/own", 3), ("~/own", 3), ("none", 50_000)):
+        line = line_of("ImageFolder", data_path=path)
+        assert cost.images(line.options) == (images, 10_000)
 
 
 def test_what_is_left_of_a_line():
@@ -123,7 +119,7 @@ def test_times_are_those_of_runs_on_this_machine():
     assert "as in runs here" in known.on(gpu=False)
     scaled = cost.total([wide])
     ratio = reference(32)[1] / reference(8)[1]
-    assert scaled.seconds == pytest.approx(cost.START + work * 1.0 * ratio)
+    assert scaled.seconds == pytest.approx(cost.START + work * ratio)
     assert "other networks" in scaled.on(gpu=False)
     past_run("b", 0.001, device="NVIDIA H200")
     assert cost.total([line], gpu=True).seconds == pytest.approx(cost.START + work * 0.001)

@@ -22,7 +22,6 @@ from experiments.lines import Line, is_finished, lines_of
 from experiments.runner import LineRunner
 from experiments.setting import rates
 from options import FROM_RUN, Train, measure_options, train_options
-from theory.periods import find_periods
 from utils import UserError, is_alive
 
 SMALL = Experiment(
@@ -35,9 +34,6 @@ def line(tmp_path, monkeypatch):
     """A line in a folder of its own, before anything is run."""
     monkeypatch.chdir(tmp_path)
     return lines_of(SMALL)[0]
-
-
-# --- when a line is finished ---
 
 
 def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **config):
@@ -73,23 +69,17 @@ def test_a_line_is_finished_when_all_up_to_its_end_is_measured(line, left, state
     assert ("is finished" in capsys.readouterr().out) == (state != "stopped")
 
 
-@pytest.mark.parametrize("name", runs.METRICS)
-def test_a_line_without_one_of_its_files_is_not_finished(line, name):
-    leave(line)
-    (line.folder / f"{name}.npz").unlink()
-    assert not is_finished(line)
-    (line.folder / f"{name}.npz").write_bytes(b"damaged")
-    assert not is_finished(line)
-
-
-def test_another_run_in_the_folder_is_not_this_line(line):
+def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
+    for name in runs.METRICS:
+        leave(line)
+        (line.folder / f"{name}.npz").unlink()
+        assert not is_finished(line)
+        (line.folder / f"{name}.npz").write_bytes(b"damaged")
+        assert not is_finished(line)
     leave(line, wd=0.5)
     with pytest.raises(UserError, match="wd"):
         is_finished(line)
     assert status.state_of(line, None) == "another run is there"
-
-
-# --- running one ---
 
 
 def scripted(folder, **bodies):
@@ -134,24 +124,23 @@ KILLED = "import os; os.kill(os.getpid(), 9)"
     ("other", "exit(3)", "other failed"), ("train", KILLED, "train was killed by SIGKILL"),
 ])  # fmt: skip
 def test_nothing_follows_a_failed_command(tmp_path, capsys, step, body, failed):
-    ran = tmp_path / "ran"
-    line = scripted(tmp_path, **{step: body, "second": f"open({str(ran)!r}, 'w')"})
+    line = scripted(tmp_path, **{step: body, "second": ""})
     message = failed and f"{failed}: {line.log(step)}"
     assert run_line(line).failed == message
     record = runs.read_state(line.folder)
     expected = ("failed", step, False) if failed else ("done", None, True)
-    assert (record["state"], record.get("step"), ran.exists()) == expected
+    assert (record["state"], record.get("step"), line.log("second").exists()) == expected
     assert capsys.readouterr().out == (f"[it] {message}\n" if failed else "")
 
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_what_train_py_has_measured_is_not_measured_again(tmp_path, measured):
-    line = scripted(tmp_path, train="", second=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    line = scripted(tmp_path, train="", second="")
     for name in runs.METRICS[: None if measured else 2]:
         runs.Metrics({0: {"loss": 1.0}}).write(line.folder / f"{name}.npz")
     runs.checkpoint_path(line.folder, 0).touch()
     run_line(line)
-    assert (tmp_path / "ran").exists() == (not measured)
+    assert line.log("second").exists() == (not measured)
 
 
 def until(condition, seconds=60):
@@ -187,19 +176,24 @@ def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_
         "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(30)\n"
         "except KeyboardInterrupt:\n    print('tidied', file=sys.stderr)\n    sys.exit(130)\n"
     )
-    line = scripted(tmp_path, train=body, second=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    line = scripted(tmp_path, train=body, second="")
     runner = LineRunner(line)
     thread = started(runner)
     runner.stop()
     thread.join(60)
     assert runs.read_state(line.folder)["state"] == "stopped" and runner.failed is None
-    assert shown(line).splitlines()[1:] == ["begun", "tidied"] and not (tmp_path / "ran").exists()
+    assert shown(line).splitlines()[1:] == ["begun", "tidied"] and not line.log("second").exists()
     (tmp_path / "train.py").write_text("")
     run_line(line)
     assert shown(line).count("$ python") == 2 and "tidied" in shown(line)
-    assert (tmp_path / "ran").exists()
+    assert line.log("second").exists()
+    never = LineRunner(scripted(tmp_path / "never", train=""))
+    never.stop()
+    never.run()
+    assert runs.read_state(never.line.folder) is None and not never.line.log("train").exists()
 
 
+# A command that starts a process of its own and prints its number.
 FAMILY = """import signal, subprocess, sys, time
 {ignore}
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
@@ -220,49 +214,36 @@ def is_dead(pid):
         return True
 
 
-@pytest.mark.parametrize("ignore", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
-def test_a_stopped_command_is_killed_with_all_it_has_started(tmp_path, monkeypatch, ignore):
+@pytest.mark.parametrize("ignore, seconds", [
+    ("", 0),  # it ends by itself; else its child, which holds the pipe, would be waited for
+    ("", 300), ("signal.signal(signal.SIGINT, signal.SIG_IGN)", 300),
+])  # fmt: skip
+def test_with_a_command_ends_all_that_it_has_started(tmp_path, monkeypatch, ignore, seconds):
     monkeypatch.setattr("experiments.runner.GRACE", 0.3)
-    runner = LineRunner(scripted(tmp_path, train=FAMILY.format(ignore=ignore, seconds=300)))
+    runner = LineRunner(scripted(tmp_path, train=FAMILY.format(ignore=ignore, seconds=seconds)))
     thread = started(runner)
-    runner.stop()
-    assert not is_alive(runner.process.pid)
+    if seconds:
+        runner.stop()
+        assert not is_alive(runner.process.pid)
     thread.join(60)
     until(lambda: is_dead(child(runner.line)))
-
-
-def test_a_command_that_ends_leaves_no_process_behind(tmp_path):
-    line = scripted(tmp_path, train=FAMILY.format(ignore="", seconds=0))
-    run_line(line)  # would wait for the child, which holds the pipe
-    until(lambda: is_dead(child(line)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses prctl")
 def test_a_command_dies_with_the_process_that_runs_it(tmp_path):
     line = scripted(tmp_path, train=FAMILY.format(ignore="", seconds=300))
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom argparse import Namespace\n"
-        "from pathlib import Path\nfrom experiments.lines import Line\n"
+        "from pathlib import Path; from experiments.lines import Line\n"
         "from experiments.runner import LineRunner\n"
-        f"LineRunner(Line('it', Path({str(line.folder)!r}), Namespace(), {line.commands})).run()"
+        f"LineRunner(Line('it', Path({str(line.folder)!r}), None, {line.commands})).run()"
     )
-    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
     until(lambda: shown(line).count("\n") > 1)
     command = int(subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True).stdout)
     driver.kill()
     driver.wait()
     until(lambda: is_dead(command))
     os.kill(child(line), signal.SIGKILL)
-
-
-def test_lines_that_never_began_have_no_state_after_a_stop(tmp_path):
-    runner = LineRunner(scripted(tmp_path, train=""))
-    runner.stop()
-    runner.run()
-    assert runs.read_state(runner.line.folder) is None and not runner.line.log("train").exists()
-
-
-# --- running several ---
 
 
 @pytest.fixture
@@ -338,9 +319,6 @@ def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     )
 
 
-# --- its commands, its state, and whether it is to be run ---
-
-
 def test_commands_give_the_options_of_the_line_and_add_to_the_files():
     (made,) = lines_of(SMALL)
     assert train_options(made.commands["train"][1:]) == (made.options, [])
@@ -350,13 +328,11 @@ def test_commands_give_the_options_of_the_line_and_add_to_the_files():
         assert not given & {*FROM_RUN}
 
 
-@pytest.mark.parametrize("changed, message", [
-    ({"lines": rates((0.1, 0.1))}, "share the folder Experiments/x/lr_0.1"),
-    ({"lines": ({"lr_init": -1.0},)}, "--lr_init: -1"),
-])  # fmt: skip
-def test_lines_that_cannot_be_are_refused(changed, message):
-    with pytest.raises(UserError, match=message):
-        lines_of(replace(SMALL, **changed))
+def test_lines_that_cannot_be_are_refused():
+    for lines, message in ((rates((0.1, 0.1)), "share the folder Experiments/x/lr_0.1"),
+                           (({"lr_init": -1.0},), "--lr_init: -1")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            lines_of(replace(SMALL, lines=lines))
 
 
 SQUEUE = """#!/bin/sh
@@ -368,15 +344,14 @@ exit {status}
 """
 
 
-@pytest.mark.parametrize("exit_status", [0, 1])
-def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch, exit_status):
+def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch):
     """Task by task: SLURM shows the pending ones of an array as one row unless asked."""
-    program = tmp_path / "squeue"
-    program.write_text(SQUEUE.format(status=exit_status))
-    program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     tasks = {"7_0": "RUNNING", "7_1": "PENDING", "7_2": "PENDING"}
-    assert status.squeue() == (None if exit_status else tasks)
+    for exit_status, queue in ((0, tasks), (1, None)):
+        (tmp_path / "squeue").write_text(SQUEUE.format(status=exit_status))
+        (tmp_path / "squeue").chmod(0o755)
+        assert status.squeue() == queue
 
 
 def test_jobs_in_the_queue_are_not_to_be_run(line, monkeypatch, capsys):
@@ -417,13 +392,8 @@ def test_the_table_of_lines_has_errors_and_the_usual_time_of_an_epoch(line):
     cells = ["stopped", "3/4", "1", "25.00", "0", "", "1.00", f"{left:.1f} s"]
     assert status.row(line, None)[1:] == cells
     assert status.table([line]).endswith("\n\n1 stopped")
-    for length, cv in ((100, False), (200, True)):  # which needs three periods
-        loss, rho = saw(50, length)
-        at = np.arange(1, length + 1)
-        rows = [dict(zip(columns, row, strict=True))
-                for row in zip(at, loss, 0 * at + 0.5, rho, 0 * at + 1, strict=True)]  # fmt: skip
-        runs.write_log(line.folder, rows)
-        periods = find_periods(at, loss, rho)
-        assert len(periods) > 0 and (len(periods) > 2) == cv
-        shown = [str(len(periods)), f"{periods.cv:.2f}" if cv else ""]
+    for length, shown in ((100, ["1", ""]), (200, ["3", "0.00"])):  # the CV needs three periods
+        at, (loss, rho) = np.arange(1, length + 1), saw(50, length)
+        rows = zip(at, loss, 0 * at + 0.5, rho, 0 * at + 1, strict=True)
+        runs.write_log(line.folder, [dict(zip(columns, row, strict=True)) for row in rows])
         assert status.row(line, None)[5:7] == shown

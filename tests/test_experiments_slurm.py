@@ -23,27 +23,18 @@ from experiments.setting import PAPER, rates
 from runs import checkpoints
 from utils import UserError
 
-PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "munged")
+PROGRAMS = ("sbatch", "sinfo", "squeue", "scancel", "scontrol", "slurmctld", "munged")
 START = ROOT / "tests" / "slurm-up"
-EXPERIMENT = Experiment(
-    "jobs",
-    "",
-    replace(PAPER, dataset="Digits", num_channels=2, use_data_size=256, gpu=-1, epochs=24),
-    rates((0.5, 0.1, 0.2)),
-)
+SMALL = replace(PAPER, dataset="Digits", num_channels=2, use_data_size=256, gpu=-1, epochs=24)
+EXPERIMENT = Experiment("jobs", "", SMALL, rates((0.5, 0.1, 0.2)))
 ONE_CORE = "cpus-per-task=1,time=30"
-
-
-def answers():
-    return shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"SLURM is not installed here: there is no {missing[0]}")
-    if answers():
+    if not all(map(shutil.which, PROGRAMS)):
+        pytest.skip("SLURM is not installed here")
+    if subprocess.run(["sinfo"], capture_output=True).returncode == 0:
         yield
         return
     if not START.exists() or os.geteuid() != 0:
@@ -132,16 +123,13 @@ def test_waiting_tasks_are_queued_and_refused_jobs_are_not_started(slurm, tmp_pa
     call("scancel", runs.read_state(lines[0].folder)["job"].partition("_")[0])
 
 
-# --- without SLURM ---
-
-
 def test_the_number_of_a_job_is_that_of_its_task(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    assert cluster_jobs.job_number() == "12"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     assert cluster_jobs.job_number() == "7_3"
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    assert cluster_jobs.job_number() == "12"
 
 
 def fake_sbatch(folder, monkeypatch, script):
@@ -166,9 +154,7 @@ def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, monkeypatch):
     assert asked == "--test-only --partition=nowhere --time=5 --cpus-per-task=4 --wrap=true\n"
 
 
-def test_lines_are_noted_before_their_jobs_exist_and_failed_ones_fail(
-    tmp_path, monkeypatch, capsys
-):
+def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines, asked = lines_of(EXPERIMENT), {}
 

@@ -56,16 +56,8 @@ def joined(run, first, second):
     return at, *picked
 
 
-def test_an_axis_of_losses_names_the_loss(distinct):
-    run = distinct()
-    other = replace(run, config={**run.config, "use_squared_loss": True})
-    for some, name in (([other], "squared loss"), ([run, other], "loss")):
-        assert figures.figure2(some).axes[0].get_ylabel() == name
-
-
 def test_overview_and_effective_steps(distinct):
-    """Loss and ρ are the log's, the test error is measured, each at its own epochs; the phase
-    diagram is gradient times ρ, of all weights or else of the SI weights, against the rate."""
+    """The phase diagram is gradient times ρ, of all weights or else of the SI weights."""
     run = distinct()
     log, test, si = run.log(), run.metrics("test-em"), run.metrics("train-tm-prebn")
     for file, word in (("train-tm", "full gradient norm"), ("train-tm-prebn", "effective")):
@@ -81,7 +73,10 @@ def test_overview_and_effective_steps(distinct):
         same(phases.lines[1], rate_at(at)[:1] / rho[:1] ** 2, (gradient["gnorm_m"] * rho)[:1])
         (run.folder / "train-tm.npz").unlink(missing_ok=True)
         (run,) = find_runs(run.folder)
-    mixed = figures.figure2([distinct(line="full"), run]).axes[3]
+    other = distinct({"use_squared_loss": True}, line="full")
+    assert figures.figure2([other]).axes[0].get_ylabel() == "squared loss"
+    loss, *_, mixed = figures.figure2([other, run]).axes
+    assert loss.get_ylabel() == "loss"
     assert "effective" in mixed.get_ylabel() and len(mixed.lines) == 4  # both, alike
     by_rate, by_epoch = metrics.effective_steps([run]).axes
     lr, rho = rate_at(SI_AT), si["params_norm"]
@@ -130,41 +125,38 @@ def test_marks_lie_on_their_curves_at_their_epochs(distinct):
 def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
     runs = [distinct({"lr_init": lr, "trial": trial}, seed=round(50 * lr) + trial, line=f"{lr}")
             for lr in (0.1, 0.2, 0.3) for trial in range(2 if lr == 0.3 else 1)]  # fmt: skip
-    runs[-1].__dict__["periods"] = runs[-1].periods.until(30)  # one of three
+    vars(runs[-1])["periods"] = runs[-1].periods.until(30)  # one of three
     axes = figures.panels(runs).axes
     for run, loss_axis, norm_axis in zip(runs, axes[:3], axes[3:], strict=False):
         same(loss_axis.lines[0 if run.base_lr < 0.3 else 2], *run.history["train_loss"])
         same(norm_axis.lines[0 if run.base_lr < 0.3 else 2], *run.history["si_norm"])
         assert loss_axis.lines[0].get_color() == norm_axis.lines[0].get_color()
     titles = [axis.get_title().replace("\n", " ") for axis in axes[:3]]
-    assert titles[:2] == [f"η = {run.base_lr:g}: {run.behaviour}" for run in runs[:2]]
-    assert titles[2] == "η = 0.3, 2 seeds: 1 to 3 periods"
-    runs[-1].__dict__["periods"] = runs[-1].periods.until(0)
+    expected = [f"η = {run.base_lr:g}: {run.behaviour}" for run in runs[:2]]
+    assert titles == [*expected, "η = 0.3, 2 seeds: 1 to 3 periods"]
+    vars(runs[-1])["periods"] = runs[-1].periods.until(0)
     title = figures.panels(runs).axes[2].get_title().replace("\n", " ")
     assert title == f"η = 0.3, 2 seeds: {runs[-2].behaviour}; {runs[-1].behaviour}"
 
 
 def test_metrics_files_subsets_and_spectra(distinct):
-    """Of a spectrum the largest eigenvalue; accuracies as errors; what was measured at some epochs
-    only, as a line through them; subsets by the style of their lines."""
     run = distinct()
-    nan = np.nan
-    extra = {"report_epochs": np.arange(6),
-             "acc_normal": np.linspace(0.9, 1, 6), "acc_corrupt": np.linspace(0, 0.1, 6),
-             "hess_trace": np.arange(1.0, 7), "cos_init": np.linspace(1, 0.5, 6),
+    nan, six = np.nan, np.arange(6)
+    extra = {"report_epochs": six, "hess_trace": six + 1.0, "cos_init": 1 - six / 10,
+             "acc_normal": 0.9 + six / 50, "acc_corrupt": six / 50,
              "sharpness": [3, nan, nan, 2, nan, 1], "gm_norm": np.full(6, nan)}  # fmt: skip
     write_arrays(run.folder / "extra.npz", extra)
     figure = metrics.metrics([run])
     axes = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     whole, true, corrupted = axes["Error of the subsets\n(train-tm, extra)"].lines
     same(whole, TRAIN_AT, 100 - 100 * run.metrics("train-tm")["acc"])
-    same(true, np.arange(6), np.linspace(10, 0, 6))
-    same(corrupted, np.arange(6), np.linspace(100, 90, 6))
+    same(true, six, 10 - 2 * six)
+    same(corrupted, six, 100 - 2 * six)
     styles = {name: line.get_linestyle() for name, line in entries(figure).items()}
     assert styles["true labels"] == true.get_linestyle() != corrupted.get_linestyle()
     assert styles["corrupted labels"] == corrupted.get_linestyle()
-    same(axes["Trace of the Hessian\n(extra)"].lines[0], np.arange(6), np.arange(1, 7))
-    same(axes["Cosine with the start\n(extra)"].lines[0], np.arange(6), np.linspace(1, 0.5, 6))
+    same(axes["Trace of the Hessian\n(extra)"].lines[0], six, six + 1)
+    same(axes["Cosine with the start\n(extra)"].lines[0], six, 1 - six / 10)
     same(axes["Sharpness on the unit sphere\n(extra)"].lines[0], [0, 3, 5], [3, 2, 1])
     for kind, name in (("hess", "Hessian"), ("fisher", "Fisher")):
         spectra = run.metrics("train-tm")[f"{kind}_evals"]
@@ -183,11 +175,8 @@ def test_three_regimes_by_epoch_and_by_loss(distinct):
     same(by_loss.lines[0], train["loss"], si["gnorm_m"] * si["params_norm"])
     _, train, test = joined(run, "train-tm", "test-em")
     same(errors_by_loss.lines[0], train["loss"], 100 - 100 * test["acc"])
-    row, errors, regime = (
-        figures.table([run]).splitlines()[-1],
-        error.lines[0].get_ydata(),
-        run.regime,
-    )
+    row, regime = figures.table([run]).splitlines()[-1], run.regime
+    errors = points(error.lines[0])[1]
     assert row.split()[-2:] == [f"{errors[-1]:.2f}", f"{min(errors):.2f}"]
     assert f" {regime.level:.3g} " in row and f"{regime.low:.3g} to {regime.high:.3g} " in row
 
@@ -205,8 +194,7 @@ def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
 
 
 def test_the_regime_diagram(distinct):
-    """Bars from the 10th to the 90th percentile of the second half of the record, a colour for each
-    regime and one for none, and what is known of guessing and of stability."""
+    """Bars reach from the 10th to the 90th percentile of the second half of the record."""
     rng, rates = np.random.default_rng(0), (0.1, 0.01, 1.0)
     losses = [rng.lognormal(-1 + i, 0.8, 400) for i in range(3)]
     losses[1][:200] = 99
@@ -234,8 +222,7 @@ def test_the_regime_diagram(distinct):
 
 
 def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
-    """To first order, also where the rate changes; loss and ρ are those of the trace, and the
-    phases reach from turning point to turning point."""
+    """To first order, also where the rate changes; phases reach from turning point to the next."""
     run = make(*chaos(60), {"lr_init": 0.2, "wd": 0.05, "epochs": 100})
     lr, rho, rows = 0.1 * np.exp(-np.arange(400) / 2000), 1.5, []
     for step, rate in enumerate(lr):
@@ -272,16 +259,6 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     assert period.start < figure.axes[0].texts[0].xy[0] < period.turn
 
 
-def test_published_stars_are_drawn_in_the_window_alone_and_not_of_branches(distinct):
-    run = distinct({"lr_init": 0.01})  # stars at 12, 24, 33, 51.6 and 60 of 60 epochs
-    axis = figures.figure2([replace(run, window=(0, 30))], published=True).axes[0]
-    assert axis.get_xlim()[1] < 33
-    figure = figures.figure2([replace(run, window=(0, 3))], published=True)
-    assert "published" not in entries(figure)
-    branch = distinct({"lr_init": 0.01, "resume_epoch": 60}, line="branch")
-    assert "published" not in entries(figures.figure2([branch], published=True))
-
-
 def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_of(distinct):
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
     figure = figures.figure2(runs, published=True)
@@ -297,14 +274,20 @@ def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_o
         assert losses.get_color() == errors.get_color() == entries(figure)[name].get_color()
     jumps = [line.get_xdata()[0] for line in loss_axis.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(jumps, [10, 20, 27.5, 43])
+    # In the window alone, and not of branches
+    part = figures.figure2([replace(runs[0], window=(0, 25))], published=True)
+    assert part.axes[0].get_xlim()[1] < 27.5 and "published" in entries(part)
+    branch = distinct({"lr_init": 0.01, "resume_epoch": 60}, line="branch")
+    for other in (replace(runs[0], window=(0, 3)), branch):
+        assert "published" not in entries(figures.figure2([other], published=True))
 
 
 def test_the_period_table_has_each_number_of_its_own_epoch(distinct):
     run = distinct()
     train, test, si = (dict(zip(*run.curves[name], strict=True))
                        for name in ("train_loss", "test_error", "si_norm"))  # fmt: skip
-    rows = [row.split("  ") for row in figures.period_table(run).splitlines()[2:]]
-    rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    rows = [[cell.strip() for cell in row.split("  ") if cell.strip()]
+            for row in figures.period_table(run).splitlines()[2:]]  # fmt: skip
     begin = -1
     for (turn, low, loss, error, rho), cycle in zip(rows, run.periods.cycles, strict=True):
         assert float(turn) == cycle.turn
@@ -356,9 +339,7 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     assert "η = 0.5, 3 seeds" in entries(figure)
     assert "lowest to highest" in figure.legends[0].get_title().get_text()
     assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
-
-
-def test_seeds_are_averaged_at_the_epochs_that_all_have_and_a_single_value_is_a_point():
+    # At the epochs that all have; a single value is a point
     axis = figures.plt.figure().subplots()
     one, two = Curve(np.array([0, 2, 4]), np.array([9, 2, 4])), Curve(np.arange(2, 5), [8, 1, 4])
     draw_seeds(axis, [one, two._replace(values=np.array(two.values))], "C0", "log")

@@ -1,5 +1,6 @@
 """Figures of P2 by rate, of paths, and P1's Figure 1: what their artists hold."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -90,11 +91,9 @@ def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
 
 def test_conventional_training_by_initial_rate(make):
     epochs, found = np.array([0, 10, 20]), []
-    for cosine, lr, momentum in np.ndindex(2, 2, 2):
-        lr, momentum = (0.3, 0.1)[lr], (0.0, 0.9)[momentum]
-        config = {"lr_init": lr, "momentum": momentum, "cosan_schedule": bool(cosine),
-                  "no_schedule": not cosine}  # fmt: skip
-        run = make(np.full(20, 2.0), np.full(20, 2.0), config)
+    for cosine, lr, momentum in itertools.product((False, True), (0.3, 0.1), (0.0, 0.9)):
+        config = {"lr_init": lr, "momentum": momentum, "cosan_schedule": cosine}
+        run = make(np.full(20, 2.0), np.full(20, 2.0), {**config, "no_schedule": not cosine})
         np.savez(run.folder / "train-tm.npz", report_epochs=epochs, loss=lr * np.ones(3))
         np.savez(run.folder / "test-em.npz", report_epochs=epochs, acc=[0.1, 0.5, 1 - lr])
         found.append(run)
@@ -138,9 +137,8 @@ def test_loss_and_error_have_a_row_for_each_network(make):
     for run in found:
         np.savez(run.folder / "test-em.npz", report_epochs=[0, 200], acc=np.array([0.1, 0.7]))
     figure = figures.loss_and_error(found)
-    assert [axis.get_title() for axis in figure.axes[::2]] == [
-        "ConvNetSIAf Train loss", "ResNet18SIAf Train loss",
-    ]  # fmt: skip
+    titles = [axis.get_title() for axis in figure.axes[::2]]
+    assert titles == ["ConvNetSIAf Train loss", "ResNet18SIAf Train loss"]
     for axis, error in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         first, _, turns, _ = lines(axis)
         assert len(first) == 200 and len(turns) == len(found[0].periods) > 1

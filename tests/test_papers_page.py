@@ -10,8 +10,6 @@ from experiments import EXPERIMENTS
 PAGE = (ROOT / "docs" / "papers.md").read_text()
 ROWS = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| ")]
 FIGURES = [row for row in ROWS if len(row) == 5]
-
-
 FULL = {name for name in EXPERIMENTS if not re.search("^demo|_(cpu|steps|quarter)$", name)}
 
 
@@ -43,9 +41,8 @@ def test_periods_on_the_page_are_those_of_the_results():
         for name, cell in zip(("figure2_cpu", "figure2_steps"), cells[2:], strict=True):
             for run in runs.find_runs(ROOT / "results" / name):
                 if f"{run.config['lr_init']:g}" == cells[0].strip():
-                    number, cv = re.search(r"(\d+) periods(?:, CV ([\d.]+))?", cell).groups()
-                    assert int(number) == len(run.periods)
-                    assert cv is None or cv == f"{run.periods.cv:.2f}"
+                    assert f" {len(run.periods)} periods" in cell
+                    assert "CV" not in cell or f", CV {run.periods.cv:.2f}" in cell
                     found += 1
     assert found == 8
 
