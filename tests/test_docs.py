@@ -171,6 +171,12 @@ def test_scripts_without_options_refuse_them(words):
     assert done.returncode == 2 and "--foo" in done.stderr and not done.stdout
 
 
+def test_only_scripts_know_the_command_line():
+    for folder in ("training", "models", "theory", "runs"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert not re.search(r"\btyro\b|import .*\bparse\b", path.read_text()), path
+
+
 NOTEBOOK = json.loads((ROOT / "Plots.ipynb").read_text())
 CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
