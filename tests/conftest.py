@@ -54,7 +54,7 @@ def run(tmp_path):
 def state_of(folder, epoch):
     """The state dict of a checkpoint, read by PyTorch alone."""
     path = runs.checkpoint_path(folder, epoch)
-    return torch.load(path, weights_only=True)["state_dict"]
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
 
 def measure(folder, words, out="out.npz"):
