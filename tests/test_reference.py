@@ -174,7 +174,7 @@ MEASURED = {
     "trained on": ("--train_mode", "held-out images"),
     "all weights": ("--train_mode", "all weights, momentum"),
     "SI weights": ("--train_mode --prebn_only", "all weights, momentum"),
-    "squared": ("--train_mode --use_squared_loss --corrupt_train 0.4", "the base"),
+    "squared": ("--train_mode --use_squared_loss --corrupt_train 0.4", "momentum"),
     "deep": ("--train_mode", "deep"),
     "ResNet": ("--train_mode --prebn_only", "ResNet, all weights"),
     "weight": ("--train_mode", "weight"),
