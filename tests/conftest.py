@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests sta
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import runs  # noqa: E402
+import test as test_script  # noqa: E402
 import train  # noqa: E402
 from training import Trainer  # noqa: E402
 from training.capture import Captured  # noqa: E402
@@ -47,6 +49,35 @@ def run(tmp_path):
 
     start.folder = folder
     return start
+
+
+def state_of(folder, epoch):
+    """The state dict of a checkpoint, read by PyTorch alone."""
+    path = runs.checkpoint_path(folder, epoch)
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def measure(folder, words, out="out.npz"):
+    """Measure the checkpoints of a run with test.py: the arrays that it writes."""
+    path = folder / out
+    test_script.main(f"--models_dir {folder} --save_path {path} --gpu -1 {words}".split())
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Call something that must end in an error of one line: returns that line."""
+
+    def call(function, *arguments, status=2, **more):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            function(*arguments, **more)
+        error = capsys.readouterr().err
+        assert stop.value.code == status and error.count("\n") == 1
+        return error
+
+    return call
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def read_folder(folder):
 
 def split(folder, use_test=True, use_data_size=None, corrupt_train=0.0):
     """((training pixels, labels, which are corrupted), (evaluation pixels, labels))."""
-    (x, y), test = (read_folder(folder / part) for part in ("train", "test"))
+    (x, y), test = read_folder(folder / "train"), read_folder(folder / "test")
     if not use_test:  # the last tenth is held out
         cut = len(y) - len(y) // 10
         (x, y), test = (x[:cut], y[:cut]), (x[cut:], y[cut:])
@@ -73,26 +73,19 @@ def epoch_of(pixels, labels, seed, augment):
 
 
 def convnet_blocks(depth):
-    """[(width in units of c, whether it is pooled)] of the convolutions of a ConvNet.
+    """Of every convolution of a ConvNet: its number in `conv_layers`, its width in units of c, and
+    whether the image is pooled after it. (Its norm, its ReLU and the pooling are numbered too.)
 
-    One that keeps width and size, then by stage k = 0, 1, 2 ceil((depth - k) / 3) of them, the last
+    One keeps width and size, then come by stage k = 0, 1, 2 ceil((depth - k) / 3) of them, the last
     of which doubles the width and halves the image.
     """
-    blocks, width = [(1, False)], 1
+    blocks, number, width = [(0, 1, False)], 3, 1
     for stage in range(3):
         for left in reversed(range(math.ceil((depth - stage) / 3))):
             width *= 1 + (left == 0)
-            blocks.append((width, left == 0))
+            blocks.append((number, width, left == 0))
+            number += 3 + (left == 0)
     return blocks
-
-
-def convnet_layers(depth):
-    """The number of each convolution in `conv_layers`: its norm, ReLU and pooling follow it."""
-    numbers, number = [], 0
-    for _, pooled in convnet_blocks(depth):
-        numbers.append(number)
-        number += 3 + pooled
-    return numbers
 
 
 def shapes(name, c, classes, depth=3, norm="batch"):
@@ -115,7 +108,7 @@ def shapes(name, c, classes, depth=3, norm="batch"):
 
     if name.startswith("ConvNet"):
         inputs = 3
-        for i, (width, _) in zip(convnet_layers(depth), convnet_blocks(depth), strict=True):
+        for i, width, _ in convnet_blocks(depth):
             conv(f"conv_layers.{i}", inputs, c * width)
             norm_of(f"conv_layers.{i + 1}", c * width)
             inputs = c * width
@@ -184,9 +177,7 @@ class Network:
         return self.resnet(x) if "linear.weight" in self.state else self.convnet(x)
 
     def convnet(self, x):
-        for i, (_, pooled) in zip(
-            convnet_layers(self.depth), convnet_blocks(self.depth), strict=True
-        ):
+        for i, _, pooled in convnet_blocks(self.depth):
             x = F.relu(self.norm(f"conv_layers.{i + 1}", self.conv(f"conv_layers.{i}", x)))
             x = F.max_pool2d(x, 2) if pooled else x
         weight, bias = (self.state[f"linear_layers.2.{k}"] for k in ("weight", "bias"))
@@ -227,31 +218,30 @@ def losses_of(logits, y, squared=False):
     return -logits.log_softmax(1)[torch.arange(len(y)), y]
 
 
-def gradients(state, x, y, norm="batch", depth=3, squared=False):
-    """Mean loss, number of right answers, gradients by name; moves `state`'s statistics."""
+def gradients(state, x, y, train=True, squared=False, **kind):
+    """Outputs, mean loss and gradients by name; in train mode moves `state`'s statistics."""
     leaves = {k: state[k].clone().requires_grad_() for k in trainable(state)}
     inside = {**state, **leaves}
-    logits = Network(inside, True, norm, depth)(x)
+    logits = Network(inside, train, **kind)(x)
     loss = losses_of(logits, y, squared).mean()
     found = torch.autograd.grad(loss, list(leaves.values()))
     state.update({k: v for k, v in inside.items() if k not in leaves})
-    right = (logits.argmax(1) == y).sum().item()
-    return loss.item(), right, dict(zip(leaves, found, strict=True))
+    return logits.detach(), loss.item(), dict(zip(leaves, found, strict=True))
 
 
 # --- training ---
 
 
-def factor(progress, c_schedule=None, d_schedule=None, cosan_schedule=False, no_schedule=False):
+def factor(progress, o):
     """The factor on the learning rate after a fraction of training."""
-    if cosan_schedule:
+    if o.cosan_schedule:
         return (1 + math.cos(math.pi * progress)) / 2
-    if no_schedule:
+    if o.no_schedule:
         return 1.0
-    if c_schedule:
-        return float(np.interp(progress, [0.25, 1], [1, 1 / c_schedule]))
-    if d_schedule:
-        return d_schedule ** -sum(progress > quarter for quarter in (0.25, 0.5, 0.75))
+    if o.c_schedule:
+        return float(np.interp(progress, [0.25, 1], [1, 1 / o.c_schedule]))
+    if o.d_schedule:
+        return o.d_schedule ** -sum(progress > quarter for quarter in (0.25, 0.5, 0.75))
     return float(np.interp(progress, [0.5, 0.9], [1, 0.01]))
 
 
@@ -291,44 +281,37 @@ def train(state, o, first=0):
     if o.fix_si_pnorm and o.fix_si_pnorm_value > 0:
         radius = o.fix_si_pnorm_value
     sphere = o.fix_elr or o.fix_all_elr
-    held = sphere or o.fix_si_pnorm
     base = o.elr * radius**2 if sphere else o.lr_init
     optimiser = Optimiser(o.optimizer, o.momentum)
-    network = o.norm, o.depth, o.use_squared_loss
-    schedule = {k: getattr(o, k) for k in ("c_schedule", "d_schedule", "cosan_schedule",
-                                           "no_schedule")}  # fmt: skip
+    network = {"norm": o.norm, "depth": o.depth, "squared": o.use_squared_loss}
     for epoch in range(first, first + o.epochs):
-        rate = base * factor((epoch - first) / o.epochs, **schedule)
+        rate = base * factor((epoch - first) / o.epochs, o)
         rates = dict.fromkeys(si, rate)
         rates |= dict.fromkeys(others, rate if o.noninvlr == -1 else o.noninvlr)
         decays = {k: 0.0 if sphere and k in si else o.wd for k in rates}
         order = epoch_of(x, y, seed_of(o.seed, o.trial, epoch), not o.noaug)
         loss = right = 0
         summed = dict.fromkeys(rates, 0)
-        for a, b in zip(*(part.split(o.batch_size) for part in order), strict=True):
-            batch_loss, batch_right, grads = gradients(state, a, b, *network)
-            loss, right = loss + batch_loss * len(b), right + batch_right
-            if o.fbgd:
+        batches = list(zip(*(part.split(o.batch_size) for part in order), strict=True))
+        for number, (a, b) in enumerate(batches, 1):
+            logits, batch_loss, grads = gradients(state, a, b, **network)
+            loss, right = loss + batch_loss * len(b), right + (logits.argmax(1) == b).sum().item()
+            if o.fbgd:  # one step an epoch, with the mean over all images
                 summed = {k: summed[k] + grads[k] * len(b) / len(y) for k in rates}
-                continue
+                if number < len(batches):
+                    continue
+                grads = summed
             optimiser.step(state, grads, rates, decays)
-            if held:
-                project(state, si, radius, o.fix_all_elr)
-        if o.fbgd:
-            optimiser.step(state, summed, rates, decays)
-            if held:
+            if sphere or o.fix_si_pnorm:
                 project(state, si, radius, o.fix_all_elr)
         rho = length(state[k] for k in si)
         row = {
-            "epoch": epoch + 1,
-            "lr": rate,
-            "train_loss": loss / len(y),
-            "train_acc": right / len(y),
-            "si_norm": rho,
+            "epoch": epoch + 1, "lr": rate, "train_loss": loss / len(y),
+            "train_acc": right / len(y), "si_norm": rho,
             "effective_lr": rate / rho ** (2 if o.optimizer == "sgd" else 1),
-        }
+        }  # fmt: skip
         if (epoch + 1 - first) % o.eval_freq == 0 or epoch + 1 == first + o.epochs:
-            row["test_loss"], row["test_acc"] = evaluate(state, *test, *network)
+            row["test_loss"], row["test_acc"] = evaluate(state, *test, **network)
         yield row, dict(state)
 
 
@@ -356,10 +339,10 @@ def renewed(state, batches):
     return {**state, **statistics}
 
 
-def evaluate(state, pixels, labels, norm="batch", depth=3, squared=False):
+def evaluate(state, pixels, labels, squared=False, **kind):
     """Mean loss and accuracy with the running statistics."""
     with torch.no_grad():
-        logits = Network(state, False, norm, depth)(normalised(pixels))
+        logits = Network(state, False, **kind)(normalised(pixels))
     right = (logits.argmax(1) == labels).double()
     return losses_of(logits, labels, squared).mean().item(), right.mean().item()
 
@@ -369,19 +352,15 @@ def measure(state, images, names, batch_size, train_mode=True, squared=False, **
 
     Batches are in data-set order; the norms of weights and gradients are those of `names`.
     """
-    leaves = {k: state[k].clone().requires_grad_() for k in trainable(state)}
     logits, vectors, filters, wrong, statistics = [], [], [], [], []
     for x, y in zip(*(part.split(batch_size) for part in images[:2]), strict=True):
-        out = Network({**state, **leaves}, train_mode, **kind)(x)
-        loss = losses_of(out, y, squared).mean()
-        grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        out, _, grads = gradients(dict(state), x, y, train_mode, squared, **kind)
         vectors.append(torch.cat([grads[k].double().flatten() for k in names]))
         filters.append([length([f]) for k in invariant(state) for f in grads[k]])
-        logits.append(out.detach())
+        logits.append(out)
         classes = range(out.shape[1])
         wrong.append([((out.argmax(1) != y) & (y == c)).sum().item() for c in classes])
-        p = out.detach().softmax(1)
-        statistics.append([statistics_of(p[y == c]) for c in classes])
+        statistics.append([statistics_of(out.softmax(1)[y == c]) for c in classes])
     logits, vectors, (_, labels, corrupted) = torch.cat(logits), torch.stack(vectors), images
     right = (logits.argmax(1) == labels).double()
     losses = losses_of(logits.double(), labels, squared)

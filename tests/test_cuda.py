@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, state_of
 from torch.nn import functional as F
 
 import data
@@ -19,7 +19,6 @@ import test as test_script
 import train
 from measuring import Meter, parameter_names
 from options import Measure, Model, Train
-from runs import checkpoints
 from training import Trainer
 from training.device import memory_format, products, select_device
 
@@ -58,16 +57,10 @@ def distance(a, b):
 
 
 def images_on(device, count=COUNT, norm="batch"):
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, data.SIZE, data.SIZE, 3)
-    return data.ImageSet(
-        torch.randint(256, shape, generator=generator, dtype=torch.uint8),
-        torch.randint(10, (count,), generator=generator),
-        10,
-        torch.tensor(data.CIFAR_MEAN),
-        torch.tensor(data.CIFAR_STD),
-        torch.zeros(count, dtype=torch.bool),
-    ).to(device, memory_format(device, 32, norm))
+    random = np.random.RandomState(0)
+    pixels = random.randint(256, size=(count, data.SIZE, data.SIZE, 3), dtype=np.uint8)
+    images = data._image_set(pixels, random.randint(10, size=count), 10)
+    return images.to(device, memory_format(device, 32, norm))
 
 
 def trainer_of(model="ConvNetSI", norm="batch", **options):
@@ -78,30 +71,31 @@ def trainer_of(model="ConvNetSI", norm="batch", **options):
     return Trainer(network, Train(batch_size=BATCH, **options), COUNT, GPU)
 
 
-def state_of(trainer):
+def called(function, *arguments):
+    """Takes the place of a captured graph."""
+    function(*arguments)
+
+
+def content_of(trainer):
     """Weights, statistics and moments."""
     moments = [v for s in trainer.optimizer.state.values() for v in s.values() if v is not None]
     state = [*trainer.model.state_dict().values(), *map(torch.as_tensor, moments)]
     return [value.detach().cpu().clone() for value in state]
 
 
-def epochs(trainer, images, numbers, augment=False, called=False):
-    """Train; after every step NaN is written over freed memory. Returns losses, traces, state."""
+def epochs(trainer, images, numbers, augment=False):
+    """Train; after every step NaN is written over freed memory. Returns losses and traces."""
     results = []
     for number in numbers:
         trainer.set_lr(trainer.base_lr / (1 + number))
         generator = torch.Generator().manual_seed(number)
         for x, y in images.batches(BATCH, generator, shuffle=True, augment=augment):
-            if called:
-                trainer.take_step(x, y)
-                trainer.seen += len(y)
-            else:
-                trainer.step(x, y)
+            trainer.step(x, y)
             torch.full((2**10 if DRY else 2**20,), float("nan"), device=images.images.device)
         results.append(trainer.finish_epoch())
         if trainer.trace:
             results.append(trainer.trace.take())
-    return results, state_of(trainer)
+    return results
 
 
 def meter_of(model, images, flags, **options):
@@ -142,36 +136,28 @@ def test_batches_are_those_of_the_cpu(augment):
 
 
 @pytest.mark.parametrize("options", [
-    {},
-    {"momentum": 0.9},
-    {"momentum": 0.9, "noninvlr": -1.0, "model": "ConvNetSIAf"},
-    {"fix_elr": True, "elr": 1e-3},
+    {}, {"momentum": 0.9}, {"momentum": 0.9, "noninvlr": -1.0, "model": "ConvNetSIAf"},
+    {"fix_elr": True, "elr": 1e-3}, {"fix_si_pnorm": True}, {"trace": True},
     {"fix_elr": True, "elr": 1e-3, "noninvlr": 0.01, "trace": True},
-    {"fix_si_pnorm": True},
-    {"optimizer": "adam"},
-    {"optimizer": "adam", "noninvlr": -1.0},
-    {"fbgd": True},
-    {"fbgd": True, "fix_si_pnorm": True, "trace": True},
-    {"trace": True},
-    {"model": "ResNet18SI"},
-    {"precision": "tf32"},
-    {"precision": "bf16"},
+    {"optimizer": "adam"}, {"optimizer": "adam", "noninvlr": -1.0},
+    {"fbgd": True}, {"fbgd": True, "fix_si_pnorm": True, "trace": True},
+    {"model": "ResNet18SI"}, {"precision": "tf32"}, {"precision": "bf16"},
     *({"norm": norm} for norm in ("layer", "group", "weight")),
 ], ids=str)  # fmt: skip
 def test_replayed_steps_are_the_called_ones(options):
     """Also with a smaller last batch, a changing rate, and freed memory overwritten."""
     images = images_on(GPU, norm=options.get("norm", "batch"))
-    called, state = epochs(trainer_of(**options), images, range(3), augment=True, called=True)
-    trainer = trainer_of(**options)
-    replayed, again = epochs(trainer, images, range(3), augment=True)
+    plain, trainer = trainer_of(**options), trainer_of(**options)
+    plain.captured = called
+    expected, found = (epochs(t, images, range(3), augment=True) for t in (plain, trainer))
     assert trainer.captured.graph is not None
-    report(f"replayed steps, {options}", difference=distance(again, state), loss=called[0]["loss"])
-    assert replayed == called and all(map(torch.equal, again, state))
+    state, again = content_of(plain), content_of(trainer)
+    report(f"replayed steps, {options}", difference=distance(again, state), loss=found[0]["loss"])
+    assert found == expected and all(map(torch.equal, again, state))
 
 
 @pytest.mark.parametrize("flags", [
-    ("train_mode", "eval_model", "calc_grad_norms", "all_pnorm"),
-    ("eval_model",),
+    ("train_mode", "eval_model", "calc_grad_norms", "all_pnorm"), ("eval_model",),
     ("train_mode", "calc_grads"),
 ], ids=["train", "eval", "moments"])  # fmt: skip
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -186,13 +172,11 @@ def test_replayed_measurements_are_the_called_ones(flags, precision, monkeypatch
             other = trainer_of(lr_init=0.1)
             epochs(other, images, [5])
             trainer.model.load_state_dict(other.model.state_dict())
-        before = state_of(trainer)
-        called = meter_of(trainer.model, images, flags, precision=precision)
-        called.captured = lambda function, *arguments: function(*arguments)
-        one, two = replayed.measure()["si"], called.measure()["si"]
-        assert one.keys() == two.keys()
-        assert all(np.array_equal(one[key], two[key]) for key in one)
-        assert all(map(torch.equal, state_of(trainer), before)) and trainer.model.training
+        before = content_of(trainer)
+        plain = meter_of(trainer.model, images, flags, precision=precision)
+        plain.captured = called
+        np.testing.assert_equal(replayed.measure()["si"], plain.measure()["si"])
+        assert all(map(torch.equal, content_of(trainer), before)) and trainer.model.training
     assert replayed.captured.graph is not None
     report(f"replayed measurement, {flags[-1]}, {precision}", differences=0)
 
@@ -238,9 +222,8 @@ def start(folder, extra="", gpu=NUMBER):
 
 
 def weights(folder, epoch):
-    state = checkpoints.load(folder / f"checkpoint-{epoch}.pt")["state_dict"]
     kinds = ("weight", "original")  # the latter: of which weight normalisation makes weights
-    return [value for key, value in state.items() if key.endswith(kinds)]
+    return [value for key, value in state_of(folder, epoch).items() if key.endswith(kinds)]
 
 
 def moved_apart(one, two, epoch):
@@ -308,10 +291,8 @@ def test_metrics_are_those_of_the_cpu(tmp_path, mode):
         test_script.main(f"--models_dir {folder} --save_path {path} --gpu {number} {mode} "
                          f"{EVERYTHING}".split())  # fmt: skip
         rows[name] = runs.Metrics.read(path).rows[2]
-    errors = {
-        key: float(np.max(np.abs(rows["gpu"][key] - value) / np.max(np.abs(value))))
-        for key, value in rows["cpu"].items()
-    }
+    errors = {key: float(np.max(np.abs(rows["gpu"][key] - value) / np.max(np.abs(value))))
+              for key, value in rows["cpu"].items()}  # fmt: skip
     key = max(errors, key=errors.get)
     report(f"metrics, {mode}", quantities=len(errors), worst=f"{key} {errors[key]:.1e}")
     assert errors[key] < 1e-3

@@ -6,7 +6,6 @@ test_reference.py, whose conventions are the official ones.
 
 import itertools
 import re
-import shlex
 import shutil
 from dataclasses import asdict, fields, replace
 
@@ -14,16 +13,14 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import ROOT
+from conftest import ROOT, measure
 
 import data
 import models
 import options
 import runs
-import test as test_script
 from options import Measure, Model, Train
 from runs import checkpoints
-from training.table import Table
 from utils import UserError
 
 # As P1's and P2's drivers give them.
@@ -52,7 +49,7 @@ PAGE = (ROOT / "docs" / "official-code.md").read_text()
 
 def accept(line):
     """The options of a line of train.py, and its notes."""
-    return options.train_options(shlex.split(line))
+    return options.train_options(line.split())
 
 
 # --- command lines ---
@@ -121,8 +118,7 @@ def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
 def test_of_a_larger_set_too_five_thousand_are_held_out(monkeypatch):
     many = data._image_set(np.zeros((60_000, 1, 1, 3), np.uint8), np.arange(60_000) % 10, 10)
     monkeypatch.setitem(data.DATASETS, "SVHN", lambda path: (many, many))
-    train, held_out = data.load("SVHN", "")
-    assert (len(train), len(held_out)) == (55_000, 5_000)
+    assert [len(part) for part in data.load("SVHN", "")] == [55_000, 5_000]
 
 
 @pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])
@@ -144,12 +140,13 @@ def test_svhn_comes_through_torchvision(tmp_path, monkeypatch):
     pixels = np.random.RandomState(0).randint(256, size=(9, 3, 32, 32)).astype(np.uint8)
 
     class Fake:
+        split_list = datasets.SVHN.split_list
+
         def __init__(self, root, split, download):
             assert download and root == str(tmp_path / "svhn")
             self.data = pixels[:6] if split == "train" else pixels[6:]
             self.labels = np.arange(len(self.data))
 
-    Fake.split_list = datasets.SVHN.split_list
     (tmp_path / "svhn").mkdir()
     (tmp_path / "svhn" / "train_32x32.mat").touch()
     monkeypatch.setattr(datasets, "SVHN", Fake)
@@ -159,15 +156,7 @@ def test_svhn_comes_through_torchvision(tmp_path, monkeypatch):
     assert torch.allclose(train_images.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
 
 
-# --- logs and folders ---
-
-
-@pytest.mark.parametrize("terminal, rows", [(False, 3), (True, 1)])
-def test_a_log_has_a_row_every_epoch(run, capsys, monkeypatch, terminal, rows):
-    monkeypatch.setattr(Table, "watched", staticmethod(lambda: terminal))
-    run("--eval_freq 3")
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert len(shown) == rows
+# --- folders ---
 
 
 @pytest.mark.parametrize("first, second", list(itertools.permutations(
@@ -184,40 +173,33 @@ def test_branches_off_one_official_checkpoint_have_folders_of_their_own(tmp_path
     assert folders[0] == folders[2] != folders[1]
 
 
-def test_a_run_with_labels_of_an_older_version_is_named(run):
-    folder = run("--epochs 1 --corrupt_train 0.5")
-    config = runs.read_config(folder)
-    del config["norm_eps"]
-    runs.write_config(folder, config)
-    with pytest.raises(UserError, match="other labels"):
-        runs.read_config(folder)
-
-
 # --- checkpoints without a configuration, measured ---
 
 LINE = (
     "--dataset Digits --data_path ~/datasets/ --use_data_size 200 --batch_size 64 --num_channels 2 "
-    "--depth 3 --init_scale 10. --noninvlr 0.0 --num_workers 4 --seed 1 --gpu -1"
+    "--depth 3 --init_scale 10. --noninvlr 0.0 --num_workers 4 --seed 1 --model ConvNetSI"
 )
 
 
-def write_official(path, network):
-    """A checkpoint as the official code writes it: NumPy scalars, accuracy in per cent."""
+@pytest.fixture
+def official(tmp_path):
+    """Write checkpoints as the official code does: returns their folder."""
+    network = models.build(Model("ConvNetSI", 2), 10)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    optimizer.param_groups[0]["lr"] = np.float64(0.01)
-    results = {"loss": np.float64(2.3), "accuracy": 11.0}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    optimizer.param_groups[0]["lr"] = np.float64(0.01)  # NumPy scalars
+    results = {"loss": np.float64(2.3), "accuracy": 11.0}  # in per cent
     content = {"epoch": 1, "state_dict": network.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**content, "train_res": results, "test_res": results}, path)
+
+    def write(*names):
+        for name in names:
+            path = tmp_path / f"checkpoint-{name}.pt"
+            torch.save({**content, "train_res": results, "test_res": results}, path)
+        return tmp_path
+
+    return write
 
 
-def measure(folder, arguments, out):
-    test_script.main(f"--models_dir {folder} --save_path {out} {LINE} {arguments}".split())
-    with np.load(out) as file:
-        return dict(file)
-
-
-def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run, tmp_path):
+def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run):
     """That of the run; without a configuration the official one, in a branch off it too."""
     folder = run("--epochs 1 --norm_eps 0.5")
     run("--resume_epoch 1 --epochs 1")
@@ -229,25 +211,24 @@ def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run, tmp_path)
     for key in reference.invariant(state):
         state[key] *= 1e-3  # so small that the loss depends on the epsilon
     checkpoints.save(folder / "checkpoint-1.pt", content)
-    for config, extra, eps in ((True, "", 0.5), (False, "", 1e-5), (False, "--norm_eps 0.1", 0.1)):
-        if not config:
-            (folder / "config.json").unlink(missing_ok=True)
-        found = measure(folder, f"--train_mode --eval_model --epochs 1 {extra}", tmp_path / "x.npz")
+    for number, (extra, eps) in enumerate((("", 0.5), ("", 1e-5), ("--norm_eps 0.1", 0.1))):
+        if number == 1:
+            (folder / "config.json").unlink()
+        flags = f"{LINE} --train_mode --eval_model --epochs 1 {extra}"
+        found = measure(folder, flags, f"{number}.npz")["loss"].item()
         names = reference.trainable(state)
         expected = reference.measure(state, images, names, 64, eps=eps)["loss"]
-        assert found["loss"][-1] == pytest.approx(expected.item(), rel=1e-4)
+        assert found == pytest.approx(expected.item(), rel=1e-4)
     shutil.rmtree(folder / "branch-1")
     run("--resume_epoch 1 --epochs 1")
     assert runs.read_config(folder / "branch-1")["norm_eps"] == 1e-5
     assert options.NORM_EPS == models.NORM_EPS == 1e-12  # of other runs: scale invariance
 
 
-def test_checkpoints_within_an_epoch_lie_evenly(tmp_path):
-    folder = tmp_path / "trial_0"
-    for name in ("0", "0-1", "0-2", "0-3", "1", "1-1"):
-        write_official(folder / f"checkpoint-{name}.pt", models.build(Model("ConvNetSI", 2), 10))
+def test_checkpoints_within_an_epoch_lie_evenly(official):
+    folder = official("0", "0-1", "0-2", "0-3", "1", "1-1")
     for option, n in (("", 4), ("--save_freq_int 4", 4), ("--save_freq_int 8", 8)):
-        found = measure(folder, f"--model ConvNetSI {option}", tmp_path / "out.npz")
+        found = measure(folder, f"{LINE} {option}")
         assert found["report_epochs"].tolist() == [0, 1 / n, 2 / n, 3 / n, 1, 1 + 1 / n]
 
 
@@ -255,29 +236,25 @@ def test_checkpoints_of_older_runs_are_at_the_time_that_they_state(run):
     """Older versions counted steps in a file's name."""
     folder = run("--save_freq_int 2 --epochs 1")
     (folder / "checkpoint-0-1.pt").rename(folder / "checkpoint-0-37.pt")
-    test_script.main(f"--models_dir {folder} --gpu -1 --save_freq_int 5".split())
-    assert list(runs.Metrics.read(folder / "train-em.npz").rows) == [0, 0.5, 1]
+    assert measure(folder, "--save_freq_int 5")["report_epochs"].tolist() == [0, 0.5, 1]
 
 
-def test_flags_that_do_not_suit_the_images(tmp_path, capsys):
-    folder, out = tmp_path / "trial_0", tmp_path / "out.npz"
-    write_official(folder / "checkpoint-1.pt", models.build(Model("ConvNetSI", 2), 10))
-    found = measure(folder, "--model ConvNetSI --use_test --eval_on_train_subsets", out)
+def test_flags_that_do_not_suit_the_images(official, capsys):
+    folder = official("1")
+    found = measure(folder, f"{LINE} --use_test --eval_on_train_subsets")
     assert "--eval_on_train_subsets (the labels" in capsys.readouterr().out
     assert found.keys() == {"report_epochs", "params_norm", "params_numel"}
-    whole = measure(folder, "--model ConvNetSI --eval_model", out)
-    subset = measure(folder, "--model ConvNetSI --eval_model --eval_on_random_subset", out)
+    whole = measure(folder, f"{LINE} --eval_model")
+    subset = measure(folder, f"{LINE} --eval_model --eval_on_random_subset")
     np.testing.assert_allclose(subset["loss"], whole["loss"], rtol=1e-5)  # 200 of 200
 
 
-def test_arrays_over_other_batches_are_not_mixed(tmp_path, capsys):
-    folder, out = tmp_path / "trial_0", tmp_path / "out.npz"
-    network = models.build(Model("ConvNetSI", 2), 10)
-    write_official(folder / "checkpoint-1.pt", network)
-    measure(folder, "--model ConvNetSI --calc_grad_norms_all", out)
-    write_official(folder / "checkpoint-2.pt", network)
-    with pytest.raises(SystemExit):
-        measure(folder, "--model ConvNetSI --calc_grad_norms_all --batch_size 40 --update", out)
-    assert "gnorm_all of other batches" in capsys.readouterr().err
-    with np.load(out) as file:
+def test_arrays_over_other_batches_are_not_mixed(official, refused):
+    folder = official("1")
+    measure(folder, f"{LINE} --calc_grad_norms_all")
+    official("2")
+    line = LINE.replace("--batch_size 64", "--batch_size 40")
+    error = refused(measure, folder, f"{line} --calc_grad_norms_all --update")
+    assert "gnorm_all of other batches" in error
+    with np.load(folder / "out.npz") as file:
         assert file["gnorm_all"].shape == (1, 4)

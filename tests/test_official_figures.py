@@ -1,19 +1,17 @@
 """Results of the official code are found and drawn; so is what is measured in part."""
 
-import json
 import re
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, measure
 from made_runs import CONFIG
 
 import figures
 import models
 import runs
-import test as test_script
 from options import Model
 from theory.dynamics import effective_lr
 
@@ -35,8 +33,8 @@ def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, che
         folder.mkdir(parents=True)
         network = models.build(Model("ConvNetSI", 1), 7)
         for epoch, rate in zip(EPOCHS, rates, strict=True):
-            groups = [{"params": [p], "lr": lr} for p, lr in zip(network.parameters(), (rate, 0),
-                                                                 strict=False)]  # fmt: skip
+            first, second, *_ = network.parameters()
+            groups = [{"params": [first], "lr": rate}, {"params": [second], "lr": 0}]
             optimizer = torch.optim.SGD(groups, lr=0.01, weight_decay=0.001, momentum=0.9)
             optimizer.param_groups[0]["lr"] = np.float64(rate)
             state = {"state_dict": network.state_dict(), "optimizer": optimizer.state_dict()}
@@ -54,6 +52,11 @@ def test_an_official_tree_is_found(tmp_path):
         norms = run.curves["si_norm"].values
         np.testing.assert_allclose(run.curves["effective_lr"].values, 0.01 / norms**2)
     assert list(runs.find_experiments(tmp_path)) == ["exp"]
+    folder = tmp_path / "exp" / "checkpoints" / info.name / "trial_0"
+    for path in info.glob("*.npz"):  # metrics beside the checkpoints
+        path.rename(folder / path.name)
+    (run,) = runs.find_runs(tmp_path)
+    assert run.config["name"] == "lr_0.01_wd_0.001/trial_0" and run.config["lr_init"] == 0.01
 
 
 def test_rates_are_those_of_the_checkpoints_and_of_the_weights_that_are_trained(tmp_path):
@@ -99,22 +102,11 @@ def test_without_checkpoints_the_curves_are_drawn_all_the_same(tmp_path):
     figures.table(found)
 
 
-def test_metrics_beside_official_checkpoints(tmp_path):
-    info = write_tree(tmp_path)
-    folder = tmp_path / "checkpoints" / "lr_0.01_wd_0.001" / "trial_0"
-    for path in info.glob("*.npz"):
-        path.rename(folder / path.name)
-    (run,) = runs.find_runs(tmp_path)
-    assert run.config["name"] == "lr_0.01_wd_0.001/trial_0" and run.config["lr_init"] == 0.01
-
-
 def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run, tmp_path):
-    folder = run("--epochs 1").rename(tmp_path / "trial_0")
     place = tmp_path / "checkpoints" / "name"
     place.mkdir(parents=True)
-    folder = folder.rename(place / "trial_0")
-    out = tmp_path / "info" / "name" / "test-em"
-    test_script.main(f"--models_dir {folder} --save_path {out} --use_test --eval_model".split())
+    folder = run("--epochs 1").rename(place / "trial_0")
+    measure(folder, "--use_test --eval_model", "../../../info/name/test-em.npz")
     (found,) = runs.find_runs(tmp_path)
     assert found.config["model"] == "ConvNetSI" and "acc" in found.metrics("test-em")
     assert len(found.log()["epoch"]) == 1
@@ -153,15 +145,13 @@ def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path
     assert re.search(r"2 +not measured +50\.00 +50\.00", shown)
 
 
-def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, capsys):
+def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, refused):
     folder = run("--corrupt_train 0.3 --epochs 1 --metrics")
-    config = json.loads((folder / "config.json").read_text())
+    config = runs.read_config(folder)
     del config["norm_eps"]
-    (folder / "config.json").write_text(json.dumps(config))
+    runs.write_config(folder, config)
     assert len(runs.find_runs(folder)) == 1
-    with pytest.raises(SystemExit):
-        test_script.main(f"--models_dir {folder} --gpu -1".split())
-    assert "corrupted other labels" in capsys.readouterr().err
+    assert "corrupted other labels" in refused(measure, folder, "")
 
 
 def test_official_results_are_drawn_beside_published_values_and_own_runs(

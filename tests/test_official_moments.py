@@ -6,13 +6,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import state_of
 from torch.nn import functional as F
 
 import data
 import models
 import train
 from options import Model
-from runs import checkpoints
 
 GPU = pytest.param(0, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -34,25 +34,23 @@ class Official:
             parts = [p for p in groups if p.ndim == 4], [p for p in groups if p.ndim < 4]
             groups = [{"params": part} for part in parts]
             groups = groups[::-1] if grouped == "others first" else groups
-        make, more = torch.optim.Adam, {}
+        shared = {"lr": np.float64(0.01), "weight_decay": 1e-3, "foreach": False}
         if kind == "sgd":
-            make, more = torch.optim.SGD, {"momentum": 0.9}
-        self.optimizer = make(groups, lr=np.float64(0.01), weight_decay=1e-3, foreach=False, **more)
+            self.optimizer = torch.optim.SGD(groups, momentum=0.9, **shared)
+        else:
+            self.optimizer = torch.optim.Adam(groups, **shared)
         images, _ = data.load("Digits", "", use_test=True, use_data_size=16)
         self.batch = images.normalise(images.images), images.labels
         for _ in range(3):
             self.step()
-        self.content = {"epoch": 1, "state_dict": self.state(),
-                        "optimizer": copy.deepcopy(self.optimizer.state_dict())}  # fmt: skip
+        self.content = copy.deepcopy({"epoch": 1, "state_dict": self.model.state_dict(),
+                                      "optimizer": self.optimizer.state_dict()})  # fmt: skip
 
     def step(self):
         x, y = self.batch
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(x), y).backward()
         self.optimizer.step()
-
-    def state(self):
-        return {k: v.clone() for k, v in self.model.state_dict().items()}
 
     def continued(self, words=SGD, gpu=-1):
         """The weights after one step of a branch off the checkpoint."""
@@ -64,25 +62,26 @@ class Official:
             f"--model {self.name} --num_channels {self.width} --lr_init 0.01 --wd 0.001 --noaug "
             f"--no_schedule --epochs 1 --resume_epoch 1 --overwrite --gpu {gpu} {words}".split()
         )
-        return checkpoints.load(next(folder.glob("branch-1*/checkpoint-2.pt")))["state_dict"]
+        return state_of(next(folder.glob("branch-1*")), 2)
 
     def cosine(self, found):
         """The smallest cosine, over the weights, of the changes to `found` and by a plain step."""
         before = self.content["state_dict"]
         self.step()
-        return min(
-            F.cosine_similarity(
-                (found[n] - before[n]).flatten(), (p.detach() - before[n]).flatten(), 0, 0
-            ).item()
+        changes = (
+            ((found[n] - before[n]).flatten(), (p.detach() - before[n]).flatten())
             for n, p in self.model.named_parameters()
         )
+        return min(F.cosine_similarity(one, other, 0, 0).item() for one, other in changes)
 
 
-@pytest.mark.parametrize("kind, words", [("sgd", SGD), ("adam", ADAM)])
+@pytest.mark.parametrize("name, width, kind", [
+    ("ConvNetSIAf", 8, "sgd"), ("ConvNetSIAf", 8, "adam"), ("ConvNetSIAf", 4, "sgd"),
+    ("ResNet18SI", 8, "adam"),
+])  # fmt: skip
 @pytest.mark.parametrize("saved_layout", [*LAYOUTS, "transposed", "float64"])
-@pytest.mark.parametrize("name, width", [("ConvNetSIAf", 8), ("ConvNetSIAf", 4), ("ResNet18SI", 8)])
 @pytest.mark.parametrize("gpu", [-1, GPU])
-def test_moments_of_every_layout(tmp_path, gpu, name, width, saved_layout, kind, words):
+def test_moments_of_every_layout(tmp_path, gpu, name, width, saved_layout, kind):
     """On a CPU the weights lie in channels_last from width 8 on."""
     layout = saved_layout if saved_layout in LAYOUTS else "contiguous"
     official = Official(tmp_path, name, width, kind, layout)
@@ -92,7 +91,7 @@ def test_moments_of_every_layout(tmp_path, gpu, name, width, saved_layout, kind,
                 state[key] = state[key].transpose(0, 1).contiguous().transpose(0, 1)
             if saved_layout == "float64":
                 state[key] = state[key].double()
-    found = official.continued(words, gpu)
+    found = official.continued(SGD if kind == "sgd" else ADAM, gpu)
     assert official.cosine(found) > 0.999
 
 
@@ -121,16 +120,15 @@ def test_a_buffer_that_is_not_there_yet_starts_at_zero(tmp_path, capsys):
 @pytest.mark.parametrize("words, saved, message", [
     (ADAM, "sgd", "no moments of this optimiser"), (SGD, "adam", "no moments of this optimiser"),
     (SGD, "another width", "other shapes"), (SGD, "a number", "other shapes"),
-    (SGD, "None", "no moments of this optimiser"), (SGD, "3", "no moments of this optimiser"),
-    (SGD, "[{}, {}]", "no moments of this optimiser"),
-    (SGD, "{'state': {}}", "no moments of this optimiser"),
-    (SGD, "{'state': {0: 1}, 'param_groups': [{'params': [0]}]}", "no moments of this optimiser"),
+    *((SGD, content, "no moments of this optimiser") for content in (
+        "None", "3", "[{}, {}]", "{'state': {}}",
+        "{'state': {0: 1}, 'param_groups': [{'params': [0]}]}",
+    )),
 ])  # fmt: skip
 def test_moments_that_do_not_fit_are_named(tmp_path, words, saved, message, capsys):
     official = Official(tmp_path, "ConvNetSI", 4, "adam" if saved == "adam" else "sgd")
     if saved == "another width":
-        other = Official(tmp_path, "ConvNetSI", 2)
-        official.content["optimizer"] = other.content["optimizer"]
+        official.content["optimizer"] = Official(tmp_path, "ConvNetSI", 2).content["optimizer"]
     elif saved == "a number":
         official.content["optimizer"]["state"][0]["momentum_buffer"] = 0.5
     elif saved not in ("sgd", "adam"):

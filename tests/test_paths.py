@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import TINY
+from conftest import TINY, state_of
 
 import data
 import runs
@@ -28,19 +28,15 @@ def folder(tmp_path_factory):
     folder = runs.trial_folder(directory, 0)
     content = checkpoints.load(runs.checkpoint_path(folder, 3))
     weights = content["state_dict"]
-    si = [name for name in weights if name.startswith("conv") and name.endswith(".weight")]
-
-    def save(epoch, changed):
-        state = {**weights, **changed}
-        checkpoints.save(
-            runs.checkpoint_path(folder, epoch), {**content, "epoch": epoch, "state_dict": state}
-        )
-
-    save(10, {name: 4 * weights[name] for name in si})
+    si = reference.invariant(weights)
     order = torch.arange(weights[si[0]].shape[0]).flip(0)
-    swapped = {si[0]: weights[si[0]][order], si[1]: weights[si[1]][:, order]}
-    save(11, swapped)
-    save(12, {name: -weights[name] for name in si})
+    for epoch, changed in (
+        (10, {name: 4 * weights[name] for name in si}),
+        (11, {si[0]: weights[si[0]][order], si[1]: weights[si[1]][:, order]}),
+        (12, {name: -weights[name] for name in si}),
+    ):
+        changed = {**content, "epoch": epoch, "state_dict": {**weights, **changed}}
+        checkpoints.save(runs.checkpoint_path(folder, epoch), changed)
     return folder
 
 
@@ -49,21 +45,15 @@ def connect(folder, *epochs, **more):
 
 
 @pytest.mark.parametrize("arc", [False, True])
-def test_a_checkpoint_with_itself(folder, arc):
-    found = connect(folder, 3, 3, arc=arc)
-    assert found["angle"] == 0
+def test_nothing_changes_on_the_way_to_the_same_or_a_rescaled_checkpoint(folder, arc):
+    same, rescaled = connect(folder, 3, 3, arc=arc), connect(folder, 3, 10, arc=arc)
+    assert same["angle"] == 0 and rescaled["angle"] == pytest.approx(0, abs=1e-7)
     for name in QUANTITIES:
-        np.testing.assert_allclose(found[name], found[name][:, :1].repeat(5, 1), rtol=1e-12)
-        assert abs(found[f"{name}_barrier"]) < 1e-12
-
-
-@pytest.mark.parametrize("arc", [False, True])
-def test_only_the_norm_changes_on_the_way_to_a_rescaled_checkpoint(folder, arc):
-    found = connect(folder, 3, 10, arc=arc)
-    assert found["angle"] == pytest.approx(0, abs=1e-7)
-    np.testing.assert_allclose(found["train_loss"], found["train_loss"][0, 0], rtol=1e-5)
-    assert found["train_loss_barrier"] == pytest.approx(0, abs=1e-6)
-    assert found["test_error_barrier"] == pytest.approx(0, abs=1 / 297)
+        np.testing.assert_allclose(same[name], same[name][:, :1].repeat(5, 1), rtol=1e-12)
+        assert abs(same[f"{name}_barrier"]) < 1e-12
+    np.testing.assert_allclose(rescaled["train_loss"], rescaled["train_loss"][0, 0], rtol=1e-5)
+    assert rescaled["train_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert rescaled["test_error_barrier"] == pytest.approx(0, abs=1 / 297)
 
 
 def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
@@ -78,16 +68,14 @@ def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
     ((x, y),) = test_images.batches(297)
     monkeypatch.setattr(runs.Run, "regime", SimpleNamespace(name="divergence"))
-    found, config = connect(folder, 1, 3), runs.read_config(folder)
-    assert [found[key].tolist() for key in ("lr", "trial")] == [
-        [config["lr_init"]] * 2, [config["trial"]] * 2,
-    ]  # fmt: skip
+    found = connect(folder, 1, 3)
+    assert found["lr"].tolist() == [0.1] * 2 and found["trial"].tolist() == [0] * 2
     assert np.isnan(found["elr"]).all()  # off the sphere
     metrics = runs.Metrics.read(folder / "train-tm.npz").rows
     for end, epoch in ((0, 1), (-1, 3)):
         assert found["train_loss"][0, end] == pytest.approx(metrics[epoch]["loss"], rel=1e-6)
         assert found["train_error"][0, end] == pytest.approx(1 - metrics[epoch]["acc"])
-        state = checkpoints.load(runs.checkpoint_path(folder, epoch))["state_dict"]
+        state = state_of(folder, epoch)
         state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
         outputs = reference.Network(state, False)(x)
         error = (outputs.argmax(1) != y).double().mean().item()

@@ -56,6 +56,13 @@ def test_every_other_option_makes_another_run(tmp_path, key):
         assert found == ("branch-3" if key == "epochs" else f"branch-3_{key}={value}")
 
 
+def test_a_branchs_folder_is_one_folder(tmp_path):
+    """Also where the option that it changes is a path."""
+    runs.write_config(tmp_path, asdict(Train()))
+    found = runs.branch_folder(tmp_path, 3, Train(model="my/net.py:make"))
+    assert found == tmp_path / "branch-3_model=my_net.py:make"
+
+
 def test_a_constant_rate_can_go_on_for_longer(tmp_path):
     asked = Train(no_schedule=True, epochs=5)
     runs.write_config(tmp_path, asdict(asked))
@@ -141,14 +148,14 @@ def test_traces_come_in_the_order_of_the_epochs(tmp_path):
     assert runs.read_trace(tmp_path / "nothing") == {}
 
 
-@pytest.mark.parametrize("damaged", [b"\0\0\0\n", b"3,0.1\n", b"\xff\xfe,1,1\n", b"3,1,1,1\n"])
-def test_damaged_rows_of_the_log_are_left_out(tmp_path, damaged):
+def test_damaged_rows_of_the_log_are_left_out(tmp_path):
     rows = [{"epoch": e, "train_loss": 1.0, "lr": 0.1} for e in (1, 2)]
     runs.write_log(tmp_path, rows)
-    with (tmp_path / "log.csv").open("ab") as file:
-        file.write(damaged)
-    assert runs.read_log(tmp_path) == rows
-    (tmp_path / "log.csv").write_bytes(b"")
+    whole = (tmp_path / runs.LOG).read_bytes()
+    for damaged in (b"\0\0\0\n", b"3,0.1\n", b"\xff\xfe,1,1\n", b"3,1,1,1\n"):
+        (tmp_path / runs.LOG).write_bytes(whole + damaged)
+        assert runs.read_log(tmp_path) == rows
+    (tmp_path / runs.LOG).write_bytes(b"")
     assert runs.read_log(tmp_path) == []
 
 
@@ -217,13 +224,6 @@ def test_two_processes_fill_one_file(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_a_branchs_folder_is_one_folder(tmp_path):
-    """Also where the option that it changes is a path."""
-    runs.write_config(tmp_path, asdict(Train()))
-    found = runs.branch_folder(tmp_path, 3, Train(model="my/net.py:make"))
-    assert found == tmp_path / "branch-3_model=my_net.py:make"
-
-
 def test_metrics_tell_not_measured_from_nan(tmp_path):
     table = runs.Metrics()
     table.add(2, {"loss": math.nan, "evals": np.arange(3.0)})
@@ -266,23 +266,18 @@ def test_runs_are_found_in_order_and_branches_only_when_asked(tmp_path):
 
 
 def test_a_run_is_read_back(tmp_path):
-    run = runs.Run(written(tmp_path), runs.read_config(tmp_path))
-    assert run.log() == {} == run.metrics("train-tm")
-    runs.write_log(tmp_path, [{"epoch": 1, "test_acc": None}, {"epoch": 2, "test_acc": 0.5}])
-    np.testing.assert_array_equal(run.log()["test_acc"], [math.nan, 0.5])
-    runs.write_arrays(tmp_path / "train-tm.npz", {"loss": [1.0, 2.0]})
-    assert run.metrics("train-tm")["loss"].tolist() == [1, 2]
-
-
-def test_steps_and_rates_of_a_run(tmp_path):
     config = {"fbgd": False, "train_images": 200, "batch_size": 64, "lr_init": 0.2}
     run = runs.Run(tmp_path, config)
     assert run.steps_per_epoch == 4  # the last, smaller batch is one too
     assert runs.Run(tmp_path, {**config, "fbgd": True}).steps_per_epoch == 1
+    assert run.log() == {} == run.metrics("train-tm")
     assert run.lr_at([0, 7]).tolist() == [0.2, 0.2]
-    rates = (0.1, 0.1, 0.05)
-    runs.write_log(tmp_path, [{"epoch": e, "lr": lr} for e, lr in enumerate(rates, 1)])
+    rows = zip((1, 2, 3), (0.1, 0.1, 0.05), (None, None, 0.5), strict=True)
+    runs.write_log(tmp_path, [{"epoch": e, "lr": lr, "test_acc": acc} for e, lr, acc in rows])
+    np.testing.assert_array_equal(run.log()["test_acc"], [math.nan, math.nan, 0.5])
     assert run.lr_at([0, 1, 1.5, 2.5, 3, 9]).tolist() == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
+    runs.write_arrays(tmp_path / "train-tm.npz", {"loss": [1.0, 2.0]})
+    assert run.metrics("train-tm")["loss"].tolist() == [1, 2]
 
 
 def test_code_version_is_the_commit_and_whether_its_files_differ(tmp_path, monkeypatch):
@@ -296,9 +291,8 @@ def test_code_version_is_the_commit_and_whether_its_files_differ(tmp_path, monke
     assert version() is None
     (tmp_path / "train.py").write_text("as committed")
     (tmp_path / "result.json").write_text("as committed")
-    git("init")
-    git("add", "train.py", "result.json")
-    git("commit", "--no-gpg-sign", "-m", "First")
+    for words in ("init", "add train.py result.json", "commit --no-gpg-sign -m First"):
+        git(*words.split())
     commit = git("rev-parse", "HEAD")
     (tmp_path / "notes.txt").touch()
     (tmp_path / "result.json").write_text("measured anew")

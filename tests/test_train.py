@@ -5,16 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, measure
 from torch.nn import functional as F
 
 import models
 import runs
-import test as test_script
 from options import Model
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm
@@ -26,8 +26,16 @@ def states(folder):
     return {key: checkpoints.load(path)["state_dict"] for key, path in found.items()}
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def assert_same(a, b):
+    """The same checkpoints, to the bit."""
+    assert a.keys() == b.keys()
+    for key, state in a.items():
+        assert state.keys() == b[key].keys()
+        assert all(torch.equal(value, b[key][name]) for name, value in state.items())
+
+
+def si_names(name="ConvNetSI", norm="batch"):
+    return list(models.si_parameters(models.build(Model(name, 2, norm=norm), 10)))
 
 
 SPHERE = TINY.replace("--lr_init 0.1 --wd 0.001", "--fix_elr --elr 0.01")
@@ -41,7 +49,7 @@ def test_fixed_norm_is_held(run, name, value, extra):
     """By --fix_si_pnorm, or on the sphere, where the effective rate is held with it."""
     words = f"--model {name} {extra} --epochs 2 --save_freq_int 4"
     folder = run(words, base=TINY if "pnorm" in extra else SPHERE)
-    si = models.si_parameters(models.build(Model(name, 2), 10))
+    si = si_names(name)
     norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
     assert len(norms) == 9  # 3 whole epochs, and 3 steps within each of 2
     wanted = value if value > 0 else norms[0]
@@ -64,8 +72,7 @@ def test_trace_is_what_the_steps_did(run, extra, steps):
     trace = runs.read_trace(folder)
     assert trace["epoch"].tolist() == [i / steps for i in range(2 * steps)]
     assert set(trace["lr"]) == {runs.read_log(folder)[0]["lr"]}
-    norm = "weight" if "weight" in extra else "batch"
-    si = models.si_parameters(models.build(Model("ConvNetSI", 2, norm=norm), 10))
+    si = si_names(norm="weight" if "weight" in extra else "batch")
     weights = [torch.cat([s[k].double().flatten() for k in si]) for s in states(folder).values()]
     norms = [w.norm().item() for w in weights[:-1]]
     assert trace["si_norm"] == pytest.approx(norms, rel=1e-6)
@@ -77,10 +84,10 @@ def test_trace_is_what_the_steps_did(run, extra, steps):
     assert np.average(losses, axis=1, weights=batches) == pytest.approx(logged, rel=1e-5)
 
 
-@pytest.mark.parametrize("name, width", [("ConvNetSI", 2), ("ResNet18SI", 2)])
-def test_angle_and_norm_after_a_step_follow_from_its_gradient(run, name, width):
+@pytest.mark.parametrize("name", ["ConvNetSI", "ResNet18SI"])
+def test_angle_and_norm_after_a_step_follow_from_its_gradient(run, name):
     """cos(w, w') and ρ' of P1, section 2, by real steps."""
-    trace = runs.read_trace(run(f"--trace --epochs 2 --model {name} --num_channels {width}"))
+    trace = runs.read_trace(run(f"--trace --epochs 2 --model {name}"))
     rate = effective_lr(trace["lr"], trace["si_norm"])
     gradient = effective_gradient_norm(trace["gradient_norm"], trace["si_norm"])
     kept = 1 - 0.1 * 0.001  # by weight decay
@@ -95,20 +102,17 @@ def test_angle_and_norm_after_a_step_follow_from_its_gradient(run, name, width):
 def test_only_the_rate_times_the_decay_matters(run):
     """(η, λ) from w and (cη, λ/c) from w √c give the same run: v = w / √η obeys
     v' = (1 - ηλ) v - g(v). Up to rounding, which the dynamics enlarges."""
-    branch = "--resume_epoch 0 --save_freq 1 --epochs 2"
-    folder = run("--save_freq 1 --epochs 1")
-    one = states(run("--epochs 2 --save_freq 1 --overwrite"))
-    path = runs.checkpoint_path(folder, 0)
-    content = checkpoints.load(path)
-    si = list(models.si_parameters(models.build(Model("ConvNetSI", 2), 10)))
+    whole = states(run("--epochs 2 --save_freq 1"))
+    path = runs.checkpoint_path(run.folder, 0)
+    content, si = checkpoints.load(path), si_names()
     for key in si:
         content["state_dict"][key] *= 2
     checkpoints.save(path, content)
-    run(f"{branch} --lr_init 0.4 --wd 0.00025")
-    (branched,) = folder.glob("branch-0*")
-    for epoch, state in states(branched).items():
+    run("--resume_epoch 0 --save_freq 1 --epochs 2 --lr_init 0.4 --wd 0.00025")
+    (branch,) = run.folder.glob("branch-0*")
+    for epoch, state in states(branch).items():
         for key in si:
-            assert torch.allclose(state[key], 2 * one[epoch][key], rtol=1e-2, atol=1e-3)
+            assert torch.allclose(state[key], 2 * whole[epoch][key], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 5])
@@ -116,8 +120,7 @@ def test_parts_of_an_epoch_lie_within_a_step_of_their_time(run, parts):
     """Of 6 steps an epoch; each part is reported at i/n, and lies there if n divides them."""
     folder = run(f"--batch_size 34 --epochs 2 --save_freq_int {parts} --save_freq 1 --trace")
     trace = runs.read_trace(folder)
-    si = list(models.si_parameters(models.build(Model("ConvNetSI", 2), 10)))
-    found = states(folder)
+    found, si = states(folder), si_names()
     assert list(found) == [(e, i) for e in (0, 1) for i in range(parts)] + [(2, 0)]
     for (epoch, i), state in list(found.items())[:-1]:
         norm = models.norm(state[k] for k in si).item()
@@ -129,27 +132,10 @@ def test_parts_of_an_epoch_lie_within_a_step_of_their_time(run, parts):
         assert content["epoch"] == pytest.approx(epoch + i / parts)
 
 
-def test_default_save_schedule():
-    saved = [epoch for epoch in range(12_001) if runs.is_saved(epoch, None)]
-    assert saved[:25] == [*range(21), 25, 30, 35, 40]
-    assert [e for e in saved if 90 <= e <= 300] == [90, 95, 100, *range(110, 210, 10), 250, 300]
-    assert [e for e in saved if e > 900] == [950, 1000, *range(1100, 2001, 100),
-                                             *range(2500, 10_001, 500), 11_000, 12_000]  # fmt: skip
-
-
 def test_files_of_a_run(run):
     folder = run()
-    assert {p.name for p in folder.iterdir()} == {
-        "config.json", "log.csv", *(f"checkpoint-{k}.pt" for k in range(4))
-    }  # fmt: skip
-    content = checkpoints.load(folder / "checkpoint-3.pt")
-    assert {"epoch", "state_dict", "optimizer", "train_res", "test_res"} <= content.keys()
-    assert content["epoch"] == 3
-    rows = runs.read_log(folder)
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[0]["test_loss"] is None and 0 <= rows[2]["test_acc"] <= 1
-    assert content["train_res"]["loss"] == rows[2]["train_loss"]
-    assert rows[2]["effective_lr"] == pytest.approx(0.1 / rows[2]["si_norm"] ** 2)
+    files = {"config.json", "log.csv", *(f"checkpoint-{k}.pt" for k in range(4))}
+    assert {p.name for p in folder.iterdir()} == files
     config = json.loads((folder / "config.json").read_text())
     assert config["lr_init"] == 0.1 and config["train_images"] == 200
     assert config["commit"] == runs.code_version()
@@ -173,10 +159,14 @@ def test_a_stopped_run_continues_from_an_epoch_that_is_not_kept(run, cut):
     assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
 
 
-def test_the_table_shows_the_log(run, capsys):
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_table_shows_the_log(run, capsys, monkeypatch, watched):
+    """Every epoch of it, as the official code does; on a terminal those that are evaluated."""
+    monkeypatch.setattr(Table, "watched", staticmethod(lambda: watched))
     folder = run("--epochs 4 --eval_freq 3")
     shown = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
-    for line, row in zip(shown, runs.read_log(folder), strict=True):
+    rows = [row for row in runs.read_log(folder) if not watched or row["test_acc"] is not None]
+    for line, row in zip(shown, rows, strict=True):
         values = [float(word) for word in line.split()]
         test = [] if row["test_acc"] is None else [row["test_loss"], 100 - 100 * row["test_acc"]]
         expected = [row["epoch"], row["lr"], row["train_loss"], 100 - 100 * row["train_acc"],
@@ -193,20 +183,7 @@ def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
     assert {len(row) for row in rows} == {len(header)}
 
 
-def test_bfloat16_is_of_training_and_metrics(run):
-    """Its rounding shows in the losses, a little; the weights are float32."""
-    extra = "--epochs 1 --metrics --save_freq 1 --lr_init 0.001"
-    plain = run(extra)
-    first, loss = states(plain)[0, 0], runs.read_log(plain)[0]["train_loss"]
-    measured = runs.Metrics.read(plain / "train-tm.npz").rows[0]
-    folder = run(f"{extra} --precision bf16 --overwrite")
-    rounded = runs.read_log(folder)[0]["train_loss"]
-    assert rounded != loss and rounded == pytest.approx(loss, rel=0.1)
-    assert same(states(folder)[0, 0], first)
-    again = runs.Metrics.read(folder / "train-tm.npz").rows[0]
-    assert again["loss"] != measured["loss"] == pytest.approx(again["loss"], rel=0.1)
-    assert again["params_norm"] == measured["params_norm"]
-    assert all(v.dtype != torch.bfloat16 for v in states(folder)[1, 0].values())
+# --- going on ---
 
 
 @pytest.mark.parametrize(
@@ -222,8 +199,7 @@ def test_resumed_run_is_bit_identical(run, extra):
     for epoch, _ in list(whole)[2:]:
         runs.checkpoint_path(folder, epoch).unlink()
     run(extra + " --resume", base=augmented)
-    resumed = states(folder)
-    assert whole.keys() == resumed.keys() and all(same(whole[k], resumed[k]) for k in whole)
+    assert_same(whole, states(folder))
     assert [row["epoch"] for row in runs.read_log(folder)] == [e for e, _ in whole][1:]
 
 
@@ -238,91 +214,86 @@ def test_resuming_a_run_that_has_gone_as_far_changes_nothing(run, capsys):
     assert "epochs 3 to 4 on" in capsys.readouterr().out
 
 
-def test_a_run_is_not_resumed_to_an_earlier_end(run, capsys):
-    folder = run("--epochs 6 --save_freq 10")
-    (folder / "checkpoint-6.pt").rename(folder / runs.LATEST)
-    before = (folder / runs.CONFIG).read_text()
-    with pytest.raises(SystemExit):
-        run("--epochs 4 --save_freq 10 --resume")
-    assert "has come to epoch 6: --epochs 4 would end it before" in capsys.readouterr().err
-    assert (folder / runs.CONFIG).read_text() == before
-
-
-@pytest.mark.parametrize("name", runs.METRICS)
-def test_a_run_without_one_of_its_files_of_metrics_is_not_complete(run, name):
+def test_a_run_without_one_of_its_files_of_metrics_is_not_complete(run):
     folder = run("--epochs 1 --metrics --save_freq 1")
-    before = runs.Metrics.read(folder / f"{name}.npz").rows
-    (folder / f"{name}.npz").unlink()
-    run("--epochs 1 --metrics --save_freq 1 --resume")
-    assert runs.Metrics.read(folder / f"{name}.npz").rows == before
+    for name in runs.METRICS:
+        before = runs.Metrics.read(folder / f"{name}.npz").rows
+        (folder / f"{name}.npz").unlink()
+        run("--epochs 1 --metrics --save_freq 1 --resume")
+        assert runs.Metrics.read(folder / f"{name}.npz").rows == before
 
 
-def test_where_no_run_can_go_on_is_said(run, capsys):
-    folder = run("--epochs 1 --save_freq 1")
+def test_where_no_run_can_go_on_is_said(run, refused):
+    folder = run("--epochs 1 --save_freq_int 2")
+    again = "--epochs 2 --save_freq_int 2 --resume"
     config = (folder / runs.CONFIG).read_text()
     (folder / runs.CONFIG).unlink()
-    with pytest.raises(SystemExit):
-        run("--epochs 2 --resume")
-    assert "it is not known whether it is this run" in capsys.readouterr().err
+    assert "it is not known whether it is this run" in refused(run, again)
     (folder / runs.CONFIG).write_text(config)
-    for path in runs.checkpoints_in(folder).values():
-        path.write_bytes(b"damaged")
-    with pytest.raises(SystemExit):
-        run("--epochs 2 --resume")
-    assert "can be read: --overwrite starts the run anew" in capsys.readouterr().err
+    whole = [path for (_, part), path in runs.checkpoints_in(folder).items() if not part]
+    for damage in (lambda path: path.write_bytes(b"damaged"), Path.unlink):
+        for path in whole:
+            damage(path)
+        error = refused(run, again)
+        assert "no checkpoint of a whole epoch" in error and "--overwrite starts the run" in error
     assert len(runs.read_log(folder)) == 1
 
 
-def test_a_run_is_neither_mixed_nor_overwritten_unasked(run, capsys):
-    folder = run()
-    for extra, message in {
-        "": "--resume or --overwrite",
-        "--resume --wd 0.5 --epochs 9": "wd (saved 0.001, asked 0.5)",
-    }.items():
-        with pytest.raises(SystemExit) as stop:
-            run(extra)
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
+def test_a_run_is_neither_mixed_nor_cut_nor_overwritten_unasked(run, refused):
+    folder = run("--epochs 3 --save_freq 10")
+    config = (folder / runs.CONFIG).read_text()
+    assert "--resume or --overwrite" in refused(run)
+    error = refused(run, "--resume --wd 0.5 --epochs 9 --save_freq 10")
+    assert "wd (saved 0.001, asked 0.5)" in error
+    (folder / "checkpoint-3.pt").rename(folder / runs.LATEST)  # as if it were to go on for longer
+    error = refused(run, "--epochs 2 --save_freq 10 --resume")
+    assert "has come to epoch 3: --epochs 2 would end it before" in error
+    assert (folder / runs.CONFIG).read_text() == config
     run("--overwrite --wd 0.5 --epochs 1")
     assert runs.read_config(folder)["wd"] == 0.5
     assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0)]
 
 
-def test_branch_goes_on_where_the_trial_would(run):
-    folder = run("--momentum 0.5 --save_freq 1 --epochs 4")
-    run("--momentum 0.5 --save_freq 1 --epochs 2 --resume_epoch 2")
-    branch = folder / "branch-2"
-    whole, branched = states(folder), states(branch)
-    assert list(branched) == [(2, 0), (3, 0), (4, 0)]
-    assert all(same(whole[k], branched[k]) for k in branched)
+# --- branches ---
 
 
-def test_a_branch_that_was_cut_goes_on(run, cut):
+def test_a_branch_goes_on_where_its_trial_would_also_after_a_stop(run, cut):
     """Its epochs to save and to evaluate are counted from where it begins."""
-    folder = run("--save_freq 1 --epochs 1")
-    branch, words = folder / "branch-1", "--resume_epoch 1 --epochs 3 --save_freq 2 --eval_freq 2"
+    trial = states(run("--momentum 0.5 --save_freq 1 --epochs 4"))
+    expected = {key: trial[key] for key in ((1, 0), (3, 0), (4, 0))}
+    words = "--momentum 0.5 --resume_epoch 1 --epochs 3 --save_freq 2 --eval_freq 2"
     run(words)
-    whole = states(branch)
-    assert list(whole) == [(1, 0), (3, 0), (4, 0)]
+    branch = run.folder / "branch-1"
+    assert_same(expected, states(branch))
     assert [row["test_loss"] is None for row in runs.read_log(branch)] == [True, False, False]
     cut(3, f"{words} --overwrite")
     run(f"{words} --resume")
-    resumed = states(branch)
-    assert whole.keys() == resumed.keys() and all(same(whole[k], resumed[k]) for k in whole)
+    assert_same(expected, states(branch))
 
 
-@pytest.mark.parametrize("script", ["train", "test"])
-def test_the_name_of_a_network_is_checked_before_the_data_are_loaded(
-    run, monkeypatch, capsys, script
-):
+def test_branch_with_changed_options_has_its_own_folder(run, refused, capsys):
+    folder = run()
+    capsys.readouterr()
+    run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
+    assert "moments" not in capsys.readouterr().out  # there are none, and none is missed
+    branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
+    assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
+    assert runs.read_config(branch)["lr_init"] == 0.5
+    assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert "checkpoint-7.pt" in refused(run, "--resume_epoch 7")
+    assert "belongs to another network" in refused(run, "--resume_epoch 1 --num_channels 3")
+    assert [*folder.glob("branch-*")] == [branch]
+
+
+# --- mistakes are told at once ---
+
+
+def test_the_name_of_a_network_is_checked_before_the_data_are_loaded(run, monkeypatch, refused):
     folder = run("--epochs 1")
     monkeypatch.setattr("data.load", lambda *_, **__: pytest.fail("loaded"))
     for place, message in (("nothing.py:net", "there is no file"), ("theory:net", "no function")):
-        with pytest.raises(SystemExit) as stop:
-            if script == "train":
-                run(f"--overwrite --model {place}")
-            test_script.main(f"--models_dir {folder} --model {place}".split())
-        assert stop.value.code == 2 and message in capsys.readouterr().err
+        assert message in refused(run, f"--overwrite --model {place}")
+        assert message in refused(measure, folder, f"--model {place}")
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
@@ -334,24 +305,3 @@ def test_a_mistake_is_told_before_torch_is_imported(tmp_path, script):
     )  # fmt: skip
     assert done.returncode == 2 and "did you mean --epochs?" in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
-
-
-def test_a_branch_off_another_network_leaves_nothing(run, capsys):
-    folder = run("--epochs 1")
-    with pytest.raises(SystemExit):
-        run("--resume_epoch 1 --num_channels 3")
-    assert "belongs to another network" in capsys.readouterr().err
-    assert not [*folder.glob("branch-*")]
-
-
-def test_branch_with_changed_options_has_its_own_folder(run, capsys):
-    folder = run()
-    run("--resume_epoch 1 --lr_init 0.5 --epochs 1 --fix_si_pnorm --fix_si_pnorm_value 3")
-    assert "moments" not in capsys.readouterr().out  # there are none, and none is missed
-    branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
-    assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
-    assert runs.read_config(branch)["lr_init"] == 0.5
-    assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
-    with pytest.raises(SystemExit):
-        run("--resume_epoch 7")
-    assert "checkpoint-7.pt" in capsys.readouterr().err

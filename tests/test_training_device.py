@@ -6,18 +6,17 @@ import weakref
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, measure
 
 import data
 import models
 import runs
-import test as test_script
 import train
 from measuring import Meter, parameter_names
 from options import Measure, Model, Train
+from runs import checkpoints
 from training import Trainer, capture
 from training.device import memory_format, products, select_device
-from training.trace import StepTrace
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -34,8 +33,9 @@ def trainer_of(images, **asked):
 
 
 def meter_of(model, images, **how):
-    asked = Measure(eval_model=True, calc_grad_norms=True, train_mode=True, batch_size=64, **how)
-    return Meter(model, images, asked, {"si": parameter_names(model, si_only=True)})
+    asked = {"eval_model": True, "calc_grad_norms": True, "train_mode": True, **how}
+    names = {"si": parameter_names(model, si_only=True)}
+    return Meter(model, images, Measure(batch_size=64, **asked), names)
 
 
 def weights_after_epochs(**asked):
@@ -64,6 +64,24 @@ def test_replayed_steps_are_the_called_ones(asked, request):
     assert all(map(torch.equal, replayed, weights))
 
 
+@pytest.mark.parametrize("method, fault", [
+    ("_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
+    ("_fix_norm", lambda self: self.loss_sum.item()),  # waits for the device
+    ("_fix_norm", lambda self: setattr(self, "correct", self.correct + 0)),  # in other memory
+])  # fmt: skip
+def test_what_a_graph_would_get_wrong_is_caught(method, fault, request, monkeypatch):
+    """By the test above, as the graphs on the CPU are like those of a GPU in this."""
+    _, results, weights = weights_after_epochs()
+    request.getfixturevalue("replays")
+    monkeypatch.setattr(Trainer, method, fault)
+    try:
+        _, replayed_results, replayed = weights_after_epochs()
+    except RuntimeError as error:
+        assert "waits for the device" in str(error) or "has been freed" in str(error)
+    else:
+        assert replayed_results != results or not all(map(torch.equal, replayed, weights))
+
+
 def test_replayed_measurement_is_the_called_one(request):
     images, model = digits(400), models.build(Model("ConvNetSI", 2), 10)
     expected = meter_of(model, images).measure()
@@ -72,44 +90,6 @@ def test_replayed_measurement_is_the_called_one(request):
     for _ in range(2):
         assert meter.measure() == expected
     assert meter.captured.graph is not None
-
-
-def waiting(self):
-    self.loss_sum.item()
-
-
-def replaced_sum(self):
-    self.correct = self.correct + 0
-
-
-def replaced_rate(self, lr):
-    for group in self.optimizer.param_groups:
-        group["lr"] = torch.tensor(lr)
-
-
-def python_counter(self, loss, real=StepTrace.after):
-    self.count = getattr(self, "count", -1) + 1
-    self.position = torch.tensor([self.count % len(self.rows)])
-    real(self, loss)
-
-
-@pytest.mark.parametrize("place, method, fault", [
-    (Trainer, "_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
-    (Trainer, "_fix_norm", waiting),
-    (Trainer, "_fix_norm", replaced_sum),
-    (Trainer, "set_lr", replaced_rate),
-    (StepTrace, "after", python_counter),
-])  # fmt: skip
-def test_what_a_graph_would_get_wrong_is_caught(place, method, fault, request, monkeypatch):
-    _, results, weights = weights_after_epochs(trace=True)
-    request.getfixturevalue("replays")
-    monkeypatch.setattr(place, method, fault)
-    try:
-        _, replayed_results, replayed = weights_after_epochs(trace=True)
-    except RuntimeError as error:
-        assert "waits for the device" in str(error) or "has been freed" in str(error)
-    else:
-        assert replayed_results != results or not all(map(torch.equal, replayed, weights))
 
 
 def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
@@ -127,16 +107,13 @@ def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **how: real(model, backend=backend, **how))
-    results = {}
+    results, images = {}, digits()
     for compiled in (False, True):
-        images = digits()
         trainer = trainer_of(images, compile=compiled)
         meters = [
-            Meter(trainer.model, images, Measure(
-                eval_model=True, calc_grad_norms=train_mode, train_mode=train_mode, batch_size=64,
-                compile=compiled), {"si": ["conv_layers.0.weight"]})
-            for train_mode in (True, False)
-        ]  # fmt: skip
+            meter_of(trainer.model, images, compile=compiled, train_mode=mode, calc_grad_norms=mode)
+            for mode in (True, False)
+        ]
         rows = results[compiled] = []
         for _ in range(2):
             rows += [meter.measure() for meter in meters]
@@ -239,20 +216,29 @@ def test_a_run_measures_as_precisely_as_it_trains(tmp_path, monkeypatch, extra):
     assert settings() == ["ieee", "ieee"]
 
 
-def test_metrics_in_low_precision_are_those_of_test_script_and_curvature_is_exact(run):
-    folder = run("--epochs 1 --save_freq 1 --metrics --precision bf16")
-    measured = runs.Metrics.read(folder / "train-tm.npz").rows[1]
-    rows = {}
-    for precision in ("fp32", "bf16"):
-        test_script.main(
-            f"--models_dir {folder} --save_path {folder}/x.npz --train_mode --eval_model "
-            f"--calc_grad_norms --hess_trace --precision {precision} --gpu -1".split()
-        )
-        rows[precision] = runs.Metrics.read(folder / "x.npz").rows[1]
-    assert rows["bf16"]["loss"] == measured["loss"] != rows["fp32"]["loss"]
-    assert rows["bf16"]["loss"] == pytest.approx(rows["fp32"]["loss"], rel=2e-2)
-    assert rows["bf16"]["gnorm_m"] == measured["gnorm_m"] != rows["fp32"]["gnorm_m"]
-    assert rows["bf16"]["hess_trace"] == rows["fp32"]["hess_trace"]
+def test_bfloat16_is_of_training_and_metrics_and_not_of_weights_and_curvature(run):
+    """Its rounding shows in losses and gradients, a little; test.py measures the same."""
+    words = "--epochs 1 --save_freq 1 --metrics --lr_init 0.001"
+    folder = run(words)
+    exact = runs.read_log(folder)[0]["train_loss"]
+    first = checkpoints.load(folder / "checkpoint-0.pt")["state_dict"]
+    run(f"{words} --precision bf16 --overwrite")
+    rounded = runs.read_log(folder)[0]["train_loss"]
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.1)
+    weights = checkpoints.load(folder / "checkpoint-0.pt")["state_dict"]
+    assert all(torch.equal(first[key], value) for key, value in weights.items())
+    weights = checkpoints.load(folder / "checkpoint-1.pt")["state_dict"]
+    assert all(value.dtype != torch.bfloat16 for value in weights.values())
+    on_the_way = runs.Metrics.read(folder / "train-tm.npz").rows[1]
+    flags = "--train_mode --eval_model --calc_grad_norms --hess_trace --epochs 1"
+    plain, low = (
+        measure(folder, f"{flags} --precision {precision}", f"{precision}.npz")
+        for precision in ("fp32", "bf16")
+    )
+    for key in ("loss", "gnorm_m"):
+        assert low[key] == on_the_way[key] != plain[key]
+    assert low["loss"] == pytest.approx(plain["loss"], rel=2e-2)
+    assert low["hess_trace"] == plain["hess_trace"]
 
 
 def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypatch):
@@ -274,11 +260,11 @@ def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypa
     assert calls == [True, False, True, False]
 
 
-@pytest.mark.parametrize("metrics", ["", "--metrics"])
-@pytest.mark.parametrize("held_out", [False, True])
-def test_all_images_of_a_run_are_on_its_device(run, monkeypatch, metrics, held_out):
+@pytest.mark.parametrize("metrics, measured", [("", 1), ("--metrics", 3)])
+@pytest.mark.parametrize("base", [TINY, TINY.replace("--use_test", "")])
+def test_all_images_of_a_run_are_on_its_device(run, monkeypatch, metrics, measured, base):
     """A CPU has no second device to see a difference, so the calls that move images are watched."""
-    moved, measured = [], []
+    moved, used = [], []
     to, init = data.ImageSet.to, Meter.__init__
 
     def noted_to(self, *arguments):
@@ -286,14 +272,14 @@ def test_all_images_of_a_run_are_on_its_device(run, monkeypatch, metrics, held_o
         return moved[-1]
 
     def noted_init(self, model, images, *arguments, **more):
-        measured.append(images)
+        used.append(images)
         init(self, model, images, *arguments, **more)
 
     monkeypatch.setattr(data.ImageSet, "to", noted_to)
     monkeypatch.setattr(Meter, "__init__", noted_init)
-    run(f"--epochs 1 {metrics}", TINY.replace("--use_test", "") if held_out else TINY)
-    assert len(measured) == (3 if metrics else 1)
-    assert all(any(images is each for each in moved) for images in measured)
+    run(f"--epochs 1 {metrics}", base)
+    assert len(used) == measured
+    assert all(any(images is each for each in moved) for images in used)
 
 
 @pytest.mark.parametrize("norm", models.NORMS)
