@@ -17,6 +17,7 @@ from options import Measure, Model, Train
 from runs import checkpoints
 from training import Trainer, capture
 from training.device import memory_format, products, select_device
+from training.trace import StepTrace
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -64,18 +65,30 @@ def test_replayed_steps_are_the_called_ones(asked, request):
     assert all(map(torch.equal, replayed, weights))
 
 
-@pytest.mark.parametrize("method, fault", [
-    ("_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
-    ("_fix_norm", lambda self: self.loss_sum.item()),  # waits for the device
-    ("_fix_norm", lambda self: setattr(self, "correct", self.correct + 0)),  # in other memory
+def replace_rate(self, lr):
+    self.optimizer.param_groups[0]["lr"] = torch.tensor(lr)
+
+
+def count_in_python(self, loss, real=StepTrace.after):
+    self.count = getattr(self, "count", -1) + 1
+    self.position = torch.tensor([self.count % len(self.rows)])
+    real(self, loss)
+
+
+@pytest.mark.parametrize("place, method, fault", [
+    (Trainer, "_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
+    (Trainer, "_fix_norm", lambda self: self.loss_sum.item()),  # waits for the device
+    (Trainer, "_fix_norm", lambda self: setattr(self, "correct", self.correct + 0)),  # elsewhere
+    (Trainer, "set_lr", replace_rate),
+    (StepTrace, "after", count_in_python),
 ])  # fmt: skip
-def test_what_a_graph_would_get_wrong_is_caught(method, fault, request, monkeypatch):
+def test_what_a_graph_would_get_wrong_is_caught(place, method, fault, request, monkeypatch):
     """By the test above, as the graphs on the CPU are like those of a GPU in this."""
-    _, results, weights = weights_after_epochs()
+    _, results, weights = weights_after_epochs(trace=True)
     request.getfixturevalue("replays")
-    monkeypatch.setattr(Trainer, method, fault)
+    monkeypatch.setattr(place, method, fault)
     try:
-        _, replayed_results, replayed = weights_after_epochs()
+        _, replayed_results, replayed = weights_after_epochs(trace=True)
     except RuntimeError as error:
         assert "waits for the device" in str(error) or "has been freed" in str(error)
     else:
