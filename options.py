@@ -454,15 +454,19 @@ def parse(
         if not stop.code:
             raise
         raise UserError(message_in(errors.getvalue())) from None
+    every = fields(kind)
+    named = [e for e in every if tyro.conf.Positional not in getattr(e.type, "__metadata__", ())]
+    if unknown and named != [*every] and not any(word.startswith("-") for word in unknown):
+        # Words after an option, which tyro takes for no more of those before it
+        first = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+        others = [word for word in argv[len(first) :] if word not in unknown]
+        return parse(kind, [*first, *unknown, *others], prog, description)
     if unknown:
-        on_off = [
-            name for each in fields(kind) if each.default is False for name in spellings(each)
-        ]
+        on_off = [name for each in named if each.default is False for name in spellings(each)]
         for name, sign, value in (word.partition("=") for word in argv):
             if sign and value == unknown[0] and name[2:] in on_off:
                 raise UserError(f"{name} takes no value, and {value!r} is given")
-        known = [f"--{name}" for each in fields(kind) for name in spellings(each)
-                 if tyro.conf.Positional not in getattr(each.type, "__metadata__", ())]  # fmt: skip
+        known = [f"--{name}" for each in named for name in spellings(each)]
         hint = nearest(unknown[0].split("=")[0], known)
         shown = unknown[0] if unknown[0].isprintable() else repr(unknown[0])
         raise UserError(f"unknown option {shown}{hint}; {prog} --help lists the options")

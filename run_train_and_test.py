@@ -48,8 +48,8 @@ params = {
 lrs = [0.01]  # learning rates
 wds = [0.001]  # weight decays
 combine = "zip"  # the first lr with the first wd, and so on; "cross": every lr with every wd
-fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at elrs instead of lrs and wds;
-# "fix_all_elr": the same, with every filter held at one norm
+fix_elr = "fix_lr"  # "fix_elr": train on the sphere, at elrs instead of lrs; the one of wds is then
+# for the weights that are not scale invariant; "fix_all_elr": with every filter held at one norm
 elrs = []  # effective learning rates, as in [1e-4, 1e-3]
 same_last_layer = False  # True: draw the last layer from one fixed seed in all runs
 add_params = "--use_test --noaug --no_schedule"  # flags, and anything else train.py takes

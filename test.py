@@ -76,6 +76,8 @@ def measure_run(options: Measure, given: set[str]) -> None:
     add = options.update or len(found) < len(runs.checkpoints_in(folder))
     tables = {scope: runs.Metrics.read(path) if add else runs.Metrics()
               for scope, path in files.items()}  # fmt: skip
+    if not options.update:  # what is there may have been measured in another way
+        tables = {scope: runs.Metrics() for scope in files}
     replaced = [path for path in files.values() if not add and path.exists()]
     refuse_to_lose(replaced, folder)
 
@@ -106,7 +108,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
     # Checkpoints within an epoch hold their time; official ones do not and are evenly spaced.
     official = config is runs.OFFICIAL
     parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
-    written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, 0, False
+    written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, [], False
     try:
         for (epoch, part), path in tqdm(found.items(), disable=None):
             now = epoch + part / parts if official or not part else None
@@ -116,7 +118,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
                 content = checkpoints.load(path)
             except UserError as error:
                 tqdm.write(f"note: passed over: {error}")
-                passed_over += 1
+                passed_over.append(now)
                 continue
             now = content["epoch"] if now is None else now
             lacking = missing(now)
@@ -130,14 +132,17 @@ def measure_run(options: Measure, given: set[str]) -> None:
                 write_tables(tables, files, add=True)
                 written = time.monotonic()
                 pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
-        complete = True
+        complete = not any({*passed_over} & measured_in(path) for path in replaced)
     finally:
         if replaced and not complete:
             tqdm.write(f"note: {replaced[0]} stays as it was: only a complete file replaces it")
         elif any(table.rows for table in tables.values()):
             write_tables(tables, files, add=not replaced)
-    if passed_over == len(found):
-        raise UserError(f"none of the {plural(passed_over, 'checkpoint')} in {folder} can be read")
+    if len(passed_over) == len(found):
+        raise UserError(f"none of the {plural(len(found), 'checkpoint')} in {folder} can be read")
+    if not complete:
+        raise UserError("checkpoints that it holds cannot be measured again: --update adds to it, "
+                        "--save_path names another file")  # fmt: skip
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 
@@ -197,18 +202,21 @@ def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
     are gone: they cannot be measured again."""
     saved = {epoch for epoch, _ in runs.checkpoints_in(folder)}
     for path in paths:
-        if path.parent != folder:
-            continue
-        try:
-            epochs = runs.Metrics.read(path).rows
-        except UserError:  # damaged
-            continue
+        epochs = measured_in(path) if path.parent == folder else set()
         lost = [epoch for epoch in epochs if epoch == int(epoch) and epoch not in saved]
         if lost:
             raise UserError(
                 f"{path} has {plural(len(lost), 'epoch')} whose checkpoints are gone, which would "
                 "be lost: --update adds to it, --save_path names another file"
             )
+
+
+def measured_in(path: Path) -> set[float]:
+    """The epochs in a file of metrics; none if it is damaged."""
+    try:
+        return {*runs.Metrics.read(path).rows}
+    except UserError:
+        return set()
 
 
 def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:

@@ -91,6 +91,8 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
         given["same_last_layer"] = True
     if block.fix_elr != "fix_lr":
         given[block.fix_elr] = True
+        if block.wds and block.fix_noninvlr != 0:
+            given["wd"] = block.wds[0]  # of the weights that are not on the sphere
     try:
         options, *_ = [Train(**given, **line) for line in lines]
     except UserError as error:  # in the names of the block
@@ -153,7 +155,8 @@ def differing(block: SimpleNamespace) -> tuple[Differing, ...]:
             raise UserError("elrs needs at least one value")
         if len(lrs) > 1 or len(wds) > 1:
             raise UserError(
-                f"lrs and wds have no effect with {block.fix_elr}: leave one value in each"
+                f"with {block.fix_elr} there is a line for each of elrs: leave at most one value "
+                "in lrs and in wds"
             )
         return tuple({"elr": elr} for elr in elrs)
     if elrs:

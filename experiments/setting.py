@@ -37,8 +37,13 @@ class Experiment:
         return replace(self, options=options, lines=lines)
 
     def in_trials(self, trials: Iterable[int]) -> "Experiment":
-        """The same with every line in several trials."""
-        return replace(self, lines=tuple({**li, "trial": t} for t in trials for li in self.lines))
+        """The same with every line in several trials; lines that differ in theirs stay apart."""
+        own = [line.get("trial", 0) for line in self.lines]
+        count = 1 + max(own)
+        return replace(self, lines=tuple(
+            {**line, "trial": count * trial + first}
+            for trial in trials for line, first in zip(self.lines, own, strict=True)
+        ))  # fmt: skip
 
     def at_quick(self) -> "Experiment":
         """The same in minutes, under a name of its own."""

@@ -52,22 +52,22 @@ class Draw(Options):
 
 def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Draw, argv, "python -m figures", __doc__)
-    tables = [path for path in options.folders if path.suffix in (".csv", ".npz")]
-    if tables:
-        plt.switch_backend("agg")
-        for path in tables:
-            if path.suffix == ".npz":
-                figure, words = paths.path_barriers(paths.read(path)), "paths"
-            else:
-                figure, words = dynamics(read(path))
-            save(figure, path.with_suffix(".png"))
-            print(f"{words}; figure: {path.with_suffix('.png')}")
-    elif options.folders:
-        plt.switch_backend("agg")
-        report(options.folders, options.branches, epochs_of(options.epochs))
-    else:
+    if not options.folders:
         print(listing(Path("Experiments")))
         print("\npython -m figures FOLDER draws one of them, or several folders side by side")
+        return
+    plt.switch_backend("agg")
+    tables = [path for path in options.folders if path.suffix in (".csv", ".npz")]
+    for path in tables:
+        if path.suffix == ".npz":
+            figure, words = paths.path_barriers(paths.read(path)), "paths"
+        else:
+            figure, words = dynamics(read(path))
+        save(figure, path.with_suffix(".png"))
+        print(f"{words}; figure: {path.with_suffix('.png')}")
+    folders = [path for path in options.folders if path not in tables]
+    if folders:
+        report(folders, options.branches, epochs_of(options.epochs))
 
 
 if __name__ == "__main__":

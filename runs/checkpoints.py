@@ -50,7 +50,7 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
     except Exception as e:  # torch raises many kinds of errors for other files
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0].split(". ")[0]
         raise UserError(f"{path} is truncated or not a checkpoint ({reason})") from None
     wrong = what_is_wrong(content)
     if wrong:

@@ -284,7 +284,7 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
     ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
     ({"elrs": [0.1]}, "elrs has no effect"),
-    ({"fix_elr": "fix_elr", "elrs": [1], "wds": [1, 2]}, "lrs and wds have no effect with fix_elr"),
+    ({"fix_elr": "fix_elr", "elrs": [1], "wds": [1, 2]}, "leave at most one value"),
     ({"fix_elr": "fix_elr", "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
     ({"params": 3}, "params: 3 is not a dictionary"),
     ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
@@ -327,6 +327,10 @@ def test_lines_on_the_sphere():
         one, two = lines_with(fix_elr=mode, elrs=[0.1, 0.2])
         assert (one.name, two.name) == ("elr_0.1", "elr_0.2") and two.options.elr == 0.2
         assert getattr(one.options, mode) and getattr(two.options, mode)
+    # Weight decay is that of the other weights, if they are trained
+    for noninvlr, wd in ((-1, 0.0), (0.0, Train().wd)):
+        one, _ = lines_with(fix_elr="fix_elr", elrs=[1, 2], wds=[0.0], fix_noninvlr=noninvlr)
+        assert one.options.wd == wd
 
 
 def test_what_official_drivers_put_into_params():
@@ -365,6 +369,8 @@ def test_variants_on_a_folder_and_quick_ones():
     assert (quick.options.epochs, quick.options.depth, quick.lines) == (1, 2, ({"depth": 1},))
     trials = [(line.get("norm"), line["trial"]) for line in many.in_trials(range(2)).lines]
     assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
+    found = EXPERIMENTS["sphere_minima_cpu"].in_trials(range(2)).lines  # they have trials 0 and 1
+    assert [line["trial"] for line in found] == [0] * 7 + [1] * 2 + [2] * 7 + [3] * 2
 
 
 def test_every_named_experiment_has_valid_lines():

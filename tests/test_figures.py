@@ -1,10 +1,11 @@
 """The command that draws: which runs, under which names, and whether one can read them."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from made_runs import CONFIG
 
 import figures
@@ -24,7 +25,9 @@ def test_branches_are_drawn_when_named_or_asked_for(run, capsys):
     main([str(folder)])
     assert (branch / "periods.png").exists() and not list(folder.glob("*_branches.png"))
     capsys.readouterr()
-    main([str(folder), "--branches"])
+    paths = shutil.copy(ROOT / "results/sphere_minima_cpu/paths.npz", folder / "paths.npz")
+    main([str(folder), "--branches", str(paths)])
+    assert paths.with_suffix(".png").exists()
     out = capsys.readouterr().out
     assert "norm held, from epoch 2" in out and "norm free" in out and "η" not in out
     assert (folder / "periods_branches.png").exists()

@@ -222,7 +222,14 @@ def test_some_epochs_or_one_checkpoint_are_measured_and_added(run, capsys):
         with np.load(folder / "train-em.npz") as file:
             assert file["report_epochs"].tolist() == epochs
             assert np.isfinite(file["loss"]).all() and "missing" not in file
+            loss = file["loss"]
     assert f"{folder}: 1 checkpoint on" in capsys.readouterr().out
+    # On other images it is measured anew, unless what is there is to be kept
+    for words, again in ((" --update", False), ("", True)):
+        more = f"--eval_on_random_subset 40 --models_dir {folder} --epochs 2,3 --gpu -1{words}"
+        test_script.main(f"--eval_model {more}".split())
+        changed = np.load(folder / "train-em.npz")["loss"] != loss
+        assert changed.tolist() == [False, again, again, False, False]
 
 
 def test_a_smaller_test_set_is_measured_on_and_saved(run):

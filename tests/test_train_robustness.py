@@ -291,9 +291,13 @@ def test_epochs_that_the_log_has_lost_are_counted(run, capsys):
 def test_damaged_checkpoints_are_passed_over_while_one_can_be_measured(run, capsys, refused):
     folder = run("--save_freq 1 --epochs 2")
     found = runs.checkpoints_in(folder)
+    whole = measure(folder, "", "whole.npz")
     found[1, 0].write_bytes(found[1, 0].read_bytes()[:1000])
     assert measure(folder, "")["report_epochs"].tolist() == [0, 2]
     assert "checkpoint-1.pt" in capsys.readouterr().out
+    error = refused(measure, folder, "--eval_model", "whole.npz")  # which has epoch 1
+    assert "--update adds to it, --save_path names another file" in error
+    assert np.load(folder / "whole.npz").keys() == whole.keys()
     for path in found.values():
         path.write_bytes(b"damaged")
     error = refused(measure, folder, "--eval_model --update")
