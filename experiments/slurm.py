@@ -1,6 +1,7 @@
 """Runs the lines of an experiment as jobs of a SLURM cluster."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ REQUEUE_KILLED = (
 
 
 def key_values(text: str) -> dict[str, str]:
-    """name=value pairs, separated by commas.
+    """name=value pairs, separated by commas; a value may hold commas, as in nodelist=a,b.
 
     Raises
     ------
     ValueError : it is not of this form.
     """
-    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    pairs = [part.partition("=") for part in re.split(",(?=[^,]*=)", text)] if text else []
     if not all(name and separator for name, separator, _ in pairs):
         raise ValueError(f"{text!r} is not name=value,name=value")
     return {name.removeprefix("--"): value for name, _, value in pairs}

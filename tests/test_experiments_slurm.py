@@ -146,12 +146,14 @@ def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, monkeypatch):
         echo sbatch: error: invalid partition specified: nowhere >&2; exit 1""")  # fmt: skip
     line = lines_of(EXPERIMENTS["demo"])[0]
     runs.write_config(line.folder, {"lr_init": 0.1})
-    words = "--experiment demo --overwrite --launcher slurm --sbatch partition=nowhere,time=5"
+    options = "partition=nowhere,nodelist=a,b,time=5"
+    words = f"--experiment demo --overwrite --launcher slurm --sbatch {options}"
     with pytest.raises(UserError, match="refused the jobs: invalid partition specified: nowhere"):
         run_train_and_test.main(words.split())
     assert (line.folder / runs.CONFIG).exists()
     asked = (tmp_path / "asked").read_text()
-    assert asked == "--test-only --partition=nowhere --time=5 --cpus-per-task=4 --wrap=true\n"
+    named = "--partition=nowhere --nodelist=a,b --time=5"
+    assert asked == f"--test-only {named} --cpus-per-task=4 --wrap=true\n"
 
 
 def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(tmp_path, monkeypatch, capsys):
