@@ -17,15 +17,9 @@ FLAT = 0.01  # relative change of the loss below which the weights may not have 
 
 @dataclass(frozen=True)
 class Regime:
-    """The regime of a run.
-
-    Attributes
-    ----------
-    name : one of `REGIMES`, or None if the record does not suffice to tell.
-    level : median loss of the second half of the record.
-    low, high : its 10th and 90th percentile there.
-    reason : why there is no name.
-    """
+    """The regime of a run: one of `REGIMES`, or None with the reason why the record does not tell.
+    `level` is the median loss of the second half of the record, `low` and `high` its 10th and 90th
+    percentile there."""
 
     name: str | None
     level: float = np.nan
@@ -53,7 +47,8 @@ def find_regime(
       stays where it is because noise balances decay.
 
     No regime is named if the record is short, the effective learning rate still changes, or the
-    loss still rises or falls (by more than a tenth and by more than chance).
+    loss still rises or falls (by more than a tenth and by more than chance). Raises ValueError if
+    lengths differ.
 
     Parameters
     ----------
@@ -63,10 +58,6 @@ def find_regime(
     effective_lr : (n,) η̃; None if it is fixed.
     e_folds : of weight decay, 1/(ηλ) steps each, in the record; infinite if the norm is held or
         there is no decay.
-
-    Raises
-    ------
-    ValueError : lengths that differ.
     """
     loss, disorder = np.asarray(loss, dtype=float), np.asarray(disorder, dtype=float)
     n, free = len(loss), np.isfinite(e_folds)
