@@ -19,7 +19,6 @@ OUT_OF_TIME = 124  # exit status, as of timeout(1)
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -30,10 +29,9 @@ def run_here(
 ) -> int:
     """Run the unfinished lines, draw the figures, and say what failed or diverged.
 
-    `until`: stop all lines when `time.monotonic()` reaches this; the next call continues them.
-
-    Returns the exit status: 1 if a line failed, otherwise `OUT_OF_TIME` if time was up before all
-    were finished, otherwise `runs.DIVERGED_STATUS` if one diverged.
+    When `time.monotonic()` reaches `until`, all lines stop; the next call continues them. Returns
+    the exit status: 1 if a line failed, `OUT_OF_TIME` if time was up before all were finished,
+    `runs.DIVERGED_STATUS` if one diverged, otherwise 0.
     """
     sys.stdout.reconfigure(line_buffering=True)
     failed, todo = [], to_do(lines)
