@@ -18,11 +18,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The columns for all weights together, an array over the records each; NaN where empty.
 
     If the steps go back, training was resumed or started again: later records replace those of the
-    same and later steps. If a file holds several runs, the last one remains.
-
-    Raises
-    ------
-    UserError : the file cannot be read, is damaged, or was not written by the monitor.
+    same and later steps, so of several runs in a file the last one remains. Raises UserError if the
+    file cannot be read, is damaged, or was not written by the monitor.
     """
     try:
         text = path.read_text("utf-8-sig", errors="replace")
