@@ -13,9 +13,8 @@ VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[3], "undecided": CO
 
 
 def estimates(found: Sequence[Any], title: str) -> Figure:
-    """Each estimate on its own axis, with its "name" and "verdict": its "seeds" (n,) as points, the
-    interval from "low" to "high" around its "value" as a bar, and its margin "inside" (None: not
-    judged) as a band."""
+    """Each estimate on its own axis, with "name" and "verdict": its "seeds" (n,) as points, the
+    interval "low" to "high" around its "value" as a bar, and any margin "inside" as a band."""
     size = (8, 0.85 * len(found) + 0.9)
     figure, axes = plt.subplots(len(found), 1, figsize=size, layout="constrained", squeeze=False)
     rng = np.random.default_rng(0)

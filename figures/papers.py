@@ -122,9 +122,8 @@ def _parents(lines: Sequence[Line]) -> list[Run]:
 
 
 def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> bool:
-    """Draw published values as stars at the same fraction of the run, and jumps as dotted lines,
-    within the run's window; none for a branch, or a run of unknown length. Returns whether there
-    were any."""
+    """Draw published values as stars at the same fraction of the run, jumps as dotted lines, within
+    the run's window; none for a branch or an unknown length. Returns whether any was drawn."""
     run = line.runs[0]
     known, epochs = PUBLISHED.get(run.config["lr_init"]), run.config.get("epochs")
     if not known or not epochs or run.is_branch:
