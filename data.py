@@ -95,13 +95,9 @@ class ImageSet:
         shuffle: bool = False,
         augment: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of (images, labels): float32 (B, 3, H, W), int64 (B,); in order unless
-        `shuffle`.
-
-        With `augment` every image is padded by 4 black pixels, cropped at random and flipped with
-        probability 1/2. The last batch may be smaller. `generator` is on the CPU, so that the
-        random numbers of a run do not depend on the device.
-        """
+        """One epoch of (images, labels): float32 (B, 3, H, W), int64 (B,). With `augment` every
+        image is padded by 4 black pixels, cropped at random and flipped with probability 1/2. The
+        `generator` is on the CPU, so that random numbers do not depend on the device."""
         n, device = len(self), self.images.device
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
         order = order.to(device)
@@ -206,8 +202,7 @@ def half_of_classes(images: ImageSet, half: int) -> ImageSet:
 
 def corrupt(images: ImageSet, fraction: float) -> ImageSet:
     """Replace the label of each image by a uniformly random one, with probability `fraction`. The
-    random numbers are those of the official code, so that its checkpoints, too, are measured on the
-    labels that they were trained on."""
+    random numbers are those of the official code, so that its checkpoints keep their labels."""
     random = np.random.RandomState(CORRUPTION_SEED)
     corrupted = random.rand(len(images)) <= fraction
     labels = images.labels.clone()

@@ -109,12 +109,9 @@ COLUMNS = tuple(field.name for field in fields(Record))
 
 
 def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
-    """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
-
-    None where there is no such balance, or it is unknown: without a rate or weight decay; for
-    optimisers other than SGD, AdamW, and Adam and RAdam with decoupled decay; and for subclasses
-    with a `step` of their own.
-    """
+    """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups. None without a
+    rate or weight decay, for optimisers other than SGD, AdamW, and Adam and RAdam with decoupled
+    decay, and for subclasses with a `step` of their own."""
     decay, rule = _number(group.get("lr")) * _decay(optimizer, group), _rule(optimizer)
     if not 0 < decay < math.inf:
         return None
@@ -586,7 +583,6 @@ def _table(rows: list[list]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the groups of a network."""
     parser = argparse.ArgumentParser(
         prog="monitor.py", description="What is scale invariant in a network."
     )

@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 
 def option(default: Any, help: str, check: Check | None = None) -> Any:
-    """A field of a dataclass of options."""
     return field(default=default, metadata={"help": help, "check": check})
 
 
@@ -393,7 +392,6 @@ def groups_of(kind: type[Options]) -> list[type[Options]]:
 
 
 def names(*kinds: type[Options]) -> list[str]:
-    """The names of all options of these groups."""
     return [each.name for kind in kinds for each in fields(kind)]
 
 

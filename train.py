@@ -55,12 +55,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
-    """Train one run from its options to its last checkpoint, and return it.
-
-    The notes are printed when training begins. With `resume` an existing run is continued, and a
-    complete one is left as it is. Raises UserError for a mistake in the options or in what the
-    folder holds, and Diverged if the training loss becomes NaN or infinite.
-    """
+    """Train one run from its options to its last checkpoint, and return it; with `resume` continue
+    it, and leave a complete one as it is. Raises UserError for a mistake in the options or in what
+    the folder holds, and Diverged if the training loss becomes NaN or infinite."""
     # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
     options = tidy(options)

@@ -28,9 +28,8 @@ class Interrupted(BaseException):
 
 
 def end_quietly(program: str) -> None:
-    """From now on, end with one line at SIGINT or SIGTERM. For the seconds in which torch is
-    imported, when an exception would show a traceback and there is nothing to clean up. Inside
-    `user_errors` these signals raise `Interrupted` instead."""
+    """From now on, end with one line at SIGINT or SIGTERM: for the seconds in which torch is
+    imported. Later, inside `user_errors`, these signals raise `Interrupted` instead."""
 
     def end(number: int, frame: object) -> None:
         os.write(2, f"{program}: stopped by {signal.Signals(number).name}\n".encode())
@@ -98,12 +97,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write to a file next to `path`, flush it to the disk, and rename it to `path`.
-
-    A reader sees the old file or the whole new one. If writing fails, the old file stays and the
-    partial one is removed. The folder is created if it is missing. Raises OSError with `path` as
-    `filename` if the disk is full, read-only, ...
-    """
+    """Write to a file next to `path`, flush it to the disk, and rename it to `path`, so that a
+    reader sees the old file or the whole new one. The folder is created if it is missing. Raises
+    OSError, with `path` as its `filename`, if the disk is full, read-only, ..."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     try:
@@ -143,8 +139,8 @@ def is_alive(pid: int) -> bool:
 @contextlib.contextmanager
 def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path`, which names this process, while the block runs. The kernel frees
-    the lock when its process dies, so a file that is left over locks nothing. Raises UserError if
-    after `patience` seconds another process, which is named, still holds the lock."""
+    the lock when its process dies. Raises UserError, which names the owner, if another process
+    still holds it after `patience` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + patience
     while True:

@@ -19,12 +19,9 @@ LOG_ONLY = {"metrics": False, "trace": False, "save_freq": 1000}  # of branches:
 
 
 def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
-    """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
-
-    A branch that is there already, as one that another claim shares, is not trained again, unless
-    it lacks the trace that is asked for; a longer one is given up to these epochs. One whose loss
-    is no longer finite ends there.
-    """
+    """Train so many more epochs from a checkpoint, with changed options; a loss that is not finite
+    ends it. A branch that is there already is given up to these epochs, and trained again only if
+    it is shorter or lacks the trace that is asked for."""
     options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
     options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)
     found, window = trained(run, options), (epoch, epoch + epochs)

@@ -18,12 +18,9 @@ MINIMA = setting("minima", {"lr_init": 0.03, "wd": 0.02}, base=CIFAR, epochs=800
 
 
 def minima_of_periods(run: Run) -> list[int]:
-    """The checkpoint with the lowest training loss of every period that has turned.
-
-    By the loss of the checkpoint itself (train-tm): log.csv has the mean during the epoch, and an
-    epoch that begins at a minimum may end after the destabilisation. Raises NotMeasurable if there
-    are fewer than four: the first three and up to five of the others are compared.
-    """
+    """The checkpoint with the lowest training loss (train-tm; log.csv has means of epochs, which
+    may end after the destabilisation) of every period that has turned. Raises NotMeasurable for
+    fewer than four: the first three and up to five of the others are compared."""
     found = run.metrics("train-tm")
     there = np.isin(found["report_epochs"], saved(run))
     epochs, loss = found["report_epochs"][there], found["loss"][there]

@@ -27,12 +27,9 @@ def cores() -> int:
 def run_here(
     experiment: Experiment, lines: Sequence[Line], jobs: int, until: float | None = None
 ) -> int:
-    """Run the unfinished lines, draw the figures, and say what failed or diverged.
-
-    When `time.monotonic()` reaches `until`, all lines stop; the next call continues them. Returns
-    the exit status: 1 if a line failed, `OUT_OF_TIME` if time was up before all were finished,
-    `runs.DIVERGED_STATUS` if one diverged, otherwise 0.
-    """
+    """Run the unfinished lines, draw the figures, and say what failed or diverged. When
+    `time.monotonic()` reaches `until`, all lines stop; the next call continues them. Returns the
+    exit status: 1 if a line failed, else `OUT_OF_TIME`, else `runs.DIVERGED_STATUS`, else 0."""
     sys.stdout.reconfigure(line_buffering=True)
     failed, todo = [], to_do(lines)
     if todo:

@@ -21,12 +21,9 @@ LIBC = ctypes.CDLL(None)
 
 
 def prepare_child() -> None:
-    """Set how a command reacts to signals, in its process.
-
-    SIGINT stops it even where it is ignored here (nohup ... &). SIGUSR2, SLURM's warning before a
-    time-out, reaches every process of a job: the job itself then stops its command. On Linux the
-    command gets SIGTERM when the process that runs it dies.
-    """
+    """Set how a command reacts to signals: SIGINT stops it even if ignored here (nohup ... &).
+    SIGUSR2, SLURM's warning before a time-out, reaches every process of a job, and the job itself
+    stops its command. On Linux the command gets SIGTERM when the process that runs it dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":

@@ -95,8 +95,7 @@ def submit(
     experiment: Experiment, lines: Sequence[Line], parallel: int, options: dict[str, Any]
 ) -> None:
     """Submit the unfinished lines that are not in the queue yet as one job array, of which
-    `parallel` run at once, with the options of `job_options`. Raises UserError with SLURM's message
-    if it refuses them."""
+    `parallel` run at once. Raises UserError with SLURM's message if it refuses them."""
     todo = to_do(lines)
     if not todo:
         return

@@ -48,12 +48,9 @@ def file_of(run: Run, name: str) -> str | None:
 
 
 def find_curve(run: Run, name: str, logged: bool = False) -> Curve | None:
-    """A quantity of a run at the epochs at which it was measured; None if it never was.
-
-    It is one of `Run.curves`, or an array of a metrics file: of a vector the largest element, and
-    accuracies as errors in %. `logged` takes every epoch of the log if there is one, but not of a
-    branch, whose log lacks the checkpoint that it started from.
-    """
+    """A quantity of a run (one of `Run.curves`, or an array of a metrics file) where it was
+    measured; None if it never was. Of a vector the largest element is taken; accuracies become
+    errors in %. `logged`: every epoch of the log, but not of a branch, where it lacks the start."""
     curves = run.history if logged and not run.is_branch else run.curves
     file = None if name in curves else file_of(run, name)
     if file is None:
@@ -136,7 +133,6 @@ def loss_label(runs: Sequence[Run]) -> str:
 
 
 def effective_lr_label(runs: Sequence[Run]) -> str:
-    """The label of an axis of effective rates, by the optimisers of the runs."""
     powers = sorted({norm_power(run.optimizer) or 0 for run in runs}, reverse=True)
     forms = [{2: "η / ρ²", 1: "η / ρ"}.get(power, "unknown") for power in powers]
     return f"effective learning rate η̃ = {' or '.join(forms)}"

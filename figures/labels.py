@@ -84,9 +84,8 @@ def label(run: Run, among: Sequence[Run]) -> str:
 
 
 def labels(runs: Sequence[Run], without: Sequence[str] = (), unique: bool = True) -> list[str]:
-    """A name for each run: the rate and every other option, but those in `without`, in which the
-    runs differ. If names must be `unique`, equal ones are told apart by the seed, the length or the
-    folder; a single run is named by its rate."""
+    """A name for each run: the rate and every other option, but those in `without`, in which they
+    differ. If names must be `unique`, equal ones are told apart by seed, length or folder."""
     keys = [key for key in differing_options([run.config for run in runs]) if key not in without]
     names = [run.config.get("name") or _name(run, runs, keys, without) for run in runs]
     if not unique:

@@ -34,12 +34,9 @@ MAIN = ("loss", "acc")
 
 
 def metrics(runs: Sequence[Run]) -> Figure | None:
-    """A panel for each measured quantity that the papers' figures leave out; None if there is none.
-
-    Eigenvalues, traces, norms of mean and deviation of the batch gradients, loss and error of the
-    images with true and with corrupted labels (dashed, dotted), and the change since the start.
-    Titles name the metrics files.
-    """
+    """A panel for each measured quantity that the papers' figures leave out, its title naming the
+    metrics file; None if there is none. Loss and error of images with true labels are dashed, of
+    those with corrupted ones dotted."""
     lines, note = lines_of(runs)
     panels = {}
     for array in MEASURED:

@@ -21,9 +21,9 @@ PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
 def panels(runs: Sequence[Run]) -> Figure:
-    """Training loss above the norm ρ by epoch, a column of two panels for each setting. The title
-    is the setting with its periods or regime. Of several seeds the first is drawn darkest.
-    Triangles mark each turn of ρ, and the minimum of the loss before it."""
+    """Training loss above the norm ρ by epoch, a column of two panels for each setting, titled with
+    its periods or regime. Of several seeds the first is darkest. Triangles mark each turn of ρ, and
+    the minimum of the loss before it."""
     lines, note = lines_of(runs)
     rows = -(-len(lines) // 4)
     columns = -(-len(lines) // rows)

@@ -38,9 +38,9 @@ FEW = 6  # lines that are legible in one row of panels
 
 
 def loss_and_error(runs: Sequence[Run]) -> Figure | None:
-    """P1, Figure 1: train loss of every epoch and test error, a row for each network. Triangles
-    mark the lowest loss before each turn of ρ. None if the runs differ neither in network nor in a
-    held norm; `figure2` shows more of those."""
+    """P1, Figure 1: train loss of every epoch and test error, a row for each network; triangles
+    mark the lowest loss before each turn of ρ. None if the runs share both network and held
+    norm."""
     if not (differ(runs, "model") or differ(runs, "fix_si_pnorm_value")):
         return None
     models = list(dict.fromkeys(map(_network, runs)))
@@ -76,9 +76,8 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ and phase diagram, a colour for each setting.
 
     Loss and ρ are those of every epoch if there is a log. Triangles mark where ρ turns, and the
-    lowest loss before. With `published` the published values are drawn too. As in the published
-    one, the phase diagram shows the norm of the full gradient times ρ, or that of the SI weights'
-    gradient where the full one was not measured.
+    lowest loss before. With `published` the published values are drawn too. The phase diagram has ρ
+    times the norm of the full gradient, as the published one, or else of the SI weights' gradient.
     """
     lines, note = lines_of(runs)
     parents = [Line("before the branch", "grey", [parent]) for parent in _parents(lines)]
@@ -163,8 +162,8 @@ def three_regimes(runs: Sequence[Run]) -> Figure | None:
 
 def comparison(runs: Sequence[Run], key: str) -> Figure:
     """Mean period and best test error against one rate, "lr_init" or "wd", a colour for each
-    setting of the other options. Points are means over seeds; bars reach from the lowest to the
-    highest seed. A run with fewer than two periods has no mean period."""
+    setting of the other options. Points are means over seeds, bars their range; there is no mean
+    period of fewer than two periods."""
     name = {"lr_init": "learning rate η", "wd": "weight decay λ"}[key]
     settings = by_setting(runs)
     others = labels([group[0] for group in settings], without=(*SEEDS, key), unique=False)

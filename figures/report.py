@@ -44,11 +44,8 @@ def report(
     nested: bool = True,
 ) -> None:
     """Save the figures of the runs in some folders, print their table, and for one run its periods.
-
-    Figures of one folder go into it; those of several go into the folder that holds them all, under
-    names that list them. Only epochs in the window count. Unless `nested`, the folders are
-    experiments, and experiments below them are left out.
-    """
+    Figures of several folders go into the folder that holds them all, under names that list them.
+    Only epochs in the window count. Unless `nested`, experiments below the folders are left out."""
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches, nested)}.values())
     place, which = name_for(folders)
     if branches:

@@ -44,9 +44,8 @@ def _precise(logits: torch.Tensor) -> torch.Tensor:
 def hessian_product(
     model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
 ) -> Tensors:
-    """H v, with H the Hessian, in the parameters `names`, of the weighted sum of a batch's losses.
-    `v` and the result have the shapes of these parameters. `weights` is (B,), one for each image;
-    1/B each gives the mean loss."""
+    """H v, with H the Hessian, in the parameters `names`, of the sum of a batch's losses with
+    `weights` (B,); 1/B each gives the mean. `v` and the result have the parameters' shapes."""
     images, labels = batch
     parameters = [model.get_parameter(name) for name in names]
     losses = loss(_precise(model(images)), labels)
@@ -118,8 +117,7 @@ def leading_eigenvalues(
     loss: Loss,
 ) -> np.ndarray:
     """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite.
-    Every product takes one pass over `batches()`. The start vector is fixed, so results are
-    reproducible."""
+    Every product takes one pass over `batches()`. The start vector is fixed, as are the results."""
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
         return mean_product(product, model, names, batches(), v, loss)

@@ -51,9 +51,9 @@ def _foreign(path: Path) -> UserError:
 class Metrics:
     """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
 
-    In the file every name is one array over the epochs, in order. The numbers of a diverged network
-    are NaN or infinite. A number that was not measured is NaN too, and named in the array
-    "missing", which only such a file has, as "<epoch> <name>".
+    In the file every name is an array over the epochs. The numbers of a diverged network are NaN or
+    infinite. A number that was not measured is NaN too, and named in the array "missing", if there
+    is any, as "<epoch> <name>".
     """
 
     def __init__(self, rows: dict[float, dict[str, Any]] | None = None):

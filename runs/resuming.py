@@ -22,12 +22,10 @@ class Diverged(Exception):
 
 
 def is_complete(folder: Path, last: int, options: Train) -> bool:
-    """True, with a message, if --resume has nothing left to do.
-
-    Raises UserError if the folder holds a run with other options, neither --resume nor --overwrite
-    is given, or --overwrite would replace a run that has branches. Raises Diverged if the run
-    diverged, and its checkpoints are measured or need not be.
-    """
+    """True, with a message, if --resume has nothing left to do. Raises UserError if the folder
+    holds another run, neither --resume nor --overwrite is given, or --overwrite would replace a run
+    with branches. Raises Diverged if the run diverged and its checkpoints are measured or need not
+    be."""
     found = checkpoints_in(folder)
     # A run whose checkpoints are gone is a run too: starting anew would remove its metrics.
     if not (found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))):
@@ -56,8 +54,7 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
 
 def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     """Epoch and content of the newest readable checkpoint; both None for an empty folder. Damaged
-    files are named and passed over. Raises UserError if there are checkpoints, but none of a whole
-    epoch can be read."""
+    files are named and passed over. Raises UserError if nothing else is left."""
     found = checkpoints_in(folder)
     numbered = [path for (_, part), path in found.items() if not part]
     for path in filter(Path.exists, [folder / LATEST, *reversed(numbered)]):

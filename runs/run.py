@@ -99,9 +99,8 @@ class Run:
         return (self.metrics_folder or self.folder) / f"{name}.npz"
 
     def lr_at(self, epochs: np.ndarray) -> np.ndarray:
-        """The learning rate of the epoch that ended (or was under way) at each of these times, from
-        log.csv, which follows a schedule. Without one it is the base rate or, for official results,
-        that of the checkpoints."""
+        """The learning rate of the epoch that ended (or was under way) at each of these times: by
+        log.csv or, without one, the base rate or, for official results, that of the checkpoints."""
         rows = read_log(self.folder)
         known = [(row["epoch"], row["lr"]) for row in rows]
         if not known:
@@ -280,12 +279,9 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(root: str | Path, branches: bool = False, logged: bool = False) -> list[Run]:
-    """Every measured run in and below a folder, by learning rate, weight decay and folder.
-
-    Results of the official code, which have no configuration, are found too. With `logged`, runs
-    that have a log but no metrics count. Branches are left out unless they are asked for, or `root`
-    is the folder of one.
-    """
+    """Every measured run in and below a folder, by learning rate, weight decay and folder, results
+    of the official code included; with `logged` also those with only a log. Branches are left out
+    unless they are asked for, or `root` is the folder of one."""
     runs = [run for run in all_runs(root) if run.is_measured() or (logged and run.log())]
     if not branches:
         runs = [run for run in runs if not run.is_branch or run.folder == Path(root)]

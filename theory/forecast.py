@@ -96,9 +96,8 @@ class Course:
     def add(
         self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
     ) -> float | None:
-        """Take the next record; in phase B, return `time_to_turn`. A record whose ρ is not a
-        positive number is ignored. There is no forecast if rates are not positive numbers, or have
-        changed under an optimiser of unknown `power`."""
+        """Take the next record, if its ρ is a positive number; in phase B, return `time_to_turn`.
+        None if rates are not positive, or have changed under an optimiser of unknown `power`."""
         if not 0 < rho < math.inf:
             return None
         self._detector.add(time, loss, rho)

@@ -176,8 +176,7 @@ class Periods:
     @property
     def dispersion(self) -> float:
         """Robust σ / mean of the lengths, 1.48 · MAD / median; NaN with fewer than three periods. A
-        swing too small to be a period doubles a length: it raises the CV, but hardly the
-        dispersion."""
+        swing too small for a period doubles a length: it raises the CV, but hardly this."""
         if len(self) < 3:
             return math.nan
         median = np.median(self.lengths)

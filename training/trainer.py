@@ -37,8 +37,8 @@ class Trainer:
     """What a training step changes: weights, the optimiser's moments, the sums of the epoch.
 
     `images` is the number of training images, which full-batch descent divides by. `base_lr` is η
-    of the SI weights before the schedule, and `fixed_norm` the ρ at which they are held, None if it
-    is free: that of a resumed run, or else the one that the options ask for, or the present one.
+    of the SI weights before the schedule. `fixed_norm` is the ρ at which they are held (given to
+    resume a run), None if it is free.
     """
 
     def __init__(
@@ -74,13 +74,9 @@ class Trainer:
         self.captured = Captured(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """SGD or Adam with coupled weight decay, or AdamW, which decouples it.
-
-        All weights are one group, unless the others have a rate of their own (--noninvlr): then the
-        first group is the SI weights, which follow the schedule, and the second the others. So it
-        always is on the sphere, where weight decay acts on the second alone: on the first it would
-        only change the effective rate.
-        """
+        """SGD or Adam with coupled weight decay, or AdamW. All weights are one group; on the
+        sphere, or with --noninvlr, the SI weights are a first group and the others a second. On the
+        sphere weight decay acts on the second alone: on the first it would only change the rate."""
         options = self.options
         own_rate, on_sphere = options.noninvlr >= 0, options.on_sphere
         if not own_rate and not on_sphere:
