@@ -1,8 +1,6 @@
 """Data sets: one uint8 tensor of images on the device; batches and augmentation from it.
-
 Every data set is decoded once, at the start. After that no Python code runs per image: a batch is
-one gather from the tensor, and the random numbers of an epoch are drawn at once.
-"""
+one gather from the tensor, and the random numbers of an epoch are drawn at once."""
 
 import contextlib
 import hashlib

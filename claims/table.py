@@ -1,8 +1,6 @@
 """How the claims are told: the tables of README.md and docs/claims.md, from what is on record.
-
 `claims.json` holds verdicts and estimates of trials from 40 on, `exploratory.json` the estimates
-from the numbers of trials 10 to 34, which had been seen when the margins were chosen.
-"""
+from the numbers of trials 10 to 34, which had been seen when the margins were chosen."""
 
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """What is measured of a network: everything asked for, in one pass over the data.
-
-(The eigenvalues alone need further passes: one for each product of the Lanczos iteration.)
-"""
+Eigenvalues alone need further passes: one for each product of the Lanczos iteration."""
 
 import contextlib
 import itertools

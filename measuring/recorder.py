@@ -1,7 +1,5 @@
 """Metrics measured while a run trains (--metrics), and old checkpoints removed (--keep).
-
-The files and the numbers in them are those of test.py: the same meters fill them.
-"""
+The files and the numbers in them are those of test.py: the same meters fill them."""
 
 import time
 from dataclasses import replace

@@ -1,8 +1,6 @@
 """A trial of a network from elsewhere, on a copy, before a run writes anything.
-
 It does what the run will do, on one batch of the usual size and one of the last batch's size. The
-run's weights, buffers and random states stay as they are.
-"""
+run's weights, buffers and random states stay as they are."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The networks of the two papers and others, and what is scale invariant in them.
-
-`build` makes a network by name; `si_parameters` are its scale-invariant parameters.
-"""
+`build` makes a network by name; `si_parameters` are its scale-invariant parameters."""
 
 import contextlib
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What a training step does to the scale-invariant (SI) weights, as the papers derive it.
-
 Symbols: η learning rate, λ weight decay, ρ norm of the SI weights, g gradient, g̃ = ρ g effective
-gradient, η̃ effective learning rate. Arrays are taken elementwise.
-"""
+gradient, η̃ effective learning rate. Arrays are taken elementwise."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -5,9 +5,6 @@ its minimum in the fall to its maximum in the rise. The turning points also boun
 weight decay dominates and ρ falls; in C, from the turn to the maximum of the loss, training
 destabilises; in A the gradients dominate, until ρ reaches its maximum. A jump, where the loss rises
 at once, is the sharp special case: with momentum, augmentation or small steps periods are smooth.
-
-`Detector` takes one record at a time, in any training loop; `find_periods` takes the records of a
-whole run.
 """
 
 import functools

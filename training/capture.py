@@ -1,8 +1,6 @@
 """CUDA graphs: a step of training, or a batch of a measurement, launched as one.
-
 A step of a small network is about a hundred kernels of a few microseconds each. Launching them one
-by one from Python takes longer than running them; a graph is launched once.
-"""
+by one from Python takes longer than running them; a graph is launched once."""
 
 import gc
 from collections.abc import Callable
