@@ -165,10 +165,8 @@ def compare(options: Benchmark, device: torch.device) -> None:
 
 
 def rates(options: Benchmark, device: torch.device) -> None:
-    """Print a table of the training steps of the papers' networks.
-
-    Times are those of a GPU, or processor time, which does not depend on what else the cores do.
-    """
+    """Print a table of the training steps of the papers' networks, in the times of a GPU, or in
+    processor time, which does not depend on what else the cores do."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     x = torch.randn(BATCH, 3, data.SIZE, data.SIZE, device=device)
     y = torch.randint(10, (BATCH,), device=device)

@@ -43,7 +43,6 @@ class ImageSet:
     ----------
     images : uint8, (N, height, width, 3).
     labels : int64, (N,), from 0 to num_classes - 1.
-    num_classes : int.
     mean, std : float32, (3,): of each colour, for pixel values from 0 to 1.
     corrupted : bool, (N,): whether the label was replaced by a random one.
     memory_format : of the batches.
@@ -62,17 +61,15 @@ class ImageSet:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
+        """Height and width."""
         return tuple(self.images.shape[1:3])
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "ImageSet":
-        """The same images on `device`, with batches in `memory_format`."""
         tensors = ("images", "labels", "mean", "std", "corrupted")
         moved = {name: getattr(self, name).to(device) for name in tensors}
         return replace(self, memory_format=memory_format, **moved)
 
     def subset(self, index: torch.Tensor | slice) -> "ImageSet":
-        """The images at `index`, in that order."""
         kept = {name: getattr(self, name)[index] for name in ("images", "labels", "corrupted")}
         return replace(self, **kept)
 
@@ -98,13 +95,9 @@ class ImageSet:
         shuffle: bool = False,
         augment: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of (images, labels): float32 (B, 3, H, W) and int64 (B,).
-
-        The order is that of the data set, or a random one with `shuffle`. With `augment` every
+        """One epoch of (images, labels): float32 (B, 3, H, W), int64 (B,). With `augment` every
         image is padded by 4 black pixels, cropped at random and flipped with probability 1/2. The
-        last batch may be smaller. `generator` is on the CPU, so that the random numbers of a run
-        do not depend on the device.
-        """
+        `generator` is on the CPU, so that random numbers do not depend on the device."""
         n, device = len(self), self.images.device
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
         order = order.to(device)
@@ -142,21 +135,19 @@ def load(
 ) -> tuple[ImageSet, ImageSet]:
     """Load the training images and the images to evaluate on, both on the CPU.
 
+    Raises UserError if the data is missing or malformed, or there are fewer images than asked for.
+
     Parameters
     ----------
     name : a key of `DATASETS`.
     data_path : folder of the data. Data sets of torchvision that are not there are downloaded.
-    use_test : evaluate on the test set. Otherwise the last 5,000 training images (the last tenth
-        of fewer than 50,000) are held out and evaluated, and an ImageFolder needs no test/.
-    use_data_size : keep the first N training images. If N is the size of the whole training set,
-        all images that are not held out are kept.
+    use_test : evaluate on the test set. Otherwise the last 5,000 training images (the last tenth of
+        fewer than 50,000) are held out and evaluated, and an ImageFolder needs no test/.
+    use_data_size : keep the first N training images, or all that are not held out if N is the size
+        of the whole training set.
     use_test_size : keep the first N images to evaluate on.
     corrupt_train : fraction of the training images whose labels become uniformly random.
     split_classes : keep one half of ten classes (`SPLIT_CLASSES`), labelled 0 to 4.
-
-    Raises
-    ------
-    UserError : the data is missing or malformed, or there are fewer images than asked for.
     """
     path = Path(data_path).expanduser()
     train, test = DATASETS[name](path)
@@ -210,11 +201,8 @@ def half_of_classes(images: ImageSet, half: int) -> ImageSet:
 
 
 def corrupt(images: ImageSet, fraction: float) -> ImageSet:
-    """Replace the label of each image by a uniformly random one, with probability `fraction`.
-
-    The random numbers are always those of the official code, so that its checkpoints, too, are
-    measured on the labels that they were trained on.
-    """
+    """Replace the label of each image by a uniformly random one, with probability `fraction`. The
+    random numbers are those of the official code, so that its checkpoints keep their labels."""
     random = np.random.RandomState(CORRUPTION_SEED)
     corrupted = random.rand(len(images)) <= fraction
     labels = images.labels.clone()
@@ -338,10 +326,8 @@ def _decode_cached(
     folder: Path, names: Sequence[str], stats: Sequence[os.stat_result]
 ) -> np.ndarray:
     """The decoded files, uint8 (N, H, W, 3), from a cache beside the folder if no file has changed.
-
-    The cache is named after the files' names, sizes and times. It is mapped into memory: of a large
-    data set only the images in use are read.
-    """
+    It is named after the files' names, sizes and times, and mapped into memory: of a large data set
+    only the images in use are read."""
     about = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
     fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     cache = folder.parent / f".{folder.name}.{fingerprint}.npy"

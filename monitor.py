@@ -68,17 +68,16 @@ TABLE = {
 
 @dataclass(frozen=True)
 class Record:
-    """What one step did to one group of scale-invariant weights; the columns of the file.
-
-    What is unknown is NaN or None, and empty in the file.
+    """A row of the file: what one step did to one group of scale-invariant weights; empty if
+    unknown.
 
     Attributes
     ----------
     step : number of the step, from 1.
     group : its first tensor and the number of others; "all" for all weights together.
     loss : mean of the losses since the record before.
-    lr, decay : learning rate η; ηλ, the fraction of the weights that decay takes off in a step (of
-        SGD with momentum, in the long run 1 / (1 - momentum) times as much). NaN for `COUPLED`.
+    lr, decay : η; ηλ, the fraction of the weights that decay takes off in a step (of SGD with
+        momentum, in the long run 1 / (1 - momentum) times as much). NaN for `COUPLED`.
     si_norm : ρ before the step.
     effective_lr : η̃ of the optimiser (`theory.dynamics.effective_lr`); NaN if it is unknown.
     effective_gradient_norm : ρ ‖g‖.
@@ -110,12 +109,9 @@ COLUMNS = tuple(field.name for field in fields(Record))
 
 
 def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float | None:
-    """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups.
-
-    None where there is no such balance, or it is unknown: without a rate or weight decay; for Adam
-    with coupled decay; for optimisers other than SGD, AdamW and RAdam with decoupled decay, and for
-    subclasses with a `step` of their own.
-    """
+    """`theory.dynamics.equilibrium_angle` of one of an optimiser's parameter groups. None without a
+    rate or weight decay, for optimisers other than SGD, AdamW, and Adam and RAdam with decoupled
+    decay, and for subclasses with a `step` of their own."""
     decay, rule = _number(group.get("lr")) * _decay(optimizer, group), _rule(optimizer)
     if not 0 < decay < math.inf:
         return None
@@ -155,16 +151,17 @@ class Monitor:
 
     In the other steps it adds up the loss on its device, without waiting for it. The network, the
     optimiser and all random states stay as they would be without the monitor. If a measurement
-    fails, a warning says so and training goes on without the monitor.
+    fails, a warning says so and training goes on without it. Raises ValueError if the network
+    (`scale_invariant_groups`) or the optimiser (it has no step hooks) cannot be measured, `every` <
+    1, or `start` < 0.
 
     Parameters
     ----------
     model : the network, also under torch.compile or DataParallel.
     optimizer : any torch.optim.Optimizer, or several (in a list, a dictionary or an object) that
-        share the weights and step at most once each between two calls of `record`. The optimiser
-        inside a wrapper (Accelerate, Lookahead, SAM) is watched: changes that the wrapper itself
-        makes to the weights, as Lookahead does, are not part of a step. Groups, rates and trainable
-        weights are looked up in every measured step.
+        share the weights and step at most once each between two calls of `record`. Inside a wrapper
+        (Accelerate, Lookahead, SAM) the inner optimiser is watched: what the wrapper itself does to
+        the weights is not part of a step. Rates and trainable weights may change at any time.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
     every : steps from one record to the next.
     start : number of steps made before, if training is resumed without a `state_dict`.
@@ -174,12 +171,7 @@ class Monitor:
     found : the scale-invariant groups of the network.
     groups : those that are trained as a whole, which are followed here.
     left_out : the other groups, and why.
-    records : the records that `save` has not written yet, and in any case the latest ones.
-
-    Raises
-    ------
-    ValueError : the network (`scale_invariant_groups`) or the optimiser (it has no step hooks)
-        cannot be measured, `every` < 1, or `start` < 0.
+    records : those that `save` has not written yet, and in any case the latest.
     """
 
     def __init__(
@@ -234,12 +226,7 @@ class Monitor:
         return {"steps": self.steps, "course": self.course.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises
-        ------
-        ValueError : it is not one; then nothing is changed.
-        """
+        """Continue from a `state_dict`. Raises ValueError, without any change, if it is none."""
         course = Course()
         try:
             steps = _whole("steps", state["steps"], 0)
@@ -328,11 +315,9 @@ class Monitor:
         ]
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
-        """Take the loss of the step just made; every `every`th time make records of it.
-
-        A tensor need not be on the CPU. `record` may be called less often than once a step: its
-        records then describe the latest measured step.
-        """
+        """Take the loss of the step just made; every `every`th time make records of it. A tensor
+        need not be on the CPU. If `record` is called less often than once a step, its records
+        describe the latest measured step."""
         self._record(loss)
         if self._has_failed:  # not in the hooks, which the optimiser may be iterating over
             self._measured = None
@@ -407,14 +392,8 @@ class Monitor:
         }
 
     def save(self, path: str | Path) -> None:
-        """Append the records that are not in the file yet.
-
-        A row at the end of the file that a crash has cut short is removed.
-
-        Raises
-        ------
-        ValueError : the file has other columns.
-        """
+        """Append the records that are not in the file yet, after removing a row that a crash has
+        cut short. Raises ValueError if the file has other columns."""
         path = Path(path)
         header = ",".join(COLUMNS) + "\n"
         old = path.read_bytes() if path.exists() else b""
@@ -433,11 +412,9 @@ class Monitor:
         self.records, self._unsaved = list(self._latest), 0
 
     def report(self) -> str:
-        """The state of training in words, and a table of the groups as of the latest record.
-
-        The column "doubled" is measured now (`models.doubling_effects`), on a copy in the mode
-        (train or eval) in which the groups were found.
-        """
+        """The state of training in words, and a table of the groups as of the latest record. The
+        column "doubled" is measured now (`models.doubling_effects`), in the mode (train or eval) in
+        which the groups were found."""
         notes = [f"Left out: {' '.join(group)}: {reason}." for group, reason in
                  self.left_out.items()] + self.found.notes  # fmt: skip
         if not self.found.groups:
@@ -504,10 +481,8 @@ class Monitor:
 
 def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]) -> set[str]:
     """The weights whose norm is ρ: as in the papers, those of groups without scales and shifts.
-
-    These are the groups of tensors of two or more dimensions alone, and then the groups of further
-    such tensors; all groups if there is none.
-    """
+    These are the groups of tensors of two or more dimensions alone, then the groups of further such
+    tensors, and all groups if there is none."""
     large = {name for name, p in parameters.items() if p.ndim > 1}
     chosen = set().union(*(group for group in groups if large.issuperset(group)))
     mixed = [group for group in groups if large.intersection(group) - chosen]
@@ -521,10 +496,8 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _innermost(one: Any, outside: tuple[int, ...] = ()) -> list[torch.optim.Optimizer]:
-    """The optimisers in an object; `outside`: what it is in.
-
-    One that holds others is left out, unless it has weights that they do not have.
-    """
+    """The optimisers in an object; `outside`: what it is in. One that holds others is left out,
+    unless it has weights that they do not have."""
     if isinstance(one, Mapping):
         parts = list(one.values())
     elif isinstance(one, list | tuple):
@@ -552,7 +525,6 @@ def _innermost(one: Any, outside: tuple[int, ...] = ()) -> list[torch.optim.Opti
 
 
 def _weights(optimizers: list[torch.optim.Optimizer]) -> set[int]:
-    """The ids of the weights of some optimisers."""
     return {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
 
 
@@ -611,7 +583,6 @@ def _table(rows: list[list]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the groups of a network."""
     parser = argparse.ArgumentParser(
         prog="monitor.py", description="What is scale invariant in a network."
     )

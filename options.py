@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 
 def option(default: Any, help: str, check: Check | None = None) -> Any:
-    """A field of a dataclass of options."""
     return field(default=default, metadata={"help": help, "check": check})
 
 
@@ -101,12 +100,8 @@ def chosen_epochs(text: str) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of all options: every value is checked as its field declares.
-
-    Raises
-    ------
-    UserError : a value is wrong; one line says what would be right.
-    """
+    """Base of all options: every value is checked as its field declares. Raises UserError, which
+    says what would be right."""
 
     def __post_init__(self):
         for each in fields(self):
@@ -286,12 +281,8 @@ class Machine(Options):
 
 @dataclass(frozen=True)
 class Train(Machine, Saving, Numbers, Optimisation, Model, Data):
-    """The options of train.py, from the last group to the first.
-
-    Raises
-    ------
-    UserError : a value is wrong, or options contradict each other.
-    """
+    """The options of train.py, from the last group to the first. Raises UserError if a value is
+    wrong, or options contradict each other."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -386,10 +377,8 @@ class Measuring(Options):
 
 @dataclass(frozen=True)
 class Measure(Machine, Numbers, Model, Data, Measuring, Metrics):
-    """The options of test.py.
-
-    Data, model, data_path and precision that a command line does not give are the run's own.
-    """
+    """The options of test.py. Data, model, data_path and precision that a command line does not
+    give are the run's own."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -403,7 +392,6 @@ def groups_of(kind: type[Options]) -> list[type[Options]]:
 
 
 def names(*kinds: type[Options]) -> list[str]:
-    """The names of all options of these groups."""
     return [each.name for kind in kinds for each in fields(kind)]
 
 
@@ -424,15 +412,11 @@ NO_EFFECT_IN_TEST = {
 def parse(
     kind: type[T], argv: Sequence[str] | None, prog: str, description: str
 ) -> tuple[T, set[str]]:
-    """The options of a command line, and the names of those that it gives itself.
+    """The options of a command line (None: `sys.argv`), and the names of those that are given.
 
-    `kind` is a dataclass of options, or of groups of them, which --help then shows one by one.
-    `description` is a docstring, of which the first line is shown. argv None: `sys.argv`.
-
-    Raises
-    ------
-    UserError : an option is unknown, lacks its value, or has a wrong one.
-    SystemExit : with status 0 after --help.
+    `kind` is a dataclass of options, or of groups of them, which --help then shows one by one,
+    below the first line of `description`. Raises UserError if an option is unknown, lacks its
+    value, or has a wrong one, and SystemExit with status 0 after --help.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     groups = groups_of(kind)
@@ -500,12 +484,7 @@ def words(options: Options) -> list[str]:
 
 
 def train_options(argv: Sequence[str] | None = None) -> tuple[Train, list[str]]:
-    """The options of train.py, and a note if some of those given change nothing.
-
-    Raises
-    ------
-    UserError, SystemExit : as `parse`.
-    """
+    """The options of train.py, and a note if some of those given do nothing. Raises as `parse`."""
     options, given = parse(Train, argv, "train.py", "Train one network.")
     if options.optimizer != "sgd" and "momentum" in given:
         raise UserError("--momentum belongs to --optimizer sgd: Adam has its own moments")
@@ -543,12 +522,7 @@ def tidy(options: Train) -> Train:
 
 
 def measure_options(argv: Sequence[str] | None = None) -> tuple[Measure, set[str]]:
-    """The options of test.py, and the names of those that the command line itself gives.
-
-    Raises
-    ------
-    UserError, SystemExit : as `parse`.
-    """
+    """The options of test.py, and the names of those that are given. Raises as `parse`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     subset = "--eval_on_random_subset"  # official lines give it without a number
     for i, (word, following) in enumerate(zip(argv, [*argv, "--"][1:], strict=True)):

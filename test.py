@@ -44,15 +44,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_run(options: Measure, given: set[str]) -> None:
-    """Measure all checkpoints of one run, or those asked for, and write the .npz files.
-
-    `given` names the options on the command line; of the others, those in `FROM_RUN` are taken from
-    the run.
-
-    Raises
-    ------
-    UserError : a mistake in the options, or in what the folder holds.
-    """
+    """Measure all checkpoints of one run, or those asked for, and write the .npz files. Of the
+    options that are not `given` on the command line, those in `FROM_RUN` are the run's. Raises
+    UserError for a mistake in the options, or in what the folder holds."""
     # The checkpoints, and the options that they were trained with
     folder, found = chosen_checkpoints(options)
     config = runs.OFFICIAL
@@ -148,11 +142,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
 
 def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Path]]:
     """The folder, and those of its checkpoints that are asked for: (epoch, part of it) -> file.
-
-    Raises
-    ------
-    UserError : there is none, or none of an epoch that is named.
-    """
+    Raises UserError if there is none, or none of an epoch that is named."""
     path = Path(options.models_dir).expanduser()
     folder = path.parent if path.is_file() else path
     found = runs.checkpoints_in(folder)
@@ -174,10 +164,8 @@ def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Pa
 
 
 def result_files(options: Measure, folder: Path) -> dict[str, Path]:
-    """Where the results of all weights ("all") go, and those of the SI weights ("si").
-
-    Without --save_path they go to train-tm.npz and the like beside the checkpoints.
-    """
+    """Where the results of all weights ("all") go, and those of the SI weights ("si"): without
+    --save_path to train-tm.npz and the like beside the checkpoints."""
     name = ("test" if options.use_test else "train") + ("-tm" if options.train_mode else "-em")
     default = folder / f"{name}{'-prebn' if options.prebn_only else ''}.npz"
     path = npz(options.save_path) if options.save_path else default

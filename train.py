@@ -55,16 +55,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
-    """Train one run from its options to its last checkpoint, and return it.
-
-    With `resume` an existing run is continued, and a complete one is left as it is.
-    The notes are printed when training begins.
-
-    Raises
-    ------
-    UserError : a mistake in the options or in what the folder holds.
-    Diverged : the training loss has become NaN or infinite.
-    """
+    """Train one run from its options to its last checkpoint, and return it; with `resume` continue
+    it, and leave a complete one as it is. Raises UserError for a mistake in the options or in what
+    the folder holds, and Diverged if the training loss becomes NaN or infinite."""
     # The folder, and whether there is anything to do
     trial = runs.trial_folder(options.dir, options.trial)
     options = tidy(options)
@@ -217,10 +210,8 @@ class Training:
                 self.recorder.write()
 
     def left(self, now: int, seconds: float) -> float:
-        """About how many seconds the run still takes, with its metrics and evaluations.
-
-        `seconds` is the time of an epoch of training; its forward passes take a third of it.
-        """
+        """About how many seconds the run still takes, with its metrics and evaluations. An epoch of
+        training takes `seconds`, a third of it for the forward passes."""
         to_come = range(now + 1, self.last + 1)
         measured = {e for e in to_come if self.recorder and self.is_saved(e)}
         evaluated = {e for e in to_come if self.is_evaluated(e)}

@@ -28,11 +28,8 @@ class Interrupted(BaseException):
 
 
 def end_quietly(program: str) -> None:
-    """From now on, end with one line at SIGINT or SIGTERM.
-
-    For the seconds in which torch is imported: an exception would show a traceback, and there is
-    nothing to clean up yet. Inside `user_errors` these signals raise `Interrupted` instead.
-    """
+    """From now on, end with one line at SIGINT or SIGTERM: for the seconds in which torch is
+    imported. Later, inside `user_errors`, these signals raise `Interrupted` instead."""
 
     def end(number: int, frame: object) -> None:
         os.write(2, f"{program}: stopped by {signal.Signals(number).name}\n".encode())
@@ -46,10 +43,10 @@ def end_quietly(program: str) -> None:
 def user_errors(program: str) -> Iterator[None]:
     """Turn errors that are not the program's fault into one line on stderr and an exit status.
 
-    Status 2: `UserError`, or a path leads through a file as if it were a folder. Status 1: a file
-    cannot be read or written for another reason (a full disk, say), memory is exhausted,
-    torch.compile fails, or nobody reads the output any more (`... | head`; without a message).
-    Status 128 plus the number: SIGINT and SIGTERM, which raise `Interrupted` inside the block.
+    2: `UserError`, or a path leads through a file as if it were a folder. 1: a file cannot be read
+    or written for another reason, memory is exhausted, torch.compile fails, or nobody reads the
+    output any more (`... | head`; without a message). 128 plus the number: SIGINT and SIGTERM,
+    which raise `Interrupted` inside the block.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -100,15 +97,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write to a file next to `path`, flush it to the disk, and rename it to `path`.
-
-    A reader sees the old file or the whole new one, whatever happens. If writing fails, the old
-    file stays and the partial one is removed. The folder is created if it is missing.
-
-    Raises
-    ------
-    OSError : the disk is full, read-only, ...; its `filename` is `path`.
-    """
+    """Write to a file next to `path`, flush it to the disk, and rename it to `path`, so that a
+    reader sees the old file or the whole new one. The folder is created if it is missing. Raises
+    OSError, with `path` as its `filename`, if the disk is full, read-only, ..."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     try:
@@ -136,7 +127,6 @@ def remove_litter(folder: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -148,14 +138,9 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`, which names this process, while the block runs.
-
-    The kernel frees the lock when its process dies, so a file that is left over locks nothing.
-
-    Raises
-    ------
-    UserError : after `patience` seconds, another process, which is named, still holds the lock.
-    """
+    """Hold the lock file `path`, which names this process, while the block runs. The kernel frees
+    the lock when its process dies. Raises UserError, which names the owner, if another process
+    still holds it after `patience` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + patience
     while True:

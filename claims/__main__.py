@@ -146,18 +146,14 @@ def list_claims(chosen: Sequence[Claim], groups: dict[str, Groups], record: dict
 
 
 def time_left(lines: dict[Path, Line]) -> str:
-    """What is left of these lines takes, on a core of a CPU, by what is known of its speed."""
+    """How long what is left of these lines takes on a CPU core, as far as its speed is known."""
     seconds = total([*lines.values()], left=True).seconds if lines else 0.0
     return "unknown" if seconds is None else duration(seconds)
 
 
 def measure(claim: Claim, groups: Groups, options: Command, folder: Path, old: dict) -> dict:
-    """Train what is not trained yet, measure a claim, save its rows and figure: its entry.
-
-    Raises
-    ------
-    UserError : a run failed.
-    """
+    """Train what is not trained yet, measure a claim, save its rows and figure, and return its
+    entry. Raises UserError if a run failed."""
     start, reason, runs_of = time.time(), "", []
     for setting, lines in groups:
         if run_here(setting, lines, options.jobs) == 1:  # a run that diverged is a result

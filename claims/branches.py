@@ -19,12 +19,9 @@ LOG_ONLY = {"metrics": False, "trace": False, "save_freq": 1000}  # of branches:
 
 
 def branch(run: Run, epoch: int, epochs: int, **changes: Any) -> Run:
-    """Go on from the checkpoint of an epoch for so many epochs with changed options of train.py.
-
-    A branch that is there already is not trained again, unless it lacks the trace that is asked
-    for, as one that another claim shares may; a longer one is given up to these epochs. One whose
-    loss is no longer finite ends there.
-    """
+    """Train so many more epochs from a checkpoint, with changed options; a loss that is not finite
+    ends it. A branch that is there already is given up to these epochs, and trained again only if
+    it is shorter or lacks the trace that is asked for."""
     options = replace(run.options, dir=str(run.folder.parent), keep=None, overwrite=False)
     options = replace(options, resume=True, resume_epoch=epoch, epochs=epochs, **changes)
     found, window = trained(run, options), (epoch, epoch + epochs)
@@ -42,7 +39,6 @@ def trained(run: Run, options: Train) -> Run:
 
 
 def is_traced(run: Run) -> bool:
-    """Whether the steps of every epoch in the log are traced."""
     steps = run.trace().get("epoch", np.array([]))
     return {*(run.log()["epoch"] - 1)} <= {*np.floor(steps)}
 
@@ -95,10 +91,8 @@ def by_seed(found: Sequence[Run]) -> dict[int, list[Run]]:
 
 
 def by_line(found: Sequence[Run], *names: str) -> list[tuple[str, list[Run]]]:
-    """The trials of each line with its name, in the order of the setting.
-
-    Without `names` a line is named after its rate: "ηλ = 0.004".
-    """
+    """The trials of each line with its name, in the order of the setting. Without `names` a line is
+    named after its rate: "ηλ = 0.004"."""
     lines: dict[str, list[Run]] = {}
     for run in found:
         lines.setdefault(run.folder.parent.name, []).append(run)

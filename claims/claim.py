@@ -59,10 +59,8 @@ CLAIMS: dict[str, Claim] = {}
 
 
 def claim(paper: str, statement: str, *settings: Experiment, seeds, power, hours: float):
-    """Make a function from runs to estimates and rows a claim of the function's name.
-
-    The arguments are the attributes of `Claim`; one number of `seeds` goes with all settings.
-    """
+    """Make a function from runs to estimates and rows a claim of its name. The arguments are the
+    attributes of `Claim`; one number of `seeds` goes with all settings."""
 
     def register(measure: Callable[..., Found]) -> Callable[..., Found]:
         key = measure.__name__.rstrip("_")
@@ -77,9 +75,7 @@ def setting(
     name: str, *lines: dict, base: dict = DIGITS, quick: dict | None = None, **options: Any
 ) -> Experiment:
     """The runs of a claim: options of train.py that differ from `PAPER`, and those of each line.
-
-    `base` has options that several settings share; `options` are added to it, or replace its own.
-    """
+    `base` has options that several settings share; `options` are added to it or replace some."""
     options = {**base, **options}
     if "elr" in lines[0]:
         options |= {"fix_elr": True, "elr": 1.0}

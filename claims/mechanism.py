@@ -36,11 +36,7 @@ FACTORS = tuple(2 ** (k / 2) for k in range(-4, 9))  # on η and 1/λ: 1/4 to 16
 
 def branch_points(run: Run, *points: float) -> list[tuple[int, int]]:
     """Epochs within phase B of the first periods after one e-fold, and how long that phase is.
-
-    Raises
-    ------
-    NotMeasurable : the run has no such period.
-    """
+    Raises NotMeasurable without such a period."""
     found = []
     for period in settled(run).cycles[:BRANCHED]:
         fall = period.turn - period.start

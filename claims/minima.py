@@ -18,15 +18,9 @@ MINIMA = setting("minima", {"lr_init": 0.03, "wd": 0.02}, base=CIFAR, epochs=800
 
 
 def minima_of_periods(run: Run) -> list[int]:
-    """The checkpoint with the lowest training loss of every period that has turned.
-
-    By the loss of the checkpoint itself (train-tm): log.csv has the mean during the epoch, and an
-    epoch that begins at a minimum may end after the destabilisation.
-
-    Raises
-    ------
-    NotMeasurable : fewer than four; the first three and up to five of the others are compared.
-    """
+    """The checkpoint with the lowest training loss (train-tm; log.csv has means of epochs, which
+    may end after the destabilisation) of every period that has turned. Raises NotMeasurable for
+    fewer than four: the first three and up to five of the others are compared."""
     found = run.metrics("train-tm")
     there = np.isin(found["report_epochs"], saved(run))
     epochs, loss = found["report_epochs"][there], found["loss"][there]
@@ -42,10 +36,8 @@ def saved(run: Run) -> list[int]:
 
 
 def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
-    """An anchor before the second minimum, and the run from there to its end with ρ held.
-
-    The anchor is the first checkpoint in the last quarter of the way to that minimum.
-    """
+    """An anchor, the first checkpoint in the last quarter of the way to the second minimum, and the
+    run from there to its end with ρ held."""
     start = run.periods.cycles[1].start
     before = [epoch for epoch in saved(run) if epoch < lows[1]]
     late = start + 0.75 * (lows[1] - start)
@@ -54,13 +46,8 @@ def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
 
 
 def gain(found: dict, anchor: int, epochs: Sequence[int], prefix: str = "") -> float:
-    """What ensembles with the anchor gain over their better members: the mean, in points.
-
-    Parameters
-    ----------
-    found : of `diversity.compare`.
-    epochs : of the members; with the prefix "independent_" those of the other run.
-    """
+    """The mean gain of ensembles with the anchor over their better members, in points, from what
+    `diversity.compare` found; with the prefix "independent_", for members of the other run."""
     own = found["acc"][found["report_epochs"] == anchor]
     at = np.isin(found[f"{prefix}report_epochs"], epochs)
     better = np.maximum(found[f"{prefix}acc"], own)

@@ -53,11 +53,8 @@ def sphere_levels(sphere: Sequence[Run]) -> dict[int, np.ndarray]:
 
 
 def forecast_norm(elrs: np.ndarray, gradients: np.ndarray, lr: float, wd: float) -> float:
-    """The norm ρ* at which ρ* is the equilibrium norm of the gradients at the rate η/ρ*².
-
-    Gradients between the rates of the sphere are interpolated in logarithms. NaN where no rate of
-    the sphere brackets it.
-    """
+    """The norm ρ* at which ρ* is the equilibrium norm of the gradients at the rate η/ρ*². Gradients
+    are interpolated in logarithms between rates of the sphere; NaN if no rates bracket it."""
     rho = np.sqrt(lr / np.geomspace(elrs[0], elrs[-1], 2001))
     known = np.exp(np.interp(np.log(lr / rho**2), np.log(elrs), np.log(gradients)))
     gap = np.log(equilibrium_norm(known, lr, wd) / rho)
@@ -190,10 +187,8 @@ def regimes(found: list[Run]) -> Found:
 
 
 def places(regimes: Sequence[Regime]) -> np.ndarray:
-    """Places in `REGIMES` by rising rate; -1 for a run that does not suffice to tell.
-
-    A loss that still falls, at rates below all that hover, is on its way to a minimum.
-    """
+    """Places in `REGIMES` by rising rate; -1 for a run that does not suffice to tell. A loss that
+    still falls, at rates below all that hover, is on its way to a minimum."""
     found: list[int] = []
     for regime in regimes:
         if regime.name:
@@ -259,7 +254,6 @@ def error_at_loss(run: Run, level: float) -> float:
 
 
 def last_error(run: Run) -> float:
-    """Test error in % at the end."""
     return float(run.curves["test_error"].values[-1])
 
 

@@ -26,7 +26,7 @@ class Estimate:
 
     Attributes
     ----------
-    name : what it is, in a few words; "<setting>: <quantity>" where there are several settings.
+    name : in a few words; "<setting>: <quantity>" where there are several settings.
     seeds : (n,) the number of each seed.
     value, low, high : the estimate and its interval; the limits are NaN for too few seeds.
     inside : the margin; None: shown beside, not judged.
@@ -74,11 +74,9 @@ def mean(
 ) -> Estimate:
     """Mean over seeds with Student's interval; without limits for fewer than two seeds.
 
-    Parameters
-    ----------
-    bounds : the range of values that are bounded, such as a share or a difference of shares. Where
-        all seeds are alike Student's interval has no width; its limits are then those of the exact
-        binomial interval, as if the seeds that were not seen were at the far bound.
+    `bounds` is the range of bounded values, such as shares. Where all seeds are alike Student's
+    interval has no width; its limits are then those of the exact binomial interval, as if the seeds
+    that were not seen were at the far bound.
     """
     values = np.asarray(seeds, dtype=float)
     n, value = len(values), float(values.mean()) if len(values) else math.nan
@@ -101,14 +99,9 @@ def ratio(name: str, seeds: Sequence[float], inside: Margin | None = None) -> Es
 
 
 def median(name: str, seeds: Sequence[Sequence[float]], inside: Margin | None = None) -> Estimate:
-    """Median of all values with the percentile interval of a bootstrap of whole seeds.
-
-    Too short for few seeds: of 5 to 8 it covers the truth in 89 to 90 %, where it says 95.
-
-    Parameters
-    ----------
-    seeds : the values of each seed; without limits for fewer than two seeds that have any.
-    """
+    """Median of all values of all seeds with the percentile interval of a bootstrap of whole seeds;
+    without limits for fewer than two seeds that have any. Too short for few seeds: of 5 to 8 it
+    covers the truth in 89 to 90 %, where it says 95."""
     seeds = [np.asarray(seed, dtype=float) for seed in seeds if len(seed)]
     each = [float(np.median(seed)) for seed in seeds]
     value = float(np.median(np.concatenate(seeds))) if seeds else math.nan
@@ -138,12 +131,8 @@ def power_of_share(seeds: int, truth: float) -> float:
 
 
 def power_of_mean(seeds: int, mean: float, spread: float, inside: Margin) -> float:
-    """Probability that the verdict on a mean is "supported", by simulation.
-
-    Parameters
-    ----------
-    mean, spread : of normally distributed seeds, the standard deviation being `spread`.
-    """
+    """Probability that the verdict on a mean of normally distributed seeds with standard deviation
+    `spread` is "supported", by simulation."""
     rng = np.random.default_rng(0)
     means = mean + spread / math.sqrt(seeds) * rng.normal(size=POWER_DRAWS)
     found = spread * np.sqrt(rng.chisquare(seeds - 1, POWER_DRAWS) / (seeds - 1))

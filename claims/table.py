@@ -20,12 +20,7 @@ PAGE = ("paper", "claim", "found", "margin", "verdict", "seeds, power", "commit"
 
 
 def read(path: Path) -> dict[str, dict]:
-    """The entries of a record by claim; none where there is no such file.
-
-    Raises
-    ------
-    UserError : it is damaged.
-    """
+    """The entries of a record by claim; {} without a file. Raises UserError if it is damaged."""
     try:
         return dict(json.loads(path.read_bytes())["claims"])
     except (FileNotFoundError, NotADirectoryError):
@@ -37,9 +32,7 @@ def read(path: Path) -> dict[str, dict]:
 
 def found(estimates: Sequence[Mapping[str, Any]], headline: bool = False) -> str:
     """The judged estimates in words (all where none is): "exponent of frequency 1.13 [1.04, 1.22]".
-
-    Those of one quantity in several settings are told together; with `headline` the first quantity.
-    """
+    Those of one quantity in several settings are together; with `headline` the first one alone."""
     quantities: dict[str, list[Mapping]] = {}
     for estimate in [e for e in estimates if e["inside"]] or estimates:
         quantities.setdefault(estimate["name"].split(": ")[-1], []).append(estimate)
@@ -67,7 +60,7 @@ def margin(inside: Sequence[float | None]) -> str:
 
 
 def told(claim: Claim, record: Mapping, exploratory: Mapping, headline: bool = False) -> list[str]:
-    """What was found, in words, and the verdict."""
+    """What was found, and the verdict."""
     if claim.key in record:
         entry = record[claim.key]
         return [entry["reason"] or found(entry["estimates"], headline), entry["verdict"]]

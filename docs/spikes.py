@@ -66,11 +66,8 @@ def train(
     fixed_from: int = EPOCHS,
     is_cosine: bool = False,
 ) -> tuple[Monitor, list[tuple[float, float]]]:
-    """One run; its monitor, and (mean loss, ρ) of each epoch.
-
-    Weights are rounded to `dtype` after each step; ρ is held from epoch `fixed_from` on; the rate
-    falls along a cosine to zero.
-    """
+    """One run; its monitor, and (mean loss, ρ) of each epoch. Weights are rounded to `dtype` after
+    each step; ρ is held from epoch `fixed_from` on; the rate falls along a cosine to zero."""
     torch.manual_seed(1)
     images, labels = minimal.digits(minimal.IMAGES)
     model = network(eps)

@@ -56,12 +56,8 @@ PARAMETERS = {
 
 
 def experiment(namespace: Mapping[str, Any]) -> Experiment:
-    """The experiment that the parameters describe, which are variables of this namespace.
-
-    Raises
-    ------
-    UserError : one is missing or wrong, they contradict each other, or train.py refuses them.
-    """
+    """The experiment that the parameters, variables of this namespace, describe. Raises UserError
+    if one is missing or wrong, they contradict each other, or train.py refuses them."""
     for name, (what, is_right) in PARAMETERS.items():
         if name not in namespace:
             raise UserError(f"{name} is missing from the parameters at the top of the driver")
@@ -106,12 +102,8 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
 
 
 def options_in(params: dict[str, Any]) -> dict[str, Any]:
-    """The options that params gives, name -> value; None stands for the default.
-
-    Raises
-    ------
-    UserError : there is no such option.
-    """
+    """The options that params gives, name -> value; None stands for the default. Raises UserError
+    if there is no such option."""
     known = {name: each for each in fields(Train) for name in spellings(each)}
     given = {}
     for key, value in params.items():
@@ -126,12 +118,7 @@ def options_in(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def options_among(flags: str) -> dict[str, Any]:
-    """The options that add_params gives, name -> value.
-
-    Raises
-    ------
-    UserError : train.py does not take them.
-    """
+    """The options of add_params, name -> value. Raises UserError if train.py does not take them."""
     try:
         words = shlex.split(flags)
     except ValueError as error:
@@ -143,12 +130,8 @@ def options_among(flags: str) -> dict[str, Any]:
 
 
 def differing(block: SimpleNamespace) -> tuple[Differing, ...]:
-    """The rates of each line: pairs of lrs and wds or, on the sphere, elrs.
-
-    Raises
-    ------
-    UserError : an empty list, lists of different lengths to zip, or lists without effect.
-    """
+    """The rates of each line: pairs of lrs and wds or, on the sphere, elrs. Raises UserError for an
+    empty list, lists of different lengths to zip, or lists without effect."""
     lrs, wds, elrs = block.lrs, block.wds, block.elrs
     if block.fix_elr != "fix_lr":
         if not elrs:
@@ -171,10 +154,8 @@ def differing(block: SimpleNamespace) -> tuple[Differing, ...]:
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As sys.excepthook: a mistake in the block itself, at the script's top level, is one line.
-
-    Such a mistake ends with status 2. Everything else is shown as usual.
-    """
+    """As sys.excepthook: a mistake in the block itself, at the script's top level, is one line and
+    ends with status 2. Everything else is shown as usual."""
     frames = traceback.extract_tb(trace)
     if len(frames) != 1 or frames[0].name != "<module>":
         sys.__excepthook__(kind, error, trace)

@@ -60,10 +60,8 @@ class Cost:
 
 
 class Timings:
-    """Seconds that an image takes in training, on a core or a GPU, from the runs in a folder.
-
-    The first epoch of a run is left out, since it includes what happens once.
-    """
+    """Seconds that an image takes in training, on a core or a GPU, from the runs in a folder. Their
+    first epoch, which includes what happens once, is left out."""
 
     def __init__(self, gpu: bool, root: Path = ROOT):
         times: dict[tuple, list[float]] = {}
@@ -92,10 +90,8 @@ class Timings:
 
 
 def reference(model: str, width: int, depth: int, norm: str) -> tuple[float, float] | None:
-    """Parameters and seconds for an image by `REFERENCE`: between its widths on a log-log scale.
-
-    Beyond its last width both grow as the square of the width. Any normalisation counts the same.
-    """
+    """Parameters and seconds for an image by `REFERENCE`: between its widths on a log-log scale,
+    beyond the last as the square of the width. Any normalisation counts the same."""
     known = REFERENCE.get(model.removesuffix("Af").removesuffix("SI"))
     if known is None or depth != 3:
         return None
@@ -116,17 +112,15 @@ def in_folder(path: str) -> tuple[int, int]:
 
 
 def images(options: Train) -> tuple[int, int]:
-    """How many images are trained on, and how many are measured on besides."""
+    """The numbers of images that are trained on, and that are measured on besides."""
     folder = options.dataset == "ImageFolder"
     train, test = in_folder(options.data_path) if folder else IMAGES[options.dataset]
     return options.use_data_size or train, options.use_test_size or test
 
 
 def in_epochs(line: Line, left: bool = False) -> float:
-    """The work of a line, or what is `left` of it, in epochs of training.
-
-    Measuring a checkpoint is a pass over the training images, and a forward pass over the test set.
-    """
+    """The work of a line, or what is `left` of it, in epochs of training. Measuring a checkpoint is
+    a pass over the training images, and a forward pass over the test set."""
     epochs, checkpoints = line.epochs, {*line.checkpoints}
     if left:
         log = runs.read_log(line.folder)

@@ -35,12 +35,8 @@ class Line:
 
 
 def lines_of(experiment: Experiment) -> list[Line]:
-    """The lines of an experiment, with their commands.
-
-    Raises
-    ------
-    UserError : options contradict each other, or two lines are the same.
-    """
+    """The lines of an experiment, with their commands. Raises UserError if options contradict each
+    other, or two lines are the same."""
     lines = [make_line(experiment, differing) for differing in experiment.lines]
     folders = [line.folder for line in lines]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
@@ -87,7 +83,6 @@ def folder_name(options: Differing) -> str:
 
 
 def is_measured(line: Line) -> bool:
-    """Whether all of the line's checkpoints are measured."""
     try:
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
     except UserError:  # damaged
@@ -96,12 +91,8 @@ def is_measured(line: Line) -> bool:
 
 
 def is_finished(line: Line) -> bool:
-    """Whether the line's last checkpoint is there and all are measured.
-
-    Raises
-    ------
-    UserError : its folder holds a run with other options.
-    """
+    """Whether the line's last checkpoint is there and all are measured. Raises UserError if its
+    folder holds a run with other options."""
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
@@ -118,12 +109,8 @@ def unfinished(lines: Iterable[Line]) -> list[Line]:
 
 
 def check_data(lines: Sequence[Line]) -> None:
-    """Load the images of these lines once: CIFAR is downloaded, an ImageFolder decoded.
-
-    Raises
-    ------
-    UserError : a data set is missing or malformed, or has fewer images than asked for.
-    """
+    """Load the images of these lines once: CIFAR is downloaded, an ImageFolder decoded. Raises
+    UserError if a data set is missing or malformed, or has fewer images than asked for."""
     import data  # only now: it loads torch
 
     sizes = ("dataset", "data_path", "use_test", "use_data_size", "use_test_size")

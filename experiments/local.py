@@ -19,7 +19,6 @@ OUT_OF_TIME = 124  # exit status, as of timeout(1)
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,13 +27,9 @@ def cores() -> int:
 def run_here(
     experiment: Experiment, lines: Sequence[Line], jobs: int, until: float | None = None
 ) -> int:
-    """Run the unfinished lines, draw the figures, and say what failed or diverged.
-
-    `until`: stop all lines when `time.monotonic()` reaches this; the next call continues them.
-
-    Returns the exit status: 1 if a line failed, otherwise `OUT_OF_TIME` if time was up before all
-    were finished, otherwise `runs.DIVERGED_STATUS` if one diverged.
-    """
+    """Run the unfinished lines, draw the figures, and say what failed or diverged. When
+    `time.monotonic()` reaches `until`, all lines stop; the next call continues them. Returns the
+    exit status: 1 if a line failed, else `OUT_OF_TIME`, else `runs.DIVERGED_STATUS`, else 0."""
     sys.stdout.reconfigure(line_buffering=True)
     failed, todo = [], to_do(lines)
     if todo:

@@ -21,12 +21,9 @@ LIBC = ctypes.CDLL(None)
 
 
 def prepare_child() -> None:
-    """Set how a command reacts to signals, in its process.
-
-    SIGINT stops it even where it is ignored here (nohup ... &). SLURM's warning before a time-out,
-    SIGUSR2, reaches every process of a job: the job itself then stops its command. On Linux the
-    command gets SIGTERM when the process that runs it dies.
-    """
+    """Set how a command reacts to signals: SIGINT stops it even if ignored here (nohup ... &).
+    SIGUSR2, SLURM's warning before a time-out, reaches every process of a job, and the job itself
+    stops its command. On Linux the command gets SIGTERM when the process that runs it dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -34,13 +31,8 @@ def prepare_child() -> None:
 
 
 class LineRunner:
-    """Runs the commands of one line, one after the other.
-
-    Parameters
-    ----------
-    threads : CPU threads of each command; None: what the libraries choose.
-    job : the number of the SLURM job that this process belongs to, if any.
-    """
+    """Runs the commands of one line, one after the other, each with so many CPU `threads` (None:
+    what the libraries choose). `job` is the number of this process's SLURM job, if any."""
 
     def __init__(self, line: Line, threads: int | None = None, job: str | None = None):
         self.line, self.job = line, job
@@ -54,10 +46,8 @@ class LineRunner:
         self.end: threading.Thread | None = None  # waits for the process to end
 
     def run(self) -> None:
-        """Run the commands until one fails or `stop` is called.
-
-        test.py is skipped if train.py has measured everything itself (--metrics).
-        """
+        """Run the commands until one fails or `stop` is called. test.py is skipped if train.py has
+        measured everything itself (--metrics)."""
         line = self.line
         for step, words in line.commands.items():
             if step != "train" and is_measured(line):

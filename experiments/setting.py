@@ -83,10 +83,7 @@ def rates(
     wds: Sequence[float] = (0.001,),
     variants: Sequence[Differing] = ({},),
 ) -> tuple[Differing, ...]:
-    """A line for every pair of learning rate and weight decay, in every variant.
-
-    A variant may replace the rates.
-    """
+    """A line for every learning rate and weight decay in every variant, which may replace them."""
     pairs = [{"lr_init": lr, "wd": wd} for lr in lrs for wd in wds]
     return tuple({**pair, **variant} for variant in variants for pair in pairs)
 

@@ -29,12 +29,8 @@ REQUEUE_KILLED = (
 
 
 def key_values(text: str) -> dict[str, str]:
-    """name=value pairs, separated by commas; a value may hold commas, as in nodelist=a,b.
-
-    Raises
-    ------
-    ValueError : it is not of this form.
-    """
+    """name=value pairs, separated by commas; a value may hold commas, as in nodelist=a,b. Raises
+    ValueError if it is not of this form."""
     pairs = [part.partition("=") for part in re.split(",(?=[^,]*=)", text)] if text else []
     if not all(name and separator for name, separator, _ in pairs):
         raise ValueError(f"{text!r} is not name=value,name=value")
@@ -74,14 +70,8 @@ def job_number() -> str:
 
 def job_options(text: str) -> dict[str, Any]:
     """What submitit is told about each job, from options of sbatch as `key_values` reads them.
-
-    "time" is in minutes (240 if it is not given), "cpus-per-task" is 4 if it is not given.
-
-    Raises
-    ------
-    UserError : one of the two is not a whole number, there is no SLURM here, or it refuses such
-        jobs.
-    """
+    "time" is in minutes (default 240); "cpus-per-task" is 4 by default. Raises UserError if one of
+    the two is not a whole number, there is no SLURM here, or it refuses such jobs."""
     more = {name.replace("_", "-"): value for name, value in key_values(text).items()}
     minutes, cpus = more.pop("time", "240"), more.pop("cpus-per-task", "4")
     if not (minutes.isdecimal() and cpus.isdecimal()):
@@ -106,14 +96,8 @@ def refusal(output: str) -> str:
 def submit(
     experiment: Experiment, lines: Sequence[Line], parallel: int, options: dict[str, Any]
 ) -> None:
-    """Submit the unfinished lines that are not in the queue yet as one job array.
-
-    `parallel` says how many jobs may run at once; the options are from `job_options`.
-
-    Raises
-    ------
-    UserError : SLURM refuses the jobs; its message is passed on.
-    """
+    """Submit the unfinished lines that are not in the queue yet as one job array, of which
+    `parallel` run at once. Raises UserError with SLURM's message if it refuses them."""
     todo = to_do(lines)
     if not todo:
         return

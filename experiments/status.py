@@ -51,16 +51,12 @@ def to_do(lines: Sequence[Line]) -> list[Line]:
 
 
 def print_cost(lines: Sequence[Line], gpu: bool) -> None:
-    """Print what is left to do for these lines, on a GPU or on one CPU core."""
     print(f"{plural(len(lines), 'line')}: {cost.total(lines, gpu, left=True).on(gpu)}")
 
 
 def state_of(line: Line, queue: dict[str, str] | None) -> str:
-    """done, diverged, queued, running, failed, stopped or "not started".
-
-    `queue` is from `squeue`. The state that the launcher recorded is not believed if its job has
-    left the queue or its process on this machine is gone: they were killed.
-    """
+    """done, diverged, queued, running, failed, stopped or "not started". The recorded state is not
+    believed if its job has left the `queue` or its process on this machine is gone."""
     try:
         if is_finished(line):
             return "done" if runs.diverged_at(line.folder) is None else "diverged"
@@ -81,7 +77,6 @@ def state_of(line: Line, queue: dict[str, str] | None) -> str:
 
 
 def row(line: Line, queue: dict[str, str] | None) -> list[str]:
-    """The row of a line in the table, by `HEADERS`."""
     state, log = state_of(line, queue), runs.read_log(line.folder)
     if not log:
         return [line.name, state, f"0/{line.epochs}", *[""] * (len(HEADERS) - 3)]

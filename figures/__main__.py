@@ -23,12 +23,7 @@ from utils import user_errors
 
 
 def epochs_of(text: str) -> tuple[float, float]:
-    """The first and the last epoch of A:B; either may be left out.
-
-    Raises
-    ------
-    ValueError : the text has another form.
-    """
+    """The first and the last epoch of A:B; either may be left out. Raises ValueError otherwise."""
     try:
         first, last = text.split(":")
         window = float(first or 0), float(last or "inf")

@@ -48,15 +48,9 @@ def file_of(run: Run, name: str) -> str | None:
 
 
 def find_curve(run: Run, name: str, logged: bool = False) -> Curve | None:
-    """A quantity of a run at the epochs at which it was measured; None if it never was.
-
-    Parameters
-    ----------
-    name : one of `Run.curves`, or an array of a metrics file; of a vector the largest element is
-        taken, and accuracies become errors in %.
-    logged : take every epoch of the log if there is one. Not of a branch, whose log lacks the
-        checkpoint that it started from.
-    """
+    """A quantity of a run (one of `Run.curves`, or an array of a metrics file) where it was
+    measured; None if it never was. Of a vector the largest element is taken; accuracies become
+    errors in %. `logged`: every epoch of the log, but not of a branch, where it lacks the start."""
     curves = run.history if logged and not run.is_branch else run.curves
     file = None if name in curves else file_of(run, name)
     if file is None:
@@ -90,10 +84,8 @@ def draw_by_epoch(
 def draw_seeds(
     axis: Axes, curves: Sequence[Curve], colour: str, scale: str, linewidth=1.2, **style
 ) -> None:
-    """One curve by epoch, a single value as a point; for several seeds, the mean and the range.
-
-    The range is a band from the lowest to the highest. On a logarithmic axis the mean is geometric.
-    """
+    """One curve by epoch, a single value as a point. Of several seeds, the mean (on a logarithmic
+    axis geometric) and a band from the lowest to the highest."""
     if not curves:
         return
     epochs = functools.reduce(np.intersect1d, (curve.epochs for curve in curves))
@@ -136,13 +128,11 @@ def name_lines(
 
 
 def loss_label(runs: Sequence[Run]) -> str:
-    """The label of an axis of losses."""
     squared = {bool(run.config.get("use_squared_loss")) for run in runs}
     return "loss" if len(squared) > 1 else "squared loss" if True in squared else LOSS
 
 
 def effective_lr_label(runs: Sequence[Run]) -> str:
-    """The label of an axis of effective rates, by the optimisers of the runs."""
     powers = sorted({norm_power(run.optimizer) or 0 for run in runs}, reverse=True)
     forms = [{2: "η / ρ²", 1: "η / ρ"}.get(power, "unknown") for power in powers]
     return f"effective learning rate η̃ = {' or '.join(forms)}"

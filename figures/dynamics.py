@@ -15,15 +15,9 @@ WANTED = ("step", "loss", "si_norm", "effective_lr", "angle", "equilibrium_angle
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The columns for all weights together, an array over the records each; NaN where empty.
-
-    If the steps go back, training was resumed or started again: later records replace those of the
-    same and later steps. If a file holds several runs, the last one remains.
-
-    Raises
-    ------
-    UserError : the file cannot be read, is damaged, or was not written by the monitor.
-    """
+    """The columns for all weights together, an array over the records each; NaN where empty. Where
+    steps go back, training was resumed or started again, and later records replace those of the
+    same and later steps. Raises UserError if the file is missing, damaged, or not the monitor's."""
     try:
         text = path.read_text("utf-8-sig", errors="replace")
     except OSError as error:

@@ -13,13 +13,8 @@ VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[3], "undecided": CO
 
 
 def estimates(found: Sequence[Any], title: str) -> Figure:
-    """Each estimate on its own axis: seeds as points, interval as a bar, margin as a band.
-
-    Parameters
-    ----------
-    found : estimates with "name", "seeds" (n,), the "value", the "low" and "high" of its interval,
-        the margin "inside" (low, high; None: not judged) and the "verdict".
-    """
+    """Each estimate on its own axis, with "name" and "verdict": its "seeds" (n,) as points, the
+    interval "low" to "high" around its "value" as a bar, and any margin "inside" as a band."""
     size = (8, 0.85 * len(found) + 0.9)
     figure, axes = plt.subplots(len(found), 1, figsize=size, layout="constrained", squeeze=False)
     rng = np.random.default_rng(0)

@@ -45,7 +45,6 @@ def on_sphere(runs: Sequence[Run]) -> bool:
 
 
 def differ(runs: Sequence[Run], key: str) -> bool:
-    """Whether these runs differ in an option."""
     return len({run.config.get(key) for run in runs}) > 1
 
 
@@ -85,11 +84,8 @@ def label(run: Run, among: Sequence[Run]) -> str:
 
 
 def labels(runs: Sequence[Run], without: Sequence[str] = (), unique: bool = True) -> list[str]:
-    """A name for each run: the rate and every other option in which the runs differ.
-
-    Options in `without` are left out. If names must be `unique`, equal ones are told apart by the
-    seed, the length or the folder; a single run is named by its rate.
-    """
+    """A name for each run: the rate and every other option, but those in `without`, in which they
+    differ. If names must be `unique`, equal ones are told apart by seed, length or folder."""
     keys = [key for key in differing_options([run.config for run in runs]) if key not in without]
     names = [run.config.get("name") or _name(run, runs, keys, without) for run in runs]
     if not unique:
@@ -129,7 +125,6 @@ def _name(run: Run, runs: Sequence[Run], keys: Sequence[str], without: Sequence[
 
 
 def _words(key: str, config: dict[str, Any]) -> str:
-    """An option's value, in words."""
     value, name = config.get(key), NAMES.get(key, key.replace("_", " "))
     if key == "fix_si_pnorm_value" and (not config.get("fix_si_pnorm") or value <= 0):
         return ""  # the initial norm: "norm held" is enough

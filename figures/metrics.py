@@ -34,12 +34,9 @@ MAIN = ("loss", "acc")
 
 
 def metrics(runs: Sequence[Run]) -> Figure | None:
-    """A panel for each measured quantity that the papers' figures leave out; None if there is none.
-
-    Eigenvalues, traces, norms of mean and deviation of the batch gradients, loss and error of the
-    images with true and with corrupted labels (dashed, dotted), and the change since the start. The
-    titles name the metrics files.
-    """
+    """A panel for each measured quantity that the papers' figures leave out, its title naming the
+    metrics file; None if there is none. Loss and error of images with true labels are dashed, of
+    those with corrupted ones dotted."""
     lines, note = lines_of(runs)
     panels = {}
     for array in MEASURED:
@@ -68,10 +65,8 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
 
 
 def effective_steps(runs: Sequence[Run]) -> Figure | None:
-    """The effective step η̃‖g̃‖ of every checkpoint against η̃ and by epoch; None if unknown.
-
-    A step of SGD turns the weights by more than a small angle where it is large (P1, section 2).
-    """
+    """The effective step η̃‖g̃‖ of every checkpoint against η̃ and by epoch; None if unknown. A
+    step of SGD turns the weights by more than a small angle where it is large (P1, section 2)."""
     needed = ("effective_lr", "effective_gradient_norm")
     runs = [
         run for run in runs if run.curves.keys() >= {*needed} and norm_power(run.optimizer) == 2

@@ -21,11 +21,9 @@ PHASES = {"A": COLOURS[3], "B": COLOURS[5], "C": COLOURS[7]}
 
 
 def panels(runs: Sequence[Run]) -> Figure:
-    """Training loss above the norm ρ by epoch, a column of two panels for each setting.
-
-    The title is the setting with its periods or regime. Of several seeds the first is drawn
-    darkest. Triangles mark each turn of ρ, and the minimum of the loss before it.
-    """
+    """Training loss above the norm ρ by epoch, a column of two panels for each setting, titled with
+    its periods or regime. Of several seeds the first is darkest. Triangles mark each turn of ρ, and
+    the minimum of the loss before it."""
     lines, note = lines_of(runs)
     rows = -(-len(lines) // 4)
     columns = -(-len(lines) // rows)
@@ -111,13 +109,12 @@ def layers(run: Run, title: str | None = None) -> Figure:
 
 
 def one_period(runs: Sequence[Run]) -> Figure | None:
-    """A period of the first run of plain SGD that was traced: loss, ρ, the two forces on ρ, and the
-    phases A, B, C.
+    """The period in which ρ rises most, of the first run of plain SGD that was traced: loss, ρ, the
+    two forces on ρ, and the phases A, B, C, of which C and A are enlarged in the right column.
 
     Weight decay shrinks ρ by ηλρ a step, and the gradient enlarges it by η²‖g‖²/(2ρ), which is
-    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. The period
-    is the one in which ρ rises most; its phases C and A are enlarged in the right column. None
-    where no such run was traced, or it has no period.
+    η²‖g̃‖²/(2ρ³) for the effective gradient g̃ = ρg (P1, section 3); means over 4 steps. None where
+    no such run was traced, or it has no period.
     """
     for run in runs:
         trace = run.trace()

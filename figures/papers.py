@@ -38,11 +38,9 @@ FEW = 6  # lines that are legible in one row of panels
 
 
 def loss_and_error(runs: Sequence[Run]) -> Figure | None:
-    """P1, Figure 1: train loss of every epoch and test error, a row for each network.
-
-    Triangles mark the lowest loss before each turn of ρ. None if the runs differ neither in network
-    nor in a held norm; `figure2` shows more of those.
-    """
+    """P1, Figure 1: train loss of every epoch and test error, a row for each network; triangles
+    mark the lowest loss before each turn of ρ. None if the runs share both network and held
+    norm."""
     if not (differ(runs, "model") or differ(runs, "fix_si_pnorm_value")):
         return None
     models = list(dict.fromkeys(map(_network, runs)))
@@ -78,9 +76,8 @@ def figure2(runs: Sequence[Run], published: bool = False) -> Figure:
     """P1, Figure 2: train loss, test error, SI norm ρ and phase diagram, a colour for each setting.
 
     Loss and ρ are those of every epoch if there is a log. Triangles mark where ρ turns, and the
-    lowest loss before. With `published` the published values are drawn too. The phase diagram shows
-    the norm of the full gradient times ρ, as the published one does, or of the SI weights' gradient
-    if the full one was not measured.
+    lowest loss before. With `published` the published values are drawn too. The phase diagram has ρ
+    times the norm of the full gradient, as the published one, or else of the SI weights' gradient.
     """
     lines, note = lines_of(runs)
     parents = [Line("before the branch", "grey", [parent]) for parent in _parents(lines)]
@@ -124,11 +121,8 @@ def _parents(lines: Sequence[Line]) -> list[Run]:
 
 
 def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> bool:
-    """Draw published values as stars at the same fraction of the run, and jumps as dotted lines.
-
-    Those within the run's window; none for a branch, or a run whose length is not known. Returns
-    whether any was drawn.
-    """
+    """Draw published values as stars at the same fraction of the run, jumps as dotted lines, within
+    the run's window; none for a branch or an unknown length. Returns whether any was drawn."""
     run = line.runs[0]
     known, epochs = PUBLISHED.get(run.config["lr_init"]), run.config.get("epochs")
     if not known or not epochs or run.is_branch:
@@ -149,10 +143,8 @@ def _draw_published(loss_axis: Axes, error_axis: Axes, line: Line) -> bool:
 
 
 def three_regimes(runs: Sequence[Run]) -> Figure | None:
-    """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss.
-
-    Runs for which one of the three was not measured are left out; None if no run is left.
-    """
+    """P2, Figure 1: train loss, test error, gradient norm by epoch; norm and error by loss. Runs
+    for which one of the three was not measured are left out; None if no run is left."""
     loss, error, gradient = names = ("train_loss", "test_error", "effective_gradient_norm")
     runs = [run for run in runs if run.curves.keys() >= {*names}]
     if not runs:
@@ -169,11 +161,9 @@ def three_regimes(runs: Sequence[Run]) -> Figure | None:
 
 
 def comparison(runs: Sequence[Run], key: str) -> Figure:
-    """Mean period and best test error against one rate, "lr_init" or "wd".
-
-    Each setting of the other options has a colour. Points are means over seeds; bars reach from the
-    lowest to the highest seed. A run with fewer than two periods has no mean period.
-    """
+    """Mean period and best test error against one rate, "lr_init" or "wd", a colour for each
+    setting of the other options. Points are means over seeds, bars their range; there is no mean
+    period of fewer than two periods."""
     name = {"lr_init": "learning rate η", "wd": "weight decay λ"}[key]
     settings = by_setting(runs)
     others = labels([group[0] for group in settings], without=(*SEEDS, key), unique=False)

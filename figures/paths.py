@@ -22,12 +22,8 @@ RELATIONS = (
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that `measuring.paths` wrote.
-
-    Raises
-    ------
-    UserError : there is no such file, or it holds something else.
-    """
+    """The arrays that `measuring.paths` wrote. Raises UserError if there is no such file, or it
+    holds something else."""
     try:
         arrays, _ = read_arrays(path)
     except FileNotFoundError:
@@ -38,10 +34,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
-    """What two checkpoints of `measuring.paths` have in common: one of `RELATIONS`.
-
-    For two checkpoints of one run it is the run, whatever its regime.
-    """
+    """What two checkpoints have in common: one of `RELATIONS`. For two checkpoints of one run it is
+    the run, whatever its regime."""
     folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
     if folders[0] == folders[1]:
         return RELATIONS[0]
@@ -56,12 +50,8 @@ def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
 
 
 def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
-    """Train loss and test error along paths, and their barriers by the angle between the ends.
-
-    Parameters
-    ----------
-    arrays : of `measuring.paths.connect`.
-    """
+    """Train loss and test error along the paths of `measuring.paths.connect`, and their barriers by
+    the angle between the ends."""
     figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
     relations = np.array([relation(arrays, i, j) for i, j in arrays["pair"]])
     named = {}

@@ -17,11 +17,8 @@ ELR = "effective learning rate η̃"
 
 
 def label_noise(runs: Sequence[Run]) -> Figure | None:
-    """Loss of the images with true and with corrupted labels, and errors, by rate (P2).
-
-    The error on images with corrupted labels is relative to those labels. None unless all runs have
-    corrupted labels and the two kinds of images were measured separately.
-    """
+    """Loss of the images with true and with corrupted labels, error by the corrupted labels, and
+    test error, by rate (P2). None unless all runs have both kinds, measured separately."""
     if not all(file_of(run, "loss_corrupt") for run in runs):
         return None
     lines, note = lines_of(runs)
@@ -34,11 +31,11 @@ def label_noise(runs: Sequence[Run]) -> Figure | None:
 def sharpness_by_rate(runs: Sequence[Run]) -> Figure | None:
     """Gradient, sharpness and test error at the end of runs on the sphere, by rate (P2).
 
-    Effective gradient norm, trace of the Fisher matrix on the unit sphere times the rate, leading
-    Hessian eigenvalue there times the rate (descent is stable below 2), and test error. Points are
-    runs, open points those that did not converge; lines connect the means of the others. Trace and
-    eigenvalue are measured by `test.py --train_mode --prebn_only --fisher_trace --sharpness`; None
-    if no run has an eigenvalue, or not all are on the sphere.
+    Sharpness is the trace of the Fisher matrix and the leading Hessian eigenvalue on the unit
+    sphere, each times the rate (descent is stable where the latter is below 2), as `test.py
+    --train_mode --prebn_only --fisher_trace --sharpness` measures them. Points are runs, open
+    points those that did not converge; lines connect the means of the others. None if no run has an
+    eigenvalue, or not all are on the sphere.
     """
     if not on_sphere(runs) or not any(file_of(run, "sharpness") for run in runs):
         return None
@@ -89,12 +86,10 @@ def _at_the_end(run: Run) -> dict[str, float]:
 def conventional(
     runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] = ()
 ) -> Figure | None:
-    """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
-
-    Shows the measured runs at a constant rate or with a cosine alone. A momentum μ counts as a rate
-    of η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
-    `boundaries` are intervals of η̃ in which a regime on the sphere ends; they are shaded.
-    """
+    """Ordinary training at a constant rate or with a cosine, by initial rate (P2): final loss and
+    error, and the course of η̃. None unless the runs differ in rate, momentum and cosine. A
+    momentum μ counts as a rate of η / (1 - μ). `boundaries`, where regimes on the sphere end, are
+    shaded."""
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
     runs = [run for run in runs if _cosine(run) or run.config.get("no_schedule")]
     if not all(differ(runs, key) for key in ("lr_init", "momentum", "cosan_schedule")):

@@ -19,10 +19,8 @@ def regime_diagram(
     bound: float | None = None,
 ) -> Figure:
     """Final loss level by ELR, with bars from its 10th to its 90th percentile, the regimes marked.
-
-    An infinite level is drawn at ten times the highest finite one. `random_level` is the loss of
-    random guessing, `bound` the ELR above which no minimum is stable; both are drawn if given.
-    """
+    An infinite level is drawn at ten times the highest finite one. `random_level`, the loss of
+    random guessing, and `bound`, the ELR above which no minimum is stable, are drawn if given."""
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     levels = [r.level for r in regimes if np.isfinite(r.level)]
     floor, top = 1e-6 * max(levels, default=1), 10 * max(levels, default=1)
@@ -51,10 +49,8 @@ def regime_diagram(
 
 
 def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
-    """The regime diagram of runs on the sphere, runs of the same rate side by side.
-
-    Runs without a training loss are left out; None if no run is left.
-    """
+    """The regime diagram of runs on the sphere, runs of the same rate side by side. Runs without a
+    training loss are left out; None if no run is left."""
     runs = [run for run in runs if "train_loss" in run.history]
     rates = [run.config["elr"] for run in runs]
     places = [rates[:i].count(rate) - (rates.count(rate) - 1) / 2 for i, rate in enumerate(rates)]
@@ -63,10 +59,8 @@ def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
 
 
 def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:
-    """The regime diagram of the toy function: 10,000 steps from 256 random points at each ELR.
-
-    The loss is the mean over the points: at large rates a single one wanders slowly.
-    """
+    """The regime diagram of the toy function: 10,000 steps from 256 random points at each ELR. The
+    loss is the mean over the points: at large rates a single one wanders slowly."""
     random_level = toy.random_level(alpha)
     losses = [toy.descend(elr, 10_000, alpha, runs=256).mean(0) for elr in elrs]
     regimes = [find_regime(loss, loss / random_level) for loss in losses]

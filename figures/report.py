@@ -44,11 +44,8 @@ def report(
     nested: bool = True,
 ) -> None:
     """Save the figures of the runs in some folders, print their table, and for one run its periods.
-
-    Figures of one folder go into it; those of several go into the folder that holds them all, under
-    names that list them. Of every run only the epochs in the window count. Unless `nested`, the
-    folders are experiments, and experiments below them are left out.
-    """
+    Figures of several folders go into the folder that holds them all, under names that list them.
+    Only epochs in the window count. Unless `nested`, experiments below the folders are left out."""
     runs = list({run.folder: run for f in folders for run in runs_in(f, branches, nested)}.values())
     place, which = name_for(folders)
     if branches:
@@ -80,12 +77,8 @@ def report(
 
 
 def runs_in(folder: Path, branches: bool, nested: bool = True) -> list[Run]:
-    """The runs of one experiment, line or run that have a log or metrics.
-
-    Raises
-    ------
-    UserError : there are none, or they belong to several experiments.
-    """
+    """The runs of one experiment, line or run that have a log or metrics. Raises UserError if there
+    are none, or they belong to several experiments."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     runs = find_runs(folder, branches, logged=True)
@@ -107,12 +100,7 @@ def runs_in(folder: Path, branches: bool, nested: bool = True) -> list[Run]:
 
 
 def listing(root: Path) -> str:
-    """The experiments below a folder, a line each.
-
-    Raises
-    ------
-    UserError : there are none.
-    """
+    """The experiments below a folder, a line each. Raises UserError if there are none."""
     experiments = find_experiments(root)
     if not experiments:
         raise UserError(NO_RUNS.format(root=root))

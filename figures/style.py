@@ -40,11 +40,8 @@ def shades(items: Sequence) -> list[str]:
 
 
 def describe(axis: Axes, title: str, x: str, y: str, xscale="linear", yscale="linear") -> None:
-    """Set title, labels, scales and ticks of an axis, after everything has been drawn.
-
-    A narrow range is not magnified, so a constant looks constant. An axis without data has no
-    ticks.
-    """
+    """Set title, labels, scales and ticks of an axis, after everything has been drawn. A narrow
+    range is not magnified, so a constant looks constant. An axis without data has no ticks."""
     axis.set(title=title, xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
     for name, scale in (("x", xscale), ("y", yscale)):
@@ -145,7 +142,6 @@ def sample(**style) -> Line2D:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, completely or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
     write_atomically(path, buffer.getvalue())

@@ -19,10 +19,8 @@ def best_test_error(run: Run) -> float:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """The runs as text: periods and best test error, or on the sphere the regime and its level.
-
-    The first columns are the rates if these tell the runs apart, else names.
-    """
+    """The runs as text: periods and best test error, or on the sphere the regime and its level. The
+    first columns are the rates if these tell the runs apart, else names."""
     sphere = on_sphere(runs)
     keys = ("elr",) if sphere else ("lr_init", "wd")
     rates = {tuple(run.config[key] for key in keys) for run in runs}
@@ -60,11 +58,8 @@ def _regime_cells(run: Run) -> list[str]:
 
 
 def period_table(run: Run) -> str:
-    """The periods of a run as text, empty if it has none.
-
-    When ρ turns, and the lowest training loss of the checkpoints before that turn, with the test
-    error and the norm at the same checkpoint.
-    """
+    """The periods of a run as text, empty if it has none: when ρ turns, and the lowest training
+    loss of the checkpoints before that turn, with the test error and the norm there."""
     if "train_loss" not in run.curves:
         return ""
     loss, error, norm = (

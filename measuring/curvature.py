@@ -44,14 +44,8 @@ def _precise(logits: torch.Tensor) -> torch.Tensor:
 def hessian_product(
     model: nn.Module, names: list[str], batch: Batch, v: Tensors, loss: Loss, weights: torch.Tensor
 ) -> Tensors:
-    """H v, with H the Hessian of the weighted sum of a batch's losses.
-
-    Parameters
-    ----------
-    names : the parameters with respect to which the loss is differentiated.
-    v : tensors with the shapes of these parameters, as the result has them.
-    weights : (B,), of the images; 1/B each gives the mean loss.
-    """
+    """H v, with H the Hessian, in the parameters `names`, of the sum of a batch's losses with
+    `weights` (B,); 1/B each gives the mean. `v` and the result have the parameters' shapes."""
     images, labels = batch
     parameters = [model.get_parameter(name) for name in names]
     losses = loss(_precise(model(images)), labels)
@@ -122,11 +116,8 @@ def leading_eigenvalues(
     batches: Callable[[], Iterable[Batch]],
     loss: Loss,
 ) -> np.ndarray:
-    """The ten largest eigenvalues in descending order: float64, (10,).
-
-    Every product takes one pass over `batches()`. The start vector is fixed, which makes the result
-    reproducible. All values are NaN if a product is not finite.
-    """
+    """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite.
+    Every product takes one pass over `batches()`. The start vector is fixed, as are the results."""
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
         return mean_product(product, model, names, batches(), v, loss)
@@ -140,11 +131,10 @@ def sharpness(
 ) -> float:
     """Leading eigenvalue of the Hessian on the unit sphere of the SI weights `names`.
 
-    With w these weights as one vector, ρ = ‖w‖ and u = w / ρ, it is the largest eigenvalue of
-    ρ² P H P: H is the Hessian at w, ρ² H that at u, and P = I - u uᵀ projects onto the tangent
-    space of the sphere. The curvature of the sphere adds nothing, as the gradient is orthogonal to
-    u. Gradient descent with effective learning rate η̃ is stable at a minimum if η̃ times this
-    eigenvalue is below 2.
+    With these weights as one vector w, ρ = ‖w‖ and u = w / ρ, it is that of ρ² P H P: H is the
+    Hessian at w, ρ² H that at u, and P = I - u uᵀ projects onto the tangent space. The curvature of
+    the sphere adds nothing, as the gradient is orthogonal to u. Gradient descent at effective
+    learning rate η̃ is stable at a minimum if η̃ times this eigenvalue is below 2.
     """
     w = flatten(model.get_parameter(name) for name in names).detach()
     norm = torch.linalg.vector_norm(w)

@@ -18,11 +18,9 @@ def cosine(a: Weights, b: Weights, names: Iterable[str]) -> float:
 
 
 def angle(a: Weights, b: Weights, names: Iterable[str]) -> float:
-    """Angle in radians between the weights `names` of two networks, each as one vector.
-
-    Accurate near 0 and π, where the arc cosine is not (Kahan, 2006, "How Futile are Mindless
-    Assessments of Roundoff", section 12).
-    """
+    """Angle in radians between the weights `names` of two networks, each as one vector. Accurate
+    near 0 and π, where the arc cosine is not (Kahan, 2006, "How Futile are Mindless Assessments of
+    Roundoff", section 12)."""
     u, v = (w / torch.linalg.vector_norm(w) for w in _vectors(a, b, names))
     norm = torch.linalg.vector_norm
     return 2 * torch.atan2(norm(u - v), norm(u + v)).item()

@@ -59,11 +59,9 @@ def compare(
 ) -> dict[str, np.ndarray]:
     """Compare an anchor checkpoint with others of its run and of an independent run.
 
-    Batch-norm statistics are estimated anew for every checkpoint.
-
-    Parameters
-    ----------
-    epochs : epochs to compare with, in both runs; None: the anchor's and all later ones.
+    Those are the checkpoints of `epochs` in both runs, by default the anchor's and all later ones.
+    Batch-norm statistics are estimated anew for each. Raises UserError if a checkpoint or a
+    configuration is missing.
 
     Returns
     -------
@@ -71,10 +69,6 @@ def compare(
     acc, ensemble_acc : (n,) accuracy alone and as an ensemble with the anchor.
     cosine : (n,) cosine of the SI weights with the anchor's.
     independent_... : the same arrays for the independent run, if there is one.
-
-    Raises
-    ------
-    UserError : a checkpoint or a configuration is missing.
     """
     run = runs.read_run(folder)
     model, train_images, images = rebuild(run)
@@ -104,13 +98,8 @@ def compare(
 
 
 def turning(folder: Path) -> dict[str, np.ndarray]:
-    """Angles between the SI weights of successive whole-epoch checkpoints of a run.
-
-    Returns
-    -------
-    from, to : (n,) epochs of the two checkpoints.
-    angle : (n,) in radians.
-    """
+    """Angles between the SI weights of successive whole-epoch checkpoints of a run: (n,) arrays
+    "from" and "to", the epochs of the two, and "angle", in radians."""
     model, _, _ = rebuild(runs.read_run(folder))
     names, rows = list(models.si_parameters(model)), []
     epochs = {e: path for (e, part), path in runs.checkpoints_in(folder).items() if not part}

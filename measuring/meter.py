@@ -1,6 +1,6 @@
 """What is measured of a network: everything asked for, in one pass over the data.
 
-(The eigenvalues alone need further passes: one for each product of the Lanczos iteration.)
+Eigenvalues alone need further passes: one for each product of the Lanczos iteration.
 """
 
 import contextlib
@@ -29,11 +29,9 @@ EVALUATION_BATCH = {"cpu": 200, "cuda": 2000}
 
 @contextlib.contextmanager
 def mode(model: nn.Module, train_mode: bool) -> Iterator[None]:
-    """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was.
-
-    In train mode running statistics are not updated, since forward derivatives do not support it.
-    Changes that other layers make to their buffers are undone afterwards.
-    """
+    """Evaluate with batch statistics (train mode) or running ones, leaving the model as it was. In
+    train mode running statistics are not updated: forward derivatives do not support it. Changes
+    that other layers make to their buffers are undone afterwards."""
     was_training = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     tracked = [norm.track_running_stats for norm in norms]
@@ -63,12 +61,12 @@ class Meter:
 
     Parameters
     ----------
-    options : what to measure, and how. The metrics, train_mode (batches in data-set order),
-        batch_size, use_squared_loss, use_aug, seed (of the augmentation and of the random vectors
-        of the trace estimates), precision and compile count here; curvature is always exact.
-    scopes : sets of parameter names, each under a name of its own ("all", "si"): norms, gradients
-        and curvature are measured for each of them, from the same pass. None: "all" alone.
-    initial : weights by name to compare with; needed for cos_init and l2_init.
+    options : what to measure, and how. Of them the metrics, train_mode (batches in data-set order),
+        batch_size, use_squared_loss, use_aug, precision, compile and seed (of the augmentation and
+        the trace estimates) count here; curvature is always exact.
+    scopes : sets of parameter names, each with a name ("all", "si"). Norms, gradients and curvature
+        are measured for each set, in the same pass. None: "all" alone.
+    initial : weights by name to compare with, for cos_init and l2_init.
     progress : show on a terminal how far a pass is, and which product of an eigenvalue it is for.
     """
 
@@ -104,7 +102,7 @@ class Meter:
         self._make_sums()
 
     def _make_sums(self) -> None:
-        """What a pass adds up. All of it stays on the device until the pass is over."""
+        """What a pass adds up. It stays on the device until the pass is over."""
         options, classes, device = self.options, self.images.num_classes, self.device
         batches = math.ceil(len(self.images) / self.batch_size)
 
@@ -133,17 +131,15 @@ class Meter:
         return sum(self.parameters[name].numel() for name in self.scopes[scope])
 
     def measure(self) -> dict[str, dict[str, float | np.ndarray]]:
-        """One pass over the images with the network's present weights.
+        """One pass over the images with the present weights: scope -> name of the array -> value.
 
-        Returns
-        -------
-        scope -> name of the array -> a number or an array. Of N images in B batches and C classes:
+        Of N images in B batches and C classes:
 
         loss, acc : means over the N images; with the suffix _normal or _corrupt, over those with
             true or corrupted labels (in the batches of the whole set). The traces likewise.
         gnorm_m : mean over the B batches of the norm of the batch's gradient; gnorm_all : (B,),
-            these norms; gnorm_m_param_groups : (filters,), those of each filter of each SI weight,
-            one weight after the other, averaged alike.
+            these norms; gnorm_m_param_groups : (filters,), the means of each filter of each SI
+            weight, one weight after the other.
         gm_norm, gs_norm : norms of the mean and standard deviation (n - 1) of the batch gradients.
         outliers_list : (B, C), `sums.outliers`; p_stats : (5, B, C, C), `sums.class_statistics`.
         cos_init, l2_init : cosine of the SI weights with the initial ones, distance of all weights

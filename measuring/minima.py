@@ -30,14 +30,8 @@ class Minima(Options):
 
 
 def measure(folder: Path, path: Path) -> dict[str, float]:
-    """Measure one checkpoint of the run in `folder`.
-
-    Returns
-    -------
-    loss : training loss with batch statistics, as in train-tm.npz.
-    error : test error, a fraction, with batch-norm statistics estimated anew.
-    si_norm : norm ρ of the scale-invariant weights.
-    """
+    """Measure one checkpoint of the run in `folder`: its training loss with batch statistics, its
+    test error (a fraction) with batch-norm statistics estimated anew, and ρ."""
     evaluation = Evaluation(runs.read_run(folder))
     checkpoints.load_into(evaluation.model, path)
     si_norm = models.norm(models.si_parameters(evaluation.model).values()).item()
@@ -64,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check(measured: dict[str, dict[str, float]], recorded: dict[str, dict[str, float]]) -> None:
-    """Raises UserError if a recorded number differs from the measured one by more than 2 %."""
+    """Raise UserError if a recorded number differs from the measured one by more than 2 %."""
     for name, numbers in recorded.items():
         for key, value in numbers.items():
             now = measured.get(name, {}).get(key, float("nan"))

@@ -55,12 +55,9 @@ def point(
 
     On the line all weights are (1 - t) a + t b. On the arc the SI weights, together as one vector,
     turn evenly in the plane of a and b, and their norm changes linearly; the others follow the
-    line. Where all trainable weights are SI both pass through the same functions, since they pass
-    through the same directions.
-
-    Raises
-    ------
-    ValueError : the SI weights of a and b are opposite, which leaves the arc undefined.
+    line. Where all trainable weights are SI, line and arc pass through the same directions, and so
+    the same functions. Raises ValueError if the SI weights are opposite, which leaves the arc
+    undefined.
     """
     si_names = list(si_names) if arc else []
     found = {n: (1 - t) * a[n].double() + t * b[n].double() for n in a}
@@ -77,15 +74,12 @@ def point(
 
 
 def connect(files: Sequence[Path], points: int = 11, arc: bool = False) -> dict[str, np.ndarray]:
-    """Evaluate the N paths between every two of P checkpoints, each at `points` points.
+    """Evaluate the N paths between every two of P checkpoints, each at `points` points, 2 or more.
 
-    The quantities are those of `rebuild.Evaluation`.
-
-    Parameters
-    ----------
-    files : checkpoints of runs with the same network, images and loss.
-    points : at least 2.
-    arc : along the arc instead of the line, see `point`.
+    The checkpoints are of runs with the same network, images and loss. With `arc` paths are arcs,
+    see `point`. The quantities are those of `rebuild.Evaluation`. Raises UserError if a checkpoint
+    or a configuration is missing, the runs differ in more than their training, or the SI weights of
+    two ends are opposite.
 
     Returns
     -------
@@ -95,11 +89,6 @@ def connect(files: Sequence[Path], points: int = 11, arc: bool = False) -> dict[
     train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
     train_loss_barrier, ... : (N,), of each of these.
     angle : (N,), between the SI weights of the ends, in radians.
-
-    Raises
-    ------
-    UserError : a checkpoint or a configuration is missing, the runs differ in more than their
-        training, or the SI weights of two ends are opposite.
     """
     of = [runs.read_run(path.parent) for path in files]
     for path, run in zip(files, of, strict=True):

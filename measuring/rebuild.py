@@ -16,15 +16,9 @@ from training.device import memory_format, select_device
 
 
 def rebuild(run: Run) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
-    """The network of a run, its training images and those it is evaluated on, on a device.
-
-    The weights are arbitrary. The second set is the test set or, for a run without --use_test, the
-    images held out from training.
-
-    Raises
-    ------
-    UserError : the data or the GPU of the run is not there.
-    """
+    """The network of a run with arbitrary weights, its training images and those to evaluate on.
+    The latter are the test set or, without --use_test, the images held out from training. Raises
+    UserError if the data or the GPU of the run is not there."""
     asked = run.options
     device = select_device(asked.gpu)
     layout = memory_format(device, asked.num_channels, asked.norm)
@@ -41,20 +35,16 @@ def network(
 
 
 def renew_statistics(model: torch.nn.Module, images: data.ImageSet, batch_size: int) -> None:
-    """Estimate the running statistics of batch normalisation anew, on these training images.
-
-    Those of a checkpoint are averages over the steps before it. They do not fit its weights right
-    after a destabilisation or at the end of a fast fall, where the weights change quickly.
-    """
+    """Estimate the running statistics of batch normalisation anew, on these training images. Those
+    of a checkpoint are averages over the steps before it, and do not fit weights that change
+    quickly, as right after a destabilisation or at the end of a fast fall."""
     update_bn(images.batches(batch_size), model, images.images.device)
 
 
 class Evaluation:
-    """Loss and error of a run's network, with any weights.
-
-    On the training images with batch statistics, as in train-tm.npz; on the test (or held-out)
-    images with running statistics that are estimated anew for the weights.
-    """
+    """Loss and error of a run's network with any weights: on the training images with batch
+    statistics, as in train-tm.npz; on the test (or held-out) images with running statistics
+    estimated anew."""
 
     def __init__(self, run: Run):
         self.model, self.train_images, test_images = rebuild(run)

@@ -38,11 +38,8 @@ def recording_meters(
 
 
 class Recorder:
-    """The metrics files of one run.
-
-    A checkpoint is removed only once its metrics are on disk. After a crash the metrics that were
-    not yet written can therefore be measured from the checkpoints that are left (`catch_up`).
-    """
+    """The metrics files of one run. A checkpoint is removed only once its metrics are on disk, so
+    that `catch_up` can measure after a crash what was not written yet."""
 
     def __init__(
         self,
@@ -75,10 +72,8 @@ class Recorder:
             runs.prune(self.folder, self.keep)
 
     def catch_up(self) -> bool:
-        """Measure the folder's checkpoints that lack metrics; returns whether there were any.
-
-        The network then has the weights of one of them.
-        """
+        """Measure the folder's checkpoints that lack metrics, with the network, which then has the
+        weights of one of them. Returns whether there were any."""
         found = False
         for (epoch, part), path in runs.checkpoints_in(self.folder).items():
             if not part and self._has(epoch):

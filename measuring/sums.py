@@ -26,10 +26,7 @@ class GradientMoments:
         self.squares += difference * (vector - self.mean)
 
     def norms(self, keep: torch.Tensor) -> tuple[float, float]:
-        """Norms of the mean and of the standard deviation (n - 1), over the elements `keep`.
-
-        Of a single vector the deviation is NaN.
-        """
+        """Norms of mean and standard deviation (n - 1; NaN for a single vector), over `keep`."""
         deviation = (self.squares / (self.count - 1)).sqrt()
         return self.mean[keep].norm().item(), deviation[keep].norm().item()
 
@@ -76,8 +73,8 @@ def outliers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def class_statistics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """`CLASS_STATISTICS` of the predicted probabilities of each class, by true class.
 
-    Element (s, i, j) is over the batch's images of class i, of their probability of class j:
-    (5, classes, classes). As in torch, the deviation divides by n - 1, and the median of an even
+    Element (s, i, j) of (5, classes, classes) is over the batch's images of class i, of their
+    probability of class j. As in torch, the deviation divides by n - 1, and the median of an even
     number is the lower middle one. NaN for a class without images (std: with fewer than two).
     """
     p = logits.softmax(1)

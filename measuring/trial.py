@@ -30,12 +30,8 @@ def try_training(
     eval_images: ImageSet,
     test_images: ImageSet,
 ) -> None:
-    """Take a training step on each of the two batches, and measure what the options ask for.
-
-    Raises
-    ------
-    UserError : the network cannot be trained, measured or saved like this; one line says why.
-    """
+    """Take a training step on each of the two batches, and measure what the options ask for. Raises
+    UserError if the network cannot be trained, measured or saved like this."""
     name, model = options.model, _copy(model, train_images)
     options = replace(options, compile=False)
     wrong = checkpoints.what_is_wrong({"state_dict": model.state_dict()})
@@ -69,12 +65,8 @@ def try_measuring(
     scopes: Mapping[str, list[str]],
     initial: Mapping[str, torch.Tensor] | None,
 ) -> None:
-    """Measure the two batches; instead of eigenvalues, the traces of their matrices.
-
-    Raises
-    ------
-    UserError : the network cannot be measured like this; one line says why.
-    """
+    """Measure the two batches; instead of eigenvalues, the traces of their matrices. Raises
+    UserError if the network cannot be measured like this."""
     flags = {flag.replace("_evals", "_trace") for flag in wanted.flags(options)}
     flags = {"hess_trace" if flag == "sharpness" else flag for flag in flags}
     asked = replace(wanted.only(options, flags), compile=False)

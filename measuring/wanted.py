@@ -55,10 +55,8 @@ def array_names(metrics: Metrics, parameters: Collection[str]) -> list[str]:
 
 
 def lacking(metrics: M, rows: Sequence[tuple[Collection[str], Collection[str]]]) -> M | None:
-    """The options whose arrays are missing in some row; None if nothing is missing.
-
-    A row is given by the names of its arrays and the parameters that it is about.
-    """
+    """The options whose arrays are missing in some row; None if nothing is missing. A row is given
+    by the names of its arrays and the parameters that it is about."""
 
     def lacks(chosen: Collection[str]) -> bool:
         asked = only(metrics, chosen)

@@ -53,9 +53,11 @@ def build(
     image_size: tuple[int, int] | None = None,
     si_names: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Make a network, initialised with torch's global random number generator.
+    """Make a network (batch, 3, height, width) -> logits (batch, num_classes), initialised with
+    torch's global random number generator.
 
-    It maps float images (batch, 3, height, width) to logits (batch, num_classes).
+    Raises UserError if a network from elsewhere cannot be made, is unsuitable, or has no SI
+    weights, or if one of `MODELS` does not take images of this size.
 
     Parameters
     ----------
@@ -65,11 +67,6 @@ def build(
     image_size : (height, width) of the images. With it, a network from elsewhere is tried on such
         images, and its SI weights are found.
     si_names : the names of those SI weights, if they are known.
-
-    Raises
-    ------
-    UserError : a network from elsewhere cannot be made, is unsuitable, or has no SI weights; or
-        one of `MODELS` does not take images of this size.
     """
     name, is_own = options.model, own.is_own(options.model)
     if not is_own and image_size not in (None, IMAGE_SIZE):
@@ -95,7 +92,6 @@ def build(
 
 
 def _prepare_last_layer(model: nn.Module, options: "Model") -> None:
-    """Do what --same_last_layer and --init_scale ask for."""
     if not options.same_last_layer and options.init_scale <= 0:
         return
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -9,12 +9,9 @@ STAGES = 3
 
 
 class ConvNet(nn.Module):
-    """3x3 convolutions, each followed by normalisation and ReLU, then one linear layer.
-
-    The first block keeps the image size. Stage k = 0, 1, 2 then has ceil((depth - k) / 3) blocks,
-    the last of which doubles the width and halves the image; the others keep both.
-    At depth 3 the widths are c, 2c, 4c, 8c.
-    """
+    """3x3 convolutions, each followed by normalisation and ReLU, then one linear layer. The first
+    block keeps the image size. Stage k = 0, 1, 2 then has ceil((depth - k) / 3) blocks, the last of
+    which doubles the width and halves the image. At depth 3 the widths are c, 2c, 4c, 8c."""
 
     def __init__(self, num_classes: int, num_channels: int, depth: int, layers: Layers):
         super().__init__()

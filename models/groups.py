@@ -44,16 +44,15 @@ class ScaleInvariance:
 
     Attributes
     ----------
-    groups : the names of the tensors of each group, in the network's order. No part of a group is
-        a group. Two groups may share tensors: where a stream of a ResNet starts with two factors
-        in a row, it is a group with either of them. Where other factors stand in a row without a
-        normalisation between them (values and outputs of attention), one choice is listed.
+    groups : names of the tensors of each group, in the network's order. No part of a group is a
+        group. Two groups may share tensors, as where a stream of a ResNet starts with two factors
+        in a row. Of factors without a normalisation between them (values and outputs of attention),
+        one choice is listed.
     without_effect : tensors that change no output on this batch, such as a bias in front of batch
         normalisation, or an expert that no input was sent to.
-    in_eval : names of the modules that were in evaluation mode. Batch normalisation in that mode
-        divides by stored statistics, so what it follows is not invariant.
-    unknown : tensors that may belong to groups that were not found, since they had too little
-        effect at the random weights, such as an expert that hardly any input was sent to.
+    in_eval : modules that were in evaluation mode. Batch normalisation then divides by stored
+        statistics, so what it follows is not invariant.
+    unknown : tensors with too little effect to tell, as of an expert that got hardly any input.
     constants : numbers between 0.001 and 0.1 that the network's code adds to tensors. If one is an
         epsilon, it hides invariance: only smaller ones are left out.
     """
@@ -110,28 +109,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> ScaleInvariance:
     """The minimal groups of tensors whose common scaling by any a > 0 changes no output.
 
-    This holds in the limit of no epsilon and exact arithmetic; `doubling_effects` measures what
-    epsilons and rounding do to the network as it is. Every module keeps its present mode (train or
-    eval). The gradients of a group also have to be orthogonal to it, which those of a
-    straight-through estimator are not. Nothing is assumed about the layers. Dropout and stochastic
-    depth draw the same numbers in evaluations that are compared.
+    This holds in the limit of no epsilon and exact arithmetic; `doubling_effects` measures the
+    network as it is. Every module keeps its present mode (train or eval). The gradients of a group
+    also have to be orthogonal to it, which those of a straight-through estimator are not. Nothing
+    is assumed about the layers. Dropout and stochastic depth draw the same numbers in evaluations
+    that are compared.
 
     The work is done on a copy without hooks: the network, its statistics, its gradients and all
     random states stay as they are. It takes about one backward pass for each tensor that is not
     invariant alone; after five seconds a line on stderr shows the progress.
 
+    Raises ValueError if the network cannot be copied or evaluated, or is compiled by torch.jit, and
+    if its outputs hold no floating-point tensor, are not finite, or depend on no weight.
+
     Parameters
     ----------
     model : any network; one under torch.compile or DataParallel is unwrapped.
     inputs : what it is called with: a tensor, a tuple of arguments or a dictionary of keyword
-        arguments. A batch of at least four: batch normalisation turns two values of a channel into
-        ±1 whatever the weights.
+        arguments. At least four examples: batch normalisation turns two values of a channel into ±1
+        whatever the weights.
     seed : of the random points.
-
-    Raises
-    ------
-    ValueError : the network cannot be copied or evaluated, or is compiled by torch.jit; the outputs
-        hold no floating-point tensor, are not finite, or no weight has an effect on them.
     """
     model = unwrapped(model)
     if not isinstance(model, nn.Module):
@@ -180,10 +177,8 @@ def doubling_effects(
     """How much the outputs of a network as it is change when each group is doubled.
 
     ‖f(2w) - f(w)‖ / ‖f(w)‖ at the present weights, with the network's own epsilons, precision and
-    modes: zero in theory. If it is not small, an epsilon matters. NaN where the outputs are not
-    finite.
-
-    in_eval : the modules in evaluation mode; all others are in train mode. None: those that are.
+    modes (or with the modules `in_eval` in evaluation mode and all others in train mode). It is
+    zero in theory: if it is not small, an epsilon matters. NaN where the outputs are not finite.
     """
     with torch.inference_mode(False):
         probe = Probe(unwrapped(model), inputs, None, keep_epsilons=True)
@@ -207,10 +202,7 @@ def doubling_effects(
 def group_table(
     model: nn.Module, found: ScaleInvariance, doubled: Sequence[float] | None = None
 ) -> str:
-    """A line for each scale-invariant group of a network, and notes.
-
-    doubled : `doubling_effects` of the groups, shown as a column.
-    """
+    """A line for each group of a network, with `doubling_effects` if given, and notes."""
     if not found.groups:
         first = "No tensor of this network is scale invariant, alone or with others."
         return "\n".join([first, *found.notes])
@@ -265,7 +257,6 @@ class _Search:
         return weight * (1 + 2 * torch.finfo(weight.dtype).eps * sign)
 
     def run(self) -> ScaleInvariance:
-        """The groups, confirmed."""
         spare = 0
         for _ in range(POINTS):
             for _ in range(2):  # what vanishes by accident at one point does not at the next
@@ -331,11 +322,8 @@ class _Search:
             )
 
     def _alone(self) -> np.ndarray:
-        """(tensors,) whether the derivative with respect to each tensor's scale is zero.
-
-        Zero compared with that of the others (or with the outputs, where all are zero), or with the
-        gradient of the tensor itself.
-        """
+        """(tensors,) whether the derivative by the scale of each tensor is zero: next to those of
+        the others (or the outputs, where all are zero), or to the gradient of the tensor itself."""
         radial = np.abs(self.rows).max(0)
         zero = radial <= self.tolerance * max(radial.max(), EFFECT)
         return zero | (radial <= self.tolerance / 100 * self.sizes)
@@ -353,7 +341,6 @@ class _Search:
         return rest, directions[rank:] / sizes
 
     def _spare(self) -> int:
-        """The number of rows beyond their rank."""
         if not self.rows:
             return 0
         rest, null = self._null_space()
@@ -396,11 +383,9 @@ class _Search:
             return True
 
     def _holds(self, point: Point, groups: list[tuple[str, ...]], inert: list[str]) -> bool:
-        """Whether the outputs stay when every group is scaled by a factor of its own.
-
-        Invariances compose, so all can be tried at once. The factors are powers of two, with which
-        rounding is the same; tensors without effect change their sign.
-        """
+        """Whether the outputs stay when every group is scaled by a factor of its own, all at once,
+        since invariances compose. The factors are powers of two, with which rounding is the same;
+        tensors without effect change their sign."""
         for low, high in ((-2, -1), (1, LARGEST)):
             scaled = {name: -point.weights[name] for name in inert}
             for group in groups:

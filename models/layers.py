@@ -28,15 +28,9 @@ NORMS = ("batch", "layer", "group", "instance", "weight")
 
 
 class WeightNorm(nn.Module):
-    """Weight normalisation (Salimans and Kingma, 2016, arXiv 1602.07868): w = g v / ‖v‖.
-
-    As in P2's official code, the length g of every filter is frozen at its initial value ‖v‖, so
-    the output does not depend on ‖v‖: every filter of v is scale invariant.
-
-    Parameters
-    ----------
-    v : the initial weights, (outputs, inputs, height, width).
-    """
+    """Weight normalisation (Salimans and Kingma, 2016, arXiv 1602.07868): w = g v / ‖v‖. As in P2's
+    official code, the length g of every filter of v, (outputs, inputs, height, width), is frozen at
+    its initial value ‖v‖, so every filter is scale invariant."""
 
     def __init__(self, v: torch.Tensor):
         super().__init__()
@@ -63,14 +57,8 @@ class Affine(nn.Module):
 
 
 class Layers:
-    """Makes the layers of one network.
-
-    Parameters
-    ----------
-    norm : one of `NORMS`.
-    affine : whether every normalisation has a trainable scale and shift for each channel.
-    eps : added to the variance that a normalisation divides by.
-    """
+    """Makes the layers of one network with one of `NORMS`. `eps` is added to the variance that a
+    normalisation divides by; if `affine`, each has a trainable scale and shift for each channel."""
 
     def __init__(self, norm: str, affine: bool, eps: float = NORM_EPS):
         self.kind, self.affine, self.eps = norm, affine, eps
@@ -84,10 +72,8 @@ class Layers:
         return layer
 
     def norm(self, channels: int) -> nn.Module:
-        """The normalisation after a convolution with so many channels.
-
-        With weight normalisation, which is in the convolution, only the scale and shift, if any.
-        """
+        """The normalisation after a convolution with so many channels. Weight normalisation is in
+        the convolution, so with it only the scale and shift, if any."""
         if self.kind == "batch":
             return nn.BatchNorm2d(channels, eps=self.eps, affine=self.affine)
         if self.kind == "weight":

@@ -40,12 +40,8 @@ def fails(what: str) -> Iterator[None]:
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """The function, class or other callable of a name like `FORM`.
-
-    Raises
-    ------
-    UserError : there is no such file, module or function, or importing it fails.
-    """
+    """The function, class or other callable of a name like `FORM`. Raises UserError if there is no
+    such file, module or function, or importing it fails."""
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise UserError(f"{name!r} does not name a network: {FORM}")
@@ -83,15 +79,9 @@ def _load(place: str) -> Any:
 
 
 def make(name: str, **arguments: Any) -> nn.Module:
-    """Call the function of this name with those of the arguments that its signature has.
-
-    Every function gets `num_classes`. The network is moved to the CPU, and unwrapped from
-    torch.compile and data parallelism.
-
-    Raises
-    ------
-    UserError : as for `find_function`; or the call fails or does not return a network.
-    """
+    """Call the function of this name with those of the arguments that its signature has,
+    num_classes always. The network is moved to the CPU, without torch.compile or data parallelism.
+    Raises UserError as `find_function`, or if the call fails or does not return a network."""
     function = find_function(name)
     try:
         known = inspect.signature(function).parameters
@@ -108,12 +98,7 @@ def make(name: str, **arguments: Any) -> nn.Module:
 
 
 def materialise(model: nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Initialise lazy modules for images of this (height, width).
-
-    Raises
-    ------
-    UserError : the network does not take such images.
-    """
+    """Initialise lazy modules. Raises UserError if the network takes no images of this size."""
     if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
         images = torch.zeros(BATCH, 3, *size)
         with fails(f"{name} does not take images of shape {_shape(images)}"), torch.no_grad():
@@ -142,15 +127,9 @@ class Logits:
 
 
 def suit(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -> None:
-    """Try a copy of a network on random images of this (height, width), in both modes.
-
-    The network gets a hook if its outputs are not a tensor, and another if it changes its inputs.
-
-    Raises
-    ------
-    UserError : it has nothing to train, does not take such images, or does not return finite logits
-        (batch, classes).
-    """
+    """Try a copy of a network on random images of this (height, width), in both modes. Raises
+    UserError if it has nothing to train, does not take such images, or does not return finite
+    logits. It gets a hook if its outputs are not a tensor, and another if it changes its inputs."""
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"{name} has no trainable parameters")
     choose, images = Logits(name, num_classes), _random_images(size)
@@ -193,15 +172,9 @@ def _shape(images: torch.Tensor) -> str:
 
 
 def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple[str, ...]:
-    """Find the SI weights of a network that takes images, print them, and return their names.
-
-    They are the trainable tensors of two or more dimensions in the scale-invariant groups, as in
-    the papers' networks with trainable scales and shifts.
-
-    Raises
-    ------
-    UserError : there are none, or all are frozen.
-    """
+    """Find the SI weights of a network that takes images, print them, and return their names: as in
+    the papers, the trainable tensors of two or more dimensions in the scale-invariant groups.
+    Raises UserError if there are none, or all are frozen."""
     with fails(f"what is scale invariant in {name} cannot be found"):
         found = scale_invariant_groups(model.train(), _random_images(size))
     in_groups = set().union(*found)

@@ -111,12 +111,9 @@ class Probe:
         return tuple(sorted(getattr(self.exact, "constants", ())))
 
     def point(self, generator: torch.Generator, *, near: bool = False) -> Point:
-        """Random weights with the signs of the network's own, none of them zero.
-
-        Each tensor has the mean square 1 / (inputs of an output), with which activations keep their
-        size from layer to layer, so that every tensor has its share in the outputs; if `near`, that
-        of the present weights.
-        """
+        """Random weights with the signs of the network's own, none of them zero. Each tensor has
+        the mean square 1 / (inputs of an output), so that activations keep their size from layer to
+        layer and every tensor matters; if `near`, that of the present weights."""
         weights = {}
         for name, p in self.present.items():
             noise = torch.randn(p.shape, generator=generator).to(p)
@@ -129,13 +126,8 @@ class Probe:
     def outputs(
         self, point: Point, replaced: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """All floating-point outputs as one vector, with other tensors in place of some.
-
-        Raises
-        ------
-        ValueError : there are none.
-        NotFinite : they are infinite or NaN.
-        """
+        """All floating-point outputs as one vector, with other tensors in place of some. Raises
+        ValueError if there are none, and NotFinite."""
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.data.copy_((replaced or {}).get(name, point.weights[name]))
@@ -154,11 +146,9 @@ class Probe:
         return vector
 
     def use_one_example(self, point: Point) -> bool:
-        """Keep only the first example of the batch, if its output does not depend on the others.
-
-        That takes a fraction of the time. False, without any change, where it does depend on them
-        (as with batch normalisation) or where this cannot be told.
-        """
+        """Keep only the first example of the batch, which takes a fraction of the time, if its
+        output does not depend on the others. False, without any change, where it does (as with
+        batch normalisation) or where this cannot be told."""
         whole, every, sizes = self.inputs, self.outputs(point).detach(), set()
         try:
             self.inputs = self._changed(lambda t: sizes.add(t.shape[:1]) or t[:1])
@@ -178,9 +168,7 @@ class Probe:
         before: torch.Tensor | None = None,
     ) -> float:
         """How much other tensors in place of some change the outputs, relative to their norm.
-
-        before : the outputs at the point, if they are known.
-        """
+        `before` is the outputs at the point, if they are known."""
         before = self.outputs(point).detach() if before is None else before
         difference = (self.outputs(point, replaced) - before).abs().double().norm().item()
         return difference / (before.abs().double().norm().item() or 1.0)
@@ -191,9 +179,9 @@ class Probe:
         """Derivatives of random projections of the outputs: `number` at most, a backward pass each.
 
         Yields two arrays (tensors,) in units of the outputs' norm: <w, ∂ projection / ∂w>, the
-        derivative with respect to the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖. The
-        first does not need the gradient of a linear layer's weight, which takes half of the time:
-        it is <y, ∂/∂y> of the layer's output y. So the second is 0 without the `whole` gradients.
+        derivative with respect to the logarithm of the scale of w, and ‖w‖ ‖∂ projection / ∂w‖, 0
+        without the `whole` gradients. The first does not need the gradient of a linear layer's
+        weight, which takes half of the time: it is <y, ∂/∂y> of the layer's output y.
         """
         shortcut = Scaled([] if whole else self.weights.values())
         with torch.enable_grad(), shortcut:
@@ -247,11 +235,7 @@ class Scaled(TorchFunctionMode):
 
 class Exact(TorchDispatchMode):
     """Computes in one precision without epsilons, whatever the code of a network asks for.
-
-    Attributes
-    ----------
-    constants : numbers from `CONSTANT` to `SUSPICIOUS` that were added to tensors.
-    """
+    `constants` are the numbers from `CONSTANT` to `SUSPICIOUS` that were added to tensors."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -280,11 +264,8 @@ class Exact(TorchDispatchMode):
 
 def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     """A copy of a network, without its users' hooks unless `hooks`; PyTorch's own always stay.
-
-    Modules may store what PyTorch does not copy: sparse matrices in rows, and computed tensors, as
-    activations of a forward pass, or the weight that the older `torch.nn.utils.weight_norm`
-    computes anew in each.
-    """
+    Modules may store what PyTorch does not copy: sparse matrices in rows, and computed tensors,
+    such as activations, or the weight that the older `torch.nn.utils.weight_norm` computes."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in tree_leaves(vars(module)):

@@ -8,10 +8,8 @@ from models.layers import Layers
 
 
 class Block(nn.Module):
-    """o = relu(bn1(x)); output = conv2(relu(bn2(conv1(o)))) + s.
-
-    s is the shortcut of o where the shape changes, else x itself.
-    """
+    """o = relu(bn1(x)); output = conv2(relu(bn2(conv1(o)))) + s, where s is the shortcut of o where
+    the shape changes, else x itself."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers):
         super().__init__()

@@ -13,11 +13,8 @@ from torch import nn
 
 
 def si_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable scale-invariant parameters of a network, by name.
-
-    They are those of the convolutions or, in a network from elsewhere, those that `models.build`
-    has found.
-    """
+    """The trainable scale-invariant parameters of a network, by name: those of the convolutions or,
+    in a network from elsewhere, those that `models.build` has found."""
     names = getattr(model, "si_names", None)
     if names is None:
         names = [
@@ -41,11 +38,9 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 @torch.no_grad()
 def norms(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Euclidean norm of each of several tensors: float64, (n,), on their device.
-
-    The squares are summed in float64: a float32 sum of millions would be off by more than the 1e-6
-    to which a fixed norm is held.
-    """
+    """Euclidean norm of each of several tensors: float64, (n,), on their device. The squares are
+    summed in float64: float32 sums of millions are off by more than the 1e-6 allowed to a fixed
+    norm."""
     real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
     return torch.stack(torch._foreach_norm(real, 2, torch.float64))
 
@@ -65,10 +60,8 @@ def rescale_to_norm(tensors: list[torch.Tensor], value: float | torch.Tensor) ->
 
 @torch.no_grad()
 def rescale_filters(tensors: list[torch.Tensor], value: float) -> None:
-    """Scale every filter (first dimension) in place to one norm, the total being `value`.
-
-    That norm is value / √(number of filters) (P2's fix_all_elr).
-    """
+    """Scale every filter (first dimension) in place to the norm value / √(number of filters), the
+    total norm being `value` (P2's fix_all_elr)."""
     each = value / sum(len(tensor) for tensor in tensors) ** 0.5
     for tensor in tensors:
         rows = tuple(range(1, tensor.ndim))

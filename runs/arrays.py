@@ -18,22 +18,15 @@ TEST_FLAGS = ("use_test", "eval_model")
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write named arrays as one .npz file, whole or not at all."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})
     write_atomically(path, buffer.getvalue())
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of an .npz file by name, and the names of those that hold Python objects.
-
-    The official code's norms by parameter group are such objects; they are not read.
-
-    Raises
-    ------
-    FileNotFoundError.
-    UserError : it is not an .npz file, or damaged.
-    """
+    """The arrays of an .npz file by name, and the names of those that hold Python objects, such as
+    the official code's norms by parameter group, which are not read. Raises FileNotFoundError, or
+    UserError if it is not an .npz file or is damaged."""
     found, objects = {}, []
     try:
         with np.load(path) as file:
@@ -58,9 +51,9 @@ def _foreign(path: Path) -> UserError:
 class Metrics:
     """One .npz file of metrics: for each reported epoch a row of named numbers or vectors.
 
-    In the file every name is one array over the epochs, in order. The numbers of a diverged network
-    are NaN or infinite. A number that was not measured is NaN too; the array "missing", which only
-    such a file has, names it as "<epoch> <name>".
+    In the file every name is an array over the epochs. The numbers of a diverged network are NaN or
+    infinite. A number that was not measured is NaN too, and named in the array "missing", if there
+    is any, as "<epoch> <name>".
     """
 
     def __init__(self, rows: dict[float, dict[str, Any]] | None = None):
@@ -68,10 +61,7 @@ class Metrics:
 
     @classmethod
     def read(cls, path: Path) -> "Metrics":
-        """The content of a file; no rows where there is none.
-
-        Raises UserError where it is not such a file.
-        """
+        """The content of a file; no rows without one. Raises UserError if it is damaged."""
         if not path.exists():
             return cls()
         arrays, objects = read_arrays(path)
@@ -110,10 +100,8 @@ class Metrics:
         write_arrays(path, arrays)
 
     def merge(self, path: Path) -> None:
-        """Add what only the file has, and write it; where both have a number, this one is kept.
-
-        So two processes can fill one file: a training with its metrics, and test.py with more.
-        """
+        """Add what only the file has, and write it; where both have a number, this one is kept. So
+        two processes can fill one file: a training with its metrics, and test.py with more."""
         with locked(path.with_name(f".{path.name}{LOCK}"), str(path), patience=PATIENCE):
             with contextlib.suppress(UserError):  # damaged: replaced
                 for epoch, row in Metrics.read(path).rows.items():

@@ -26,23 +26,16 @@ _PARALLEL = "module."  # before every name in the weights of torch.nn.DataParall
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
-
-    `content` has the keys of official checkpoints, epoch, state_dict, optimizer, train_res and
-    test_res, and what an exact continuation needs besides.
-    """
+    """Write a checkpoint. It has the keys of official ones (epoch, state_dict, optimizer,
+    train_res, test_res) and what an exact continuation needs besides."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project or of the official code, onto the CPU.
-
-    Raises
-    ------
-    UserError : the file is missing, truncated or not a checkpoint.
-    """
+    """Read a checkpoint of this project or of the official code, onto the CPU. Raises UserError if
+    the file is missing, truncated or not a checkpoint."""
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files: the error below says enough
@@ -76,12 +69,8 @@ def what_is_wrong(content: Any) -> str | None:
 
 
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Put the weights of a checkpoint, read from `path`, into a network.
-
-    Raises
-    ------
-    UserError : they belong to another network; the first difference is named.
-    """
+    """Put the weights of a checkpoint, read from `path`, into a network. Raises UserError, which
+    names the first difference, if they belong to another network."""
     saved, buffers = content["state_dict"], content.get("buffers", {})
     _make_room(model, {**saved, **buffers})
     own = model.state_dict()
@@ -118,10 +107,8 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) ->
 
 
 def load_into(model: torch.nn.Module, path: Path) -> dict[str, Any]:
-    """Read a checkpoint and put its weights into a network: its content.
-
-    Raises UserError as `load` and `load_weights`.
-    """
+    """Read a checkpoint, put its weights into a network, and return its content. Raises UserError
+    as `load` and `load_weights`."""
     content = load(path)
     load_weights(model, content, path)
     return content
@@ -141,10 +128,8 @@ def _places(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str]
 
 
 def _make_room(model: torch.nn.Module, saved: dict[str, torch.Tensor | None]) -> None:
-    """Give buffers the shapes that are saved: some are None at first, or grow.
-
-    Does nothing if the parameters do not fit, since the checkpoint is of another network.
-    """
+    """Give buffers the shapes that are saved: some are None at first, or grow. Does nothing if the
+    parameters do not fit: then the checkpoint is of another network."""
     parameters = dict(model.named_parameters())
     if any(name not in saved or saved[name].shape != p.shape for name, p in parameters.items()):
         return

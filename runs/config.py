@@ -19,16 +19,9 @@ DEFAULTS = {**asdict(Train()), "norm_eps": NORM_EPS}
 
 
 def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
-    """The configuration that train.py saved with a run.
-
-    All options are there; those that an older configuration lacks have their defaults. `labels`
-    says whether the images are wanted with the labels that the run was trained on.
-
-    Raises
-    ------
-    UserError : the folder holds no config.json, or a damaged one, or the labels are wanted and
-        cannot be reproduced any more.
-    """
+    """The configuration that train.py saved with a run; options that an older one lacks have their
+    defaults. Raises UserError if the folder holds no config.json or a damaged one, or if `labels`
+    are wanted and those that the run was trained on cannot be reproduced any more."""
     try:
         saved = json.loads((folder / CONFIG).read_bytes())
     except FileNotFoundError:
@@ -43,7 +36,6 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
 
 
 def options_of(config: dict[str, Any]) -> Train:
-    """The options in a configuration, which holds more than these."""
     return Train(**{name: config[name] for name in names(Train) if name in config})
 
 
@@ -82,12 +74,8 @@ def differing_options(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def check_same_run(folder: Path, options: Train) -> None:
-    """Refuse to mix runs.
-
-    Raises
-    ------
-    UserError : the folder holds a run with other options, which are named, or no configuration.
-    """
+    """Raise UserError if the folder holds a run with other options (it names them) or no
+    config.json."""
     changed = differences(read_config(folder), options)
     if options.no_schedule:
         changed.pop("epochs", None)  # a run at a constant rate can be prolonged
@@ -100,11 +88,9 @@ def check_same_run(folder: Path, options: Train) -> None:
 
 
 def branch_folder(parent: Path, epoch: int, options: Train) -> Path:
-    """The folder of a branch, named after the options that it changes.
-
-    A checkpoint of the official code does not say what it was trained with. There the first branch
-    is named after its epoch alone, and other branches after what they change of the first.
-    """
+    """The folder of a branch, named after the options that it changes. A checkpoint of the official
+    code does not say what it was trained with: there the first branch is named after its epoch
+    alone, and others after what they change of the first."""
     plain = parent / f"branch-{epoch}"
     known = [folder for folder in (parent, plain) if (folder / CONFIG).exists()]
     if not known:

@@ -44,10 +44,8 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints of whole epochs and what follows the oldest of them.
-
-    Checkpoints within an epoch do not count, since a run can only continue from a whole epoch.
-    """
+    """Keep the newest `keep` checkpoints of whole epochs and what follows the oldest of them. Those
+    within an epoch do not count, since a run can only continue from a whole one."""
     found = checkpoints_in(folder)
     oldest = ([key for key in found if not key[1]][-keep:] or [(0, 0)])[0]
     for key, path in found.items():
@@ -72,7 +70,7 @@ def traces(folder: Path) -> dict[int, Path]:
 
 
 def check_no_branches(folder: Path) -> None:
-    """Raises UserError if a run that is to be replaced has branches, which would not be its own."""
+    """Raise UserError if a run that is to be replaced has branches, which would not be its own."""
     branches = sorted(path.parent.name for path in folder.glob(f"branch-*/{CONFIG}"))
     if branches:
         raise UserError(
@@ -83,9 +81,7 @@ def check_no_branches(folder: Path) -> None:
 
 def remove_run(folder: Path) -> None:
     """Remove the files of a run, its metrics included, so that no folder holds parts of two runs.
-
-    Branches off it are runs of their own and stay.
-    """
+    Branches off it are runs of their own and stay."""
     files = [*checkpoints_in(folder).values(), *traces(folder).values(), *folder.glob("*.npz")]
     for path in [*files, *(folder / name for name in (CONFIG, LOG, LATEST))]:
         path.unlink(missing_ok=True)

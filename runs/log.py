@@ -25,10 +25,8 @@ def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def append_log(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row to log.csv, with the same keys in the same order, and flush it to the disk.
-
-    A kill or a full disk may leave a row without its end of line; `read_log` ignores it.
-    """
+    """Add a row to log.csv, with the same keys in the same order, and flush it to the disk. A kill
+    or a full disk may leave a row without its end of line, which `read_log` ignores."""
     path = folder / LOG
     try:
         with path.open("ab") as file:
@@ -49,10 +47,8 @@ def _as_csv(rows: Sequence[dict[str, Any]], header: bool) -> bytes:
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
-    """The rows of log.csv (an empty list if there is none yet); None for what was not measured.
-
-    Damaged rows are left out.
-    """
+    """The rows of log.csv that are not damaged, [] without a file; None for what was not
+    measured."""
     if not (folder / LOG).exists():
         return []
     lines = (folder / LOG).read_text(errors="replace").split("\n")[:-1]  # the last has no end
@@ -77,11 +73,8 @@ def write_trace(folder: Path, epoch: int, columns: dict[str, Any]) -> None:
 
 
 def read_trace(folder: Path) -> dict[str, np.ndarray]:
-    """All traced steps of a run in order: `training.trace.COLUMNS`, "lr" and "epoch".
-
-    Every array has a number for each step; "epoch" is the time before the step, in epochs. Empty
-    if nothing was traced.
-    """
+    """All traced steps of a run in order: `training.trace.COLUMNS`, "lr" and "epoch", the time
+    before the step in epochs; a number for each step. Empty if nothing was traced."""
     parts: dict[str, list[np.ndarray]] = {}
     for epoch, path in traces(folder).items():
         arrays, _ = read_arrays(path)
@@ -99,7 +92,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a launcher last did with a run; None if there is no note, or a damaged one."""
+    """The note of `write_state`; None if there is none, or a damaged one."""
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads((folder / STATE).read_text())
     return None

@@ -22,13 +22,9 @@ HELD = 1e-3  # relative change of the norm below which a run counts as on the sp
 
 
 def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
-    """The measured runs below a folder whose metrics do not lie beside a configuration.
-
-    Returns
-    -------
-    For each the folder of its checkpoints (which may be gone), its configuration as far as it is
-    known, and the folder of its metrics.
-    """
+    """The measured runs below a folder whose metrics do not lie beside a configuration: for each
+    the folder of its checkpoints (which may be gone), its configuration as far as it is known, and
+    the folder of its metrics."""
     measured = {path.parent for name in METRICS for path in root.rglob(f"{name}.npz")}
     found = []
     for metrics in sorted(folder for folder in measured if not (folder / CONFIG).exists()):
@@ -73,10 +69,8 @@ def _known(folder: Path, metrics: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Rates and number of classes from a checkpoint; empty where it cannot be read.
-
-    Of several groups of weights the one with the largest rate counts: the others are frozen.
-    """
+    """Rates and number of classes from a checkpoint; empty where it cannot be read. Of several
+    groups of weights the one with the largest rate counts: the others are frozen."""
     from runs.checkpoints import load  # only here: it needs torch
 
     try:

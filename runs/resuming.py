@@ -13,8 +13,6 @@ from utils import UserError
 
 
 class Diverged(Exception):
-    """The training loss has become NaN or infinite."""
-
     def __init__(self, epoch: float, measured: bool):
         how = "saved and measured" if measured else "saved; --resume --metrics measures them"
         super().__init__(
@@ -24,14 +22,10 @@ class Diverged(Exception):
 
 
 def is_complete(folder: Path, last: int, options: Train) -> bool:
-    """True, with a message, if --resume has nothing left to do.
-
-    Raises
-    ------
-    UserError : the folder holds a run with other options, or neither --resume nor --overwrite is
-        given, or --overwrite would replace a run that has branches.
-    Diverged : the run diverged, and its checkpoints are measured or need not be.
-    """
+    """True, with a message, if --resume has nothing left to do. Raises UserError if the folder
+    holds another run, neither --resume nor --overwrite is given, or --overwrite would replace a run
+    with branches. Raises Diverged if the run diverged and its checkpoints are measured or need not
+    be."""
     found = checkpoints_in(folder)
     # A run whose checkpoints are gone is a run too: starting anew would remove its metrics.
     if not (found or (folder / LATEST).exists() or read_log(folder) or any(folder.glob("*.npz"))):
@@ -59,14 +53,8 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
-    """The epoch and content of the newest readable checkpoint; both None for an empty folder.
-
-    Damaged files are named and passed over.
-
-    Raises
-    ------
-    UserError : there are checkpoints, but none of a whole epoch can be read.
-    """
+    """Epoch and content of the newest readable checkpoint; both None for an empty folder. Damaged
+    files are named and passed over. Raises UserError if nothing else is left."""
     found = checkpoints_in(folder)
     numbered = [path for (_, part), path in found.items() if not part]
     for path in filter(Path.exists, [folder / LATEST, *reversed(numbered)]):

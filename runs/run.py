@@ -34,10 +34,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back from its folder.
-
-    `log()`, `metrics()` and `trace()` read its files. The properties follow from these; those that
-    take time are computed once.
+    """A run read back from its folder. Most properties follow from `log()` and `metrics()`.
 
     Attributes
     ----------
@@ -54,10 +51,7 @@ class Run:
 
     @cached_property
     def options(self) -> Train:
-        """The options that it was trained with.
-
-        Raises UserError where they are not known (results of the official code).
-        """
+        """The options. Raises UserError where they are not known (results of the official code)."""
         if "name" in self.config:
             raise UserError(f"{self.folder} has no {CONFIG}")
         return options_of(self.config)
@@ -105,11 +99,8 @@ class Run:
         return (self.metrics_folder or self.folder) / f"{name}.npz"
 
     def lr_at(self, epochs: np.ndarray) -> np.ndarray:
-        """The learning rate of the epoch that ended (or was under way) at each of these times.
-
-        From log.csv, which follows a schedule. Without one it is the base rate or, for official
-        results, that of the checkpoints.
-        """
+        """The learning rate of the epoch that ended (or was under way) at each of these times: by
+        log.csv or, without one, the base rate or, for official results, that of the checkpoints."""
         rows = read_log(self.folder)
         known = [(row["epoch"], row["lr"]) for row in rows]
         if not known:
@@ -131,9 +122,7 @@ class Run:
 
     def log(self) -> dict[str, np.ndarray]:
         """The columns of log.csv, an array over the epochs each; NaN for what was not measured.
-
-        Empty where there is no log, as beside checkpoints of the official code.
-        """
+        Empty where there is no log, as beside checkpoints of the official code."""
         rows = read_log(self.folder)
         keys = rows[0] if rows else ()
         columns = {key: np.array([row[key] for row in rows], dtype=float) for key in keys}
@@ -145,10 +134,8 @@ class Run:
         return {name: values[trace["epoch"] < end] for name, values in trace.items()}
 
     def metrics(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of one metrics file, by name; empty when there is no such file.
-
-        Raises UserError where it is damaged.
-        """
+        """The arrays of a metrics file, by name; {} without a file. Raises UserError if it is
+        damaged."""
         if not self._npz(name).exists():
             return {}
         return self._in_window(read_arrays(self._npz(name))[0], "report_epochs")
@@ -209,10 +196,8 @@ class Run:
 
     @cached_property
     def history(self) -> dict[str, Curve]:
-        """The `curves`, and every epoch of train_loss, train_error, si_norm and effective_lr.
-
-        Those are from the log if there is one; its loss and error are means over an epoch's steps.
-        """
+        """The `curves`, with train_loss, train_error, si_norm and effective_lr of every epoch where
+        there is a log; its loss and error are means over an epoch's steps."""
         log = self.log()
         columns = {name: log[name] for name in ("train_loss", "si_norm") if name in log}
         if "train_acc" in log:
@@ -223,18 +208,15 @@ class Run:
 
     @cached_property
     def periods(self) -> Periods:
-        """Its periods, in epochs."""
         if not {"train_loss", "si_norm"} <= self.history.keys():
             return Periods()
         return find_periods(*at_common_epochs(self.history, "train_loss", "si_norm"))
 
     @property
     def e_fold(self) -> float:
-        """Epochs in which weight decay alone shrinks ρ to 1/e.
-
-        1/(ηλ) steps of SGD; (1 - α)/(ηλ) with momentum α, which multiplies the rate by 1/(1 - α).
-        0 for Adam, whose coupled decay is part of the normalised gradient. NaN if it is not known.
-        """
+        """Epochs in which weight decay alone shrinks ρ to 1/e; infinite without decay, NaN if not
+        known. 1/(ηλ) steps of SGD; (1 - α)/(ηλ) with momentum α, which multiplies the rate by
+        1/(1 - α). 0 for Adam, whose coupled decay is part of the normalised gradient."""
         config = self.config
         if config["optimizer"] == "adam":
             return 0.0
@@ -244,7 +226,6 @@ class Run:
 
     @property
     def equilibrium_angle(self) -> float:
-        """The RMS angle of a step in equilibrium (`theory.dynamics.equilibrium_angle`)."""
         config, decay = self.config, self.base_lr * self.config["wd"]
         if config["optimizer"] == "adamw":
             return dynamics.equilibrium_angle(decay, BETA1, decoupled=True)
@@ -298,12 +279,9 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(root: str | Path, branches: bool = False, logged: bool = False) -> list[Run]:
-    """Every measured run in and below a folder, by learning rate, weight decay and folder.
-
-    Branches are left out unless they are asked for, or `root` is the folder of one. Results of
-    the official code, which have no configuration, are found too. With `logged`, runs that have a
-    log but no metrics are included.
-    """
+    """Every measured run in and below a folder, by learning rate, weight decay and folder, results
+    of the official code included; with `logged` also those with only a log. Branches are left out
+    unless they are asked for, or `root` is the folder of one."""
     runs = [run for run in all_runs(root) if run.is_measured() or (logged and run.log())]
     if not branches:
         runs = [run for run in runs if not run.is_branch or run.folder == Path(root)]
@@ -318,10 +296,8 @@ def _order(run: Run) -> tuple[float, float, str]:
 
 
 def all_runs(root: str | Path) -> list[Run]:
-    """Every run and branch in and below a folder, measured or not, by folder.
-
-    A configuration that is damaged, or not of a run, is named and passed over.
-    """
+    """Every run and branch in and below a folder, measured or not, by folder. A configuration that
+    is damaged, or not of a run, is named and passed over."""
     found = []
     for path in sorted(Path(root).rglob(CONFIG)):
         try:
@@ -332,10 +308,8 @@ def all_runs(root: str | Path) -> list[Run]:
 
 
 def find_experiments(root: str | Path) -> dict[str, list[Run]]:
-    """The measured runs below a folder by experiment: the folder of their lines.
-
-    A run directly below it, <root>/<dir>/trial_<t>, is an experiment of its own: <dir>.
-    """
+    """The measured runs below a folder by experiment: the folder of their lines. A run directly
+    below it, <root>/<dir>/trial_<t>, is an experiment of its own: <dir>."""
     experiments: dict[str, list[Run]] = {}
     for run in find_runs(root):
         line = run.folder.parent

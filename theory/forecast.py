@@ -28,7 +28,8 @@ def time_to_turn(
     at which it turned. If the last fall began at a higher η̃ than the present one, ln ρ is
     extrapolated at the rate of the later half of this fall. A fall that is close to the η̃ of the
     last turn, or beyond, is expected to go on for a quarter of the usual depth (the median fall of
-    ln ρ in the last five periods): how much deeper it goes hardly depends on how deep it is.
+    ln ρ in the last five periods): how much deeper it goes hardly depends on how deep it is. None
+    without a period so far, while ρ does not fall, or if the rates are not positive numbers.
 
     Parameters
     ----------
@@ -37,11 +38,6 @@ def time_to_turn(
     periods : the periods so far.
     lr_ratio : the learning rate now over that of the last fall.
     power : p (`theory.dynamics.norm_power`).
-
-    Returns
-    -------
-    In the unit of `times`; None without a period so far, while ρ does not fall, or if the rates are
-    not positive numbers.
     """
     if not periods or not 0 < lr_ratio < math.inf:
         return None
@@ -70,13 +66,8 @@ def time_to_turn(
 
 
 class Course:
-    """Follows the periods of a training run while it goes on, one record after the other.
-
-    Attributes
-    ----------
-    periods : the periods so far.
-    phase : "A", "B" or "C". It stays B until ρ has risen by a tenth, when a turn is known.
-    """
+    """Follows the periods of a training run while it goes on, one record after the other. `phase`
+    is "A", "B" or "C"; it stays B until ρ has risen by a tenth, when a turn is known."""
 
     def __init__(self):
         self._detector = Detector()
@@ -96,7 +87,6 @@ class Course:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
         vars(self._detector).update(state["detector"])
         self._detector.periods = [Period(*values) for values in state["detector"]["periods"]]
         self.periods, self.phase = self._detector.periods, state["phase"]
@@ -106,11 +96,8 @@ class Course:
     def add(
         self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
     ) -> float | None:
-        """Take the next record; in phase B, return `time_to_turn`.
-
-        A record whose ρ is not a positive number is ignored. There is no forecast if rates are not
-        positive numbers, or have changed under an optimiser of unknown `power`.
-        """
+        """Take the next record, if its ρ is a positive number; in phase B, return `time_to_turn`.
+        None if rates are not positive, or have changed under an optimiser of unknown `power`."""
         if not 0 < rho < math.inf:
             return None
         self._detector.add(time, loss, rho)

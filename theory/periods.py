@@ -5,9 +5,6 @@ its minimum in the fall to its maximum in the rise. The turning points also boun
 weight decay dominates and ρ falls; in C, from the turn to the maximum of the loss, training
 destabilises; in A the gradients dominate, until ρ reaches its maximum. A jump, where the loss rises
 at once, is the sharp special case: with momentum, augmentation or small steps periods are smooth.
-
-`Detector` takes one record at a time, in any training loop; `find_periods` takes the records of a
-whole run.
 """
 
 import functools
@@ -61,24 +58,15 @@ class Period:
 
     @property
     def is_orderly(self) -> bool:
-        """Whether ρ falls over 5 records or more, with rises of at most 0.3 of the fall.
-
-        Swings of noise seldom do so, whatever their size.
-        """
+        """Whether ρ falls over 5 records or more, with rises of at most 0.3 of the fall, as swings
+        of noise seldom do, whatever their size."""
         return self.records >= RESOLVED and self.wavering <= WAVERING
 
 
 class Detector:
-    """Finds periods while a run goes on, in one pass, without keeping the records.
-
-    Parameters
-    ----------
-    rise : factor by which ρ has to change direction.
-
-    Attributes
-    ----------
-    periods : the periods confirmed so far. The last one grows as long as ρ rises.
-    """
+    """Finds periods while a run goes on, in one pass, without keeping the records. `rise` is the
+    factor by which ρ has to change direction. `periods` are those confirmed so far; the last one
+    grows as long as ρ rises."""
 
     def __init__(self, rise: float = RISE):
         self.rise = rise
@@ -94,11 +82,8 @@ class Detector:
         self._confirmed = False  # whether this rise is that of the last period
 
     def add(self, time: float, loss: float, rho: float) -> None:
-        """Take the next record.
-
-        A record whose ρ is not a positive number is ignored; a loss that is not finite counts as
-        infinitely high.
-        """
+        """Take the next record, unless ρ is not a positive number. A loss that is not finite counts
+        as infinitely high."""
         if not 0 < rho < math.inf:
             return
         now = (time, loss if math.isfinite(loss) else math.inf)
@@ -143,13 +128,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Periods:
-    """The periods of one run, in order.
-
-    Attributes
-    ----------
-    cycles : the periods, each with its turning points.
-    end : time of the run's last record.
-    """
+    """The periods (`cycles`) of one run, in order; `end` is the time of its last record."""
 
     cycles: tuple[Period, ...] = ()
     end: float = -math.inf
@@ -193,11 +172,8 @@ class Periods:
 
     @property
     def dispersion(self) -> float:
-        """Robust σ / mean of the lengths, 1.48 · MAD / median; NaN with fewer than three periods.
-
-        One swing that is too small to be a period doubles a length and raises the CV, but hardly
-        the dispersion.
-        """
+        """Robust σ / mean of the lengths, 1.48 · MAD / median; NaN with fewer than three periods. A
+        swing too small for a period doubles a length: it raises the CV, but hardly this."""
         if len(self) < 3:
             return math.nan
         median = np.median(self.lengths)
@@ -231,29 +207,20 @@ class Periods:
 
     @property
     def is_regular(self) -> bool:
-        """Whether there are at least four periods, up to the end of the run and alike in length.
-
-        Alike: `dispersion` below 0.4, and `cv` below `cv_limit`, as for 5 % of random events.
-        """
+        """Whether there are at least four periods, up to the end of the run and alike in length:
+        `dispersion` below 0.4, and `cv` below `cv_limit`, as for 5 % of random events."""
         alike = self.dispersion < DISPERSION and self.cv < self.cv_limit
         return bool(len(self) >= ENOUGH and self.goes_on and alike)
 
     @property
     def is_periodic(self) -> bool:
-        """Whether the run is periodic: regular, with three in four periods orderly.
-
-        Ask this of the periods `after` one e-fold of weight decay, 1 / (ηλ) steps.
-        """
+        """Whether the run is periodic: regular, with three in four periods orderly. Ask this of the
+        periods `after` one e-fold of weight decay, 1 / (ηλ) steps."""
         return self.is_regular and bool(self.orderly >= ORDERLY)
 
     def minima(self, times: ArrayLike, loss: ArrayLike) -> np.ndarray:
-        """The time of the lowest loss before every turn of ρ, since the maximum before it.
-
-        Parameters
-        ----------
-        times, loss : (n,), in order, of any records, such as checkpoints. A period without one is
-            left out.
-        """
+        """The time of the lowest loss before every turn of ρ, since the maximum before it, in any
+        records (n,) in order, such as checkpoints. A period without one is left out."""
         times, loss = np.asarray(times, dtype=float), np.asarray(loss, dtype=float)
         found, begin = [], -math.inf
         for period in self.cycles:
@@ -269,12 +236,9 @@ def chance_cv(lengths: int, fall: float) -> float:
 
     Events come at random (exponential lengths) after a dead time, in which none would be seen: ρ
     has to fall by the factor `RISE` and to rise by it again. The dead time is 2 ln(`RISE`) / `fall`
-    of the mean length, 0.2 to 0.4: a shorter one makes the limit laxer.
-
-    Parameters
-    ----------
-    lengths : their number n >= 1; above 200 the limit for 200, which is stricter.
-    fall : mean of ln(ρ_start / ρ_turn), the fall of ρ in a period.
+    of the mean length, 0.2 to 0.4: a shorter one makes the limit laxer. `fall` is the mean of
+    ln(ρ_start / ρ_turn), the fall of ρ in a period. Above 200 `lengths` the limit is that for 200,
+    which is stricter.
     """
     dead = min(max(2 * math.log(RISE) / fall, 0.2), 0.4)
     return _chance_cv(min(lengths, 200), round(dead, 2))
@@ -288,18 +252,9 @@ def _chance_cv(lengths: int, dead: float) -> float:
 
 
 def find_periods(times: ArrayLike, loss: ArrayLike, rho: ArrayLike, rise: float = RISE) -> Periods:
-    """The periods in the records of a run.
-
-    Parameters
-    ----------
-    times, loss, rho : (n,) in order of time, evenly spaced or not; for values that are not finite
-        see `Detector.add`.
-    rise : factor by which ρ has to change direction.
-
-    Raises
-    ------
-    ValueError : lengths that differ.
-    """
+    """The periods in the records of a run: times, loss, ρ, each (n,), in order of time, evenly
+    spaced or not. `Detector` says what `rise` is and how values that are not finite count. Raises
+    ValueError if the lengths differ."""
     detector = Detector(rise)
     columns = [np.asarray(values, dtype=float).tolist() for values in (times, loss, rho)]
     for record in zip(*columns, strict=True):

@@ -17,15 +17,9 @@ FLAT = 0.01  # relative change of the loss below which the weights may not have 
 
 @dataclass(frozen=True)
 class Regime:
-    """The regime of a run.
-
-    Attributes
-    ----------
-    name : one of `REGIMES`, or None if the record does not suffice to tell.
-    level : median loss of the second half of the record.
-    low, high : its 10th and 90th percentile there.
-    reason : why there is no name.
-    """
+    """The regime of a run: one of `REGIMES`, or None with the reason why the record does not tell.
+    `level` is the median loss of the second half of the record, `low` and `high` its 10th and 90th
+    percentile there."""
 
     name: str | None
     level: float = np.nan
@@ -49,11 +43,11 @@ def find_regime(
     - divergence: the loss is steady and the median disorder at least 0.9, the level of random
       guessing, or the loss is not finite at the end;
     - chaotic equilibrium: the loss is steady between a minimum and random guessing. With weight
-      decay and a free norm a run that has settled is chaotic at any lower level, too: the norm
-      stays where it is because noise balances decay.
+      decay and a free norm a settled run is chaotic at any lower level, too: the norm stays where
+      it is because noise balances decay.
 
-    No regime is named if the record is short, the effective learning rate still changes, or the
-    loss still rises or falls (by more than a tenth and by more than chance).
+    None if the record is short, the effective learning rate still changes, or the loss still rises
+    or falls (by more than a tenth and by more than chance). Raises ValueError if lengths differ.
 
     Parameters
     ----------
@@ -61,12 +55,7 @@ def find_regime(
     disorder : (n,) how far from learnt, as a fraction of random guessing: for a classifier its
         training error over 1 - 1/classes; for the toy function F over its mean on the sphere.
     effective_lr : (n,) η̃; None if it is fixed.
-    e_folds : of weight decay, 1/(ηλ) steps each, in the record; infinite if the norm is held or
-        there is no decay.
-
-    Raises
-    ------
-    ValueError : lengths that differ.
+    e_folds : of weight decay, 1/(ηλ) steps each; infinite if the norm is held or without decay.
     """
     loss, disorder = np.asarray(loss, dtype=float), np.asarray(disorder, dtype=float)
     n, free = len(loss), np.isfinite(e_folds)

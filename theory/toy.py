@@ -55,12 +55,8 @@ def random_level(alpha: ArrayLike) -> float:
 def descend(
     elr: float, steps: int, alpha: Sequence[float] = (1, 2, 4), runs: int = 1, seed: int = 0
 ) -> np.ndarray:
-    """Losses along projected gradient descent from random points: (runs, steps + 1).
-
-    Raises
-    ------
-    ValueError : a rate or an alpha that is not positive.
-    """
+    """Losses along projected gradient descent from random points: (runs, steps + 1). Raises
+    ValueError for a rate or an alpha that is not positive."""
     if not (elr > 0 and np.all(np.asarray(alpha) > 0)):
         raise ValueError("the effective learning rate and every alpha must be positive")
     w = random_points(runs, len(alpha), seed)
@@ -84,11 +80,8 @@ def convergence_boundary(
     seed: int = 0,
     tolerance: float = 1e-3,
 ) -> float:
-    """The ELR up to which descent from random points converges, by bisection.
-
-    `tolerance` is relative. Descent converges at an ELR if most of the runs end at a loss of 0, to
-    1e-12 of sum(alpha).
-    """
+    """The ELR up to which descent from random points converges, by bisection. It converges if most
+    of the runs end at a loss of 0, to 1e-12 of sum(alpha). `tolerance` is relative."""
     low, high = 0.25 * stability_bound(alpha), 4 * stability_bound(alpha)
     while high / low > 1 + tolerance:
         middle = np.sqrt(low * high)

@@ -15,17 +15,13 @@ WARM_UP = 3  # calls before the capture, in which libraries choose and load thei
 class Captured:
     """Calls a function of tensors that returns nothing; on a GPU, replays it as a CUDA graph.
 
-    The first three calls on a GPU are ordinary calls, the fourth records the graph, and it and
-    all later ones replay it. Arguments of other shapes than the first call's (the smaller last
-    batch of an epoch) always lead to an ordinary call, as does every call on a CPU.
+    There the first three calls are ordinary ones and the fourth records the graph. Calls on a CPU,
+    or with other shapes than the first call's (the smaller last batch of an epoch), stay ordinary.
 
-    The function may read and change only its arguments and tensors that live as long as the
-    graph. It must not wait for the device. A number that it reads from Python (a rate, a counter)
-    keeps the value that it had in the recorded call.
-
-    The function is passed with every call and not stored: storing a bound method of the object
-    that owns the graph would create a reference cycle, which keeps the graph's memory until
-    garbage collection.
+    The function may read and change only its arguments and tensors that live as long as the graph,
+    and must not wait for the device. A number that it reads from Python (a rate, a counter) keeps
+    the value of the recorded call. It is passed with every call: a stored bound method of the
+    graph's owner would be a reference cycle, which holds the memory until garbage collection.
     """
 
     def __init__(self, device: torch.device):

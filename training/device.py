@@ -19,16 +19,10 @@ CHANNELS_LAST_WIDTH = 8
 def select_device(gpu: int, deterministic: bool = False) -> torch.device:
     """The GPU with this number; the CPU for -1, and for 0 on a machine without a GPU.
 
-    Also makes float32 products exact (no TF32; see `products`). Kernels are not chosen by timing
-    them (`torch.backends.cudnn.benchmark`), so that a resumed run has the same ones.
-
-    Parameters
-    ----------
-    deterministic : use only GPU kernels that give the same bits in every run. On a CPU all do.
-
-    Raises
-    ------
-    UserError : there is no GPU with this number.
+    Makes float32 products exact (no TF32; see `products`). With `deterministic`, only GPU kernels
+    that give the same bits in every run are used; on a CPU all do. Kernels are not chosen by timing
+    them (`torch.backends.cudnn.benchmark`), so that a resumed run has the same ones. Raises
+    UserError if there is no GPU with this number.
     """
     allow_tf32(False)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -56,11 +50,9 @@ def _set_deterministic(wanted: bool) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Let a GPU round the factors of float32 products to 10 of 23 bits, or not.
-
-    PyTorch has two interfaces for this and refuses to read the older one where they disagree. A
-    network or torch.compile may read either, so both are set.
-    """
+    """Let a GPU round the factors of float32 products to 10 of 23 bits, or not. PyTorch has two
+    interfaces for this and refuses to read the older one where they disagree. A network or
+    torch.compile may read either, so both are set."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch 2.9 warns about the older interface
         torch.backends.cudnn.allow_tf32 = allowed
@@ -71,10 +63,8 @@ def allow_tf32(allowed: bool) -> None:
 
 @contextlib.contextmanager
 def products(precision: str) -> Iterator[None]:
-    """Inside the block convolutions and matrix products use TF32 if `precision` is "tf32".
-
-    With any other precision, and outside the block, they are exact.
-    """
+    """Inside the block convolutions and matrix products use TF32 if `precision` is "tf32". With any
+    other precision, and outside the block, they are exact."""
     if precision != "tf32":
         yield
         return
@@ -86,18 +76,14 @@ def products(precision: str) -> Iterator[None]:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which a network computes in bfloat16 if `precision` is "bf16".
-
-    Enter it for every forward pass: it caches bfloat16 copies of the weights until it is left.
-    """
+    """A context in which a network computes in bfloat16 if `precision` is "bf16". Enter it for
+    every forward pass: it caches bfloat16 copies of the weights until it is left."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory instead of returning it to the kernel (Linux).
-
-    Every step frees and allocates the same few megabytes: page faults would take a sixth of a step.
-    """
+    """Make the C library keep freed memory instead of returning it to the kernel (Linux). Every
+    step frees and allocates the same few megabytes: page faults would take a sixth of a step."""
     if sys.platform != "linux":
         return
     m_trim_threshold, m_mmap_max, largest = -1, -4, 2**31 - 1

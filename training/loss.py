@@ -20,5 +20,4 @@ def squared_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def choose(squared: bool) -> Loss:
-    """The squared loss, or the cross-entropy."""
     return squared_loss if squared else cross_entropy

@@ -27,7 +27,6 @@ class Table:
         return sys.stdout.isatty()
 
     def show(self, row: dict[str, Any], evaluated: bool) -> None:
-        """Print a row of log.csv."""
         if evaluated or not self.watched():
             if self.lines % self.REPEATED == 0:
                 tqdm.write(self.HEADER)

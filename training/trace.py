@@ -8,19 +8,9 @@ COLUMNS = ("loss", "si_norm", "gradient_norm", "one_minus_cosine")
 
 
 class StepTrace:
-    """Rows of `COLUMNS`, one per step, kept on the training device until `take` reads them.
-
-    loss : of the step's batch.
-    si_norm : ρ before the step.
-    gradient_norm : ‖g‖ of the batch for the SI weights, without weight decay.
-    one_minus_cosine : 1 - cos between the SI weights before and after the step, all of them taken
-        as one vector.
-
-    Parameters
-    ----------
-    weights : the SI weights that the optimiser changes.
-    steps : steps in an epoch.
-    """
+    """Rows of `COLUMNS`, one for each of the `steps` of an epoch, kept on the training device: the
+    loss of the batch, ρ before the step, ‖g‖ of the batch for the SI weights without weight decay,
+    and 1 - cos between the SI weights, as one vector, before and after the step."""
 
     def __init__(self, weights: list[torch.Tensor], steps: int, device: torch.device):
         self.weights = weights
@@ -31,7 +21,7 @@ class StepTrace:
 
     @torch.no_grad()
     def before(self) -> None:
-        """Store the weights and norms; call it when the gradient is complete."""
+        """Call it when the gradient is complete."""
         torch._foreach_copy_(self.old, self.weights)
         self.si_norm.copy_(models.norm(self.old))
         gradients = (torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights)
@@ -39,7 +29,6 @@ class StepTrace:
 
     @torch.no_grad()
     def after(self, loss: torch.Tensor) -> None:
-        """Add the row of the step taken since `before`."""
         new_norm = models.norm(self.weights)
         # ‖u' - u‖² / 2 for unit vectors u, u': accurate where 1 - u·u' would be rounding error.
         directions = torch._foreach_mul(self.weights, (1 / new_norm).to(self.old[0].dtype))

@@ -17,11 +17,9 @@ SGD_MOMENTS, ADAM_MOMENTS = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_s
 
 
 def schedule(options: Optimisation, progress: float) -> float:
-    """The learning rate over the initial one, after a fraction 0 <= progress < 1 of training.
-
-    The official default: constant to half of training, linear to 1 % until 90 %, then constant.
-    With --d_schedule the rate changes just after the end of a quarter.
-    """
+    """The learning rate over the initial one, after a fraction 0 <= progress < 1 of training. The
+    official default: constant to half of training, linear to 1 % until 90 %, then constant. With
+    --d_schedule the rate changes just after the end of a quarter."""
     if options.cosan_schedule:
         return 0.5 * (1 + math.cos(math.pi * progress))
     if options.no_schedule:
@@ -38,16 +36,9 @@ def schedule(options: Optimisation, progress: float) -> float:
 class Trainer:
     """What a training step changes: weights, the optimiser's moments, the sums of the epoch.
 
-    Parameters
-    ----------
-    images : number of training images (full-batch descent divides by it).
-    fixed_norm : the norm at which a resumed run has held its SI weights. None: the one that the
-        options ask for, or the present one.
-
-    Attributes
-    ----------
-    base_lr : learning rate η of the SI weights before the schedule.
-    fixed_norm : the norm ρ at which the SI weights are held; None if it is free.
+    `images` is the number of training images, which full-batch descent divides by. `base_lr` is η
+    of the SI weights before the schedule. `fixed_norm` is the ρ at which they are held (given to
+    resume a run), None if it is free.
     """
 
     def __init__(
@@ -83,13 +74,9 @@ class Trainer:
         self.captured = Captured(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """SGD or Adam with coupled weight decay, or AdamW, which decouples it.
-
-        All weights are one group, unless the others have a learning rate of their own (--noninvlr):
-        then the first group holds the SI weights and follows the schedule, and the second holds the
-        others. On the sphere there are always these two groups, since weight decay acts on the
-        second alone: on the first it would only change the effective rate.
-        """
+        """SGD or Adam with coupled weight decay, or AdamW. All weights are one group; on the
+        sphere, or with --noninvlr, the SI weights are a first group and the others a second. On the
+        sphere weight decay acts on the second alone: on the first it would only change the rate."""
         options = self.options
         own_rate, on_sphere = options.noninvlr >= 0, options.on_sphere
         if not own_rate and not on_sphere:
@@ -116,7 +103,6 @@ class Trainer:
         return self.base_lr
 
     def set_lr(self, lr: float) -> None:
-        """Set the rate of the groups that follow the schedule."""
         for group in self.optimizer.param_groups[: self.scheduled]:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(lr)
@@ -124,11 +110,9 @@ class Trainer:
                 group["lr"] = lr
 
     def load_moments(self, content: dict[str, Any]) -> None:
-        """Load momentum or Adam's moments from a checkpoint, but not its rates and decay.
-
-        The weights may be grouped differently there (with another --noninvlr). Each moment is laid
-        out in memory as its weight is: fused steps pair the storages, whatever the strides.
-        """
+        """Load momentum or Adam's moments from a checkpoint, but not its rates and decay. The
+        weights may be grouped differently there (with another --noninvlr). Each moment is laid out
+        in memory as its weight is: fused steps pair the storages, whatever the strides."""
         is_sgd = self.options.optimizer == "sgd"
         keys = SGD_MOMENTS if is_sgd else ADAM_MOMENTS
         if is_sgd and not self.options.momentum:
@@ -176,15 +160,13 @@ class Trainer:
         return state
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Train on one batch: float32 (B, 3, 32, 32) and int64 (B,).
-
-        In full-batch descent this adds to the gradient, and `finish_epoch` takes the step.
-        """
+        """Train on one batch: float32 (B, 3, 32, 32) and int64 (B,). In full-batch descent this
+        adds to the gradient, and `finish_epoch` takes the step."""
         self.captured(self.take_step, images, labels)
         self.seen += len(labels)
 
     def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """What `step` does, without a CUDA graph."""
+        """`step` without a CUDA graph."""
         with products(self.options.precision):
             if not self.options.fbgd:
                 self.optimizer.zero_grad()
@@ -203,7 +185,6 @@ class Trainer:
             self.correct += (logits.argmax(1) == labels).sum()
 
     def _update(self, loss: torch.Tensor) -> None:
-        """Change the weights by their gradients of this loss."""
         if self.trace:
             self.trace.before()
         self.optimizer.step()
@@ -219,9 +200,7 @@ class Trainer:
 
     def finish_epoch(self) -> dict[str, float]:
         """Mean loss and accuracy of the epoch, each image evaluated before the step on its batch.
-
-        In full-batch descent this takes the epoch's one step.
-        """
+        In full-batch descent this takes the epoch's one step."""
         if self.options.fbgd:
             self._update(self.loss_sum / self.seen)
             self.optimizer.zero_grad(set_to_none=False)  # a captured step adds to these tensors
