@@ -10,7 +10,7 @@ from claims.claim import CIFAR, Found, NotMeasurable, claim, setting
 from claims.mechanism import BASE
 from claims.statistics import ABOVE, BELOW, mean, power_of_mean, ratio
 from measuring import diversity
-from measuring.minima import measure
+from measuring.rebuild import measure_checkpoint
 from runs import Run
 
 NEAR = 3  # epochs around a destabilisation
@@ -186,4 +186,4 @@ def improvement(found: list[Run]) -> Found:
 
 def error_at(run: Run, epoch: int) -> float:
     """Test error in % of a checkpoint, statistics of batch normalisation estimated anew."""
-    return 100 * measure(run.folder, runs.checkpoint_path(run.folder, epoch))["error"]
+    return 100 * measure_checkpoint(runs.checkpoint_path(run.folder, epoch))["test_error"]
