@@ -40,7 +40,7 @@ from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
 from theory.dynamics import effective_lr
 from training.device import describe, memory_format, seed_from, select_device
-from training.table import Table
+from training.table import print_row
 from training.trainer import Trainer, schedule
 
 
@@ -182,8 +182,7 @@ class Training:
         if len(rows) < done - first:
             print(f"note: the log lacks {done - first - len(rows)} of the epochs up to {done}")
         runs.write_log(self.folder, rows)
-        table = Table()
-        now = done
+        now, printed = done, 0
         try:
             if done == first:
                 self.record(done)
@@ -205,7 +204,9 @@ class Training:
                     tqdm.write(
                         f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
                     )
-                table.show(row, evaluated)
+                if evaluated or not sys.stdout.isatty():  # a log has every epoch, as official ones
+                    print_row(row, printed)
+                    printed += 1
                 if diverged:
                     raise Diverged(now, measured=self.recorder is not None)
         except (Interrupted, OSError):
