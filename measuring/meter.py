@@ -20,7 +20,7 @@ from measuring.wanted import SUBSETS, parameter_names
 from options import Measure
 from training.capture import Captured
 from training.device import autocast, products, seed_from
-from training.loss import choose
+from training.loss import LOSSES
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
 # Without batch statistics the size of a batch only matters for speed.
@@ -83,7 +83,7 @@ class Meter:
     ):
         self.model, self.images, self.options = model, images, options
         self.initial, self.progress = initial, progress
-        self.loss = choose(options.use_squared_loss)
+        self.loss = LOSSES[options.use_squared_loss]
         self.network = torch.compile(model, dynamic=False) if options.compile else model
         self.device = images.images.device
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
