@@ -28,17 +28,12 @@ def minima_of_periods(run: Run) -> list[int]:
     NotMeasurable : fewer than four; the first three and up to five of the others are compared.
     """
     found = run.metrics("train-tm")
-    there = np.isin(found["report_epochs"], saved(run))
+    there = np.isin(found["report_epochs"], [*runs.whole_epochs(run.folder)])
     epochs, loss = found["report_epochs"][there], found["loss"][there]
     lows = [*map(int, run.periods.minima(epochs, loss))]
     if len(lows) < 4:
         raise NotMeasurable(f"{run.folder} has {len(lows)} periods, fewer than 4")
     return lows
-
-
-def saved(run: Run) -> list[int]:
-    """The epochs of its whole-epoch checkpoints."""
-    return [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
 
 
 def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
@@ -47,7 +42,7 @@ def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
     The anchor is the first checkpoint in the last quarter of the way to that minimum.
     """
     start = run.periods.cycles[1].start
-    before = [epoch for epoch in saved(run) if epoch < lows[1]]
+    before = [epoch for epoch in runs.whole_epochs(run.folder) if epoch < lows[1]]
     late = start + 0.75 * (lows[1] - start)
     anchor = min([epoch for epoch in before if epoch >= late], default=before[-1])
     return anchor, branch(run, anchor, run.config["epochs"] - anchor, fix_si_pnorm=True)

@@ -92,7 +92,8 @@ def is_measured(line: Line) -> bool:
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
     except UserError:  # damaged
         return False
-    return all(rows and set(_whole_epochs(line)) <= rows.keys() for rows in measured)
+    saved = runs.whole_epochs(line.folder).keys()
+    return all(rows and saved <= rows.keys() for rows in measured)
 
 
 def is_finished(line: Line) -> bool:
@@ -105,12 +106,8 @@ def is_finished(line: Line) -> bool:
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    ended = line.epochs in _whole_epochs(line) or runs.diverged_at(line.folder) is not None
-    return ended and is_measured(line)
-
-
-def _whole_epochs(line: Line) -> list[int]:
-    return [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
+    trained = line.epochs in runs.whole_epochs(line.folder)
+    return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 
 def unfinished(lines: Iterable[Line]) -> list[Line]:

@@ -32,6 +32,7 @@ from runs.folder import (
     prune,
     remove_run,
     trial_folder,
+    whole_epochs,
 )
 from runs.log import (
     append_log,

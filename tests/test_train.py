@@ -229,7 +229,7 @@ def test_where_no_run_can_go_on_is_said(run, refused):
     (folder / runs.CONFIG).unlink()
     assert "it is not known whether it is this run" in refused(run, again)
     (folder / runs.CONFIG).write_text(config)
-    whole = [path for (_, part), path in runs.checkpoints_in(folder).items() if not part]
+    whole = [*runs.whole_epochs(folder).values()]
     for damage in (lambda path: path.write_bytes(b"damaged"), Path.unlink):
         for path in whole:
             damage(path)
