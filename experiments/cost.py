@@ -60,14 +60,14 @@ class Cost:
 
 
 class Timings:
-    """Seconds that an image takes in training, on a core or a GPU, from the runs in a folder.
+    """Seconds that an image takes in training, on a core or a GPU, from the runs in Experiments/.
 
     The first epoch of a run is left out, since it includes what happens once.
     """
 
-    def __init__(self, gpu: bool, root: Path = ROOT):
+    def __init__(self, gpu: bool):
         times: dict[tuple, list[float]] = {}
-        for path in root.glob(f"*/*/trial_*/{runs.CONFIG}"):
+        for path in ROOT.glob(f"*/*/trial_*/{runs.CONFIG}"):
             with contextlib.suppress(UserError, KeyError, ValueError):  # damaged, or old
                 config = runs.read_config(path.parent, labels=False)
                 cpu = re.fullmatch(r"CPU, (\d+) threads", config["device"])

@@ -190,7 +190,7 @@ def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
     )
     (container,) = figures.diagram_of_toy([0.1]).axes[0].containers
     same(container[0], [0.1], [2])
-    assert asked == [(0.1, 10_000, (1, 2, 4), 256)]
+    assert asked == [(0.1, 10_000, 256)]
 
 
 def test_the_regime_diagram(distinct):
