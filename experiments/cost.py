@@ -127,7 +127,7 @@ def in_epochs(line: Line, left: bool = False) -> float:
 
     Measuring a checkpoint is a pass over the training images, and a forward pass over the test set.
     """
-    epochs, checkpoints = line.epochs, {*line.checkpoints}
+    epochs, checkpoints = line.options.epochs, {*line.checkpoints}
     if left:
         log = runs.read_log(line.folder)
         epochs = max(epochs - int(log[-1]["epoch"]), 0) if log else epochs

@@ -22,13 +22,10 @@ class Line:
     commands: dict[str, list[str]]  # name of the log -> words of the command, in order
 
     @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
     def checkpoints(self) -> list[int]:
         """The epochs after which the run saves a checkpoint."""
-        return [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
+        epochs, every = self.options.epochs, self.options.save_freq
+        return [epoch for epoch in range(epochs + 1) if runs.is_saved(epoch, every)]
 
     def log(self, step: str) -> Path:
         return self.folder / f"{step}.log"
@@ -60,13 +57,9 @@ def make_line(experiment: Experiment, differing: Differing) -> Line:
     folder = runs.trial_folder(directory, options.trial)
     train_tm, prebn, test_em = (str(folder / f"{metrics}.npz") for metrics in runs.METRICS)
     shared = Measure(models_dir=str(folder), update=True, gpu=options.gpu)
-    on_train = replace(
-        shared,
-        save_path=train_tm,
-        prebn_save_path=prebn,
-        eval_on_train_subsets=bool(options.corrupt_train),
-        **dict.fromkeys(runs.TRAIN_FLAGS, True),
-    )
+    subsets = ("eval_on_train_subsets",) if options.corrupt_train else ()
+    flags = dict.fromkeys((*runs.TRAIN_FLAGS, *subsets), True)
+    on_train = replace(shared, save_path=train_tm, prebn_save_path=prebn, **flags)
     on_test = replace(shared, save_path=test_em, **dict.fromkeys(runs.TEST_FLAGS, True))
     commands = {
         "train": ["train.py", *words(options)],
@@ -106,7 +99,7 @@ def is_finished(line: Line) -> bool:
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    trained = line.epochs in runs.whole_epochs(line.folder)
+    trained = line.options.epochs in runs.whole_epochs(line.folder)
     return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 

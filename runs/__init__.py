@@ -11,9 +11,7 @@ from runs.config import (
     branch_folder,
     check_same_run,
     code_version,
-    differences,
     differing_options,
-    options_of,
     read_config,
     write_config,
 )

@@ -42,9 +42,9 @@ def gradient(w: np.ndarray, alpha: ArrayLike) -> np.ndarray:
     return np.stack([common * y, -common * x], axis=-2)
 
 
-def random_points(count: int, pairs: int, seed: int = 0) -> np.ndarray:
+def random_points(count: int, pairs: int) -> np.ndarray:
     """Uniformly random points of the sphere: (count, 2, pairs)."""
-    w = np.random.RandomState(seed).standard_normal((count, 2, pairs))
+    w = np.random.RandomState(0).standard_normal((count, 2, pairs))
     return w / np.linalg.norm(w, axis=(-2, -1), keepdims=True)
 
 
@@ -53,9 +53,7 @@ def random_level(alpha: ArrayLike = ALPHA) -> float:
     return float(np.sum(alpha) / 4)
 
 
-def descend(
-    elr: float, steps: int, alpha: Sequence[float] = ALPHA, runs: int = 1, seed: int = 0
-) -> np.ndarray:
+def descend(elr: float, steps: int, alpha: Sequence[float] = ALPHA, runs: int = 1) -> np.ndarray:
     """Losses along projected gradient descent from random points: (runs, steps + 1).
 
     Raises
@@ -64,7 +62,7 @@ def descend(
     """
     if not (elr > 0 and np.all(np.asarray(alpha) > 0)):
         raise ValueError("the effective learning rate and every alpha must be positive")
-    w = random_points(runs, len(alpha), seed)
+    w = random_points(runs, len(alpha))
     losses = [loss(w, alpha)]
     for _ in range(steps):
         w = w - elr * gradient(w, alpha)
