@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,28 +146,25 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     return runs.read_run(folder)
 
 
+@dataclass
 class Training:
     """The loop over the epochs, with what it leaves on disk."""
 
-    def __init__(
-        self,
-        folder: Path,
-        options: Train,
-        trainer: Trainer,
-        images: data.ImageSet,
-        recorder: Recorder | None,
-        evaluator: Meter,
-    ):
-        self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
-        self.recorder, self.evaluator = recorder, evaluator
-        self.first = options.resume_epoch or 0  # the number of the run's first checkpoint
-        self.last = self.first + options.epochs
-        self.record_seconds = 0.0  # time of the latest metrics of a checkpoint
-        steps = math.ceil(len(images) / options.batch_size)  # in an epoch
-        # step -> which part of the epoch, of save_freq_int, it ends
-        self.parts = {
-            part * steps // options.save_freq_int: part for part in range(1, options.save_freq_int)
-        }
+    folder: Path
+    options: Train
+    trainer: Trainer
+    images: data.ImageSet
+    recorder: Recorder | None
+    evaluator: Meter
+    record_seconds: float = 0.0  # time of the latest metrics of a checkpoint
+
+    def __post_init__(self):
+        self.first = self.options.resume_epoch or 0  # the number of the run's first checkpoint
+        self.last = self.first + self.options.epochs
+        steps = math.ceil(len(self.images) / self.options.batch_size)  # in an epoch
+        n = self.options.save_freq_int
+        # step -> which part of the epoch it ends
+        self.parts = {part * steps // n: part for part in range(1, n)}
 
     def is_saved(self, epoch: int) -> bool:
         return runs.is_saved(epoch - self.first, self.options.save_freq) or epoch == self.last
