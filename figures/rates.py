@@ -86,11 +86,14 @@ def _at_the_end(run: Run) -> dict[str, float]:
     return {name: values[-1] for name, values in found.items() if len(values)}
 
 
-def conventional(runs: Sequence[Run]) -> Figure | None:
+def conventional(
+    runs: Sequence[Run], boundaries: Sequence[tuple[float, float]] = ()
+) -> Figure | None:
     """Ordinary training by initial rate: final loss and error, and the course of η̃ (P2).
 
     Shows the measured runs at a constant rate or with a cosine alone. A momentum μ counts as a rate
     of η / (1 - μ). None unless the runs differ in all three: rate, momentum and cosine.
+    `boundaries` are intervals of η̃ in which a regime on the sphere ends; they are shaded.
     """
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
     runs = [run for run in runs if _cosine(run) or run.config.get("no_schedule")]
@@ -121,11 +124,15 @@ def conventional(runs: Sequence[Run]) -> Figure | None:
             rate = effective_lr(run.lr_at(epochs), si_norm, run.optimizer) / (1 - _momentum(run))
             rate = np.where(rate > 0, rate, np.nan)
             axis.plot(epochs, rate, color=shade_of[run.base_lr], linewidth=1.2)
+        for low, high in boundaries:
+            axis.axhspan(low, high, color="grey", alpha=0.3, linewidth=0)
         describe(axis, kind, "epoch", ELR if axis is first else "", yscale="log")
     rate = "initial rate η"
     describe(axes["train_loss"], "Final train loss", rate, loss_label(runs), "log", "log")
     describe(axes["test_error"], "Final test error", rate, "error, %", "log")
     named |= {f"η = {rate:g}": plt.Line2D([], [], color=shade_of[rate]) for rate in rates}
+    if boundaries:
+        named["a regime of the sphere ends"] = plt.Line2D([], [], color="grey", alpha=0.3)
     name_below(figure, named)
     return figure
 

@@ -99,7 +99,7 @@ def test_conventional_training_by_initial_rate(make):
         found.append(run)
     assert not drawn(found[:4]) and not drawn(found[:2]) and not drawn(found[::2])
     assert drawn(found) == ["conventional"]
-    figure = figures.conventional(found)
+    figure = figures.conventional(found, boundaries=[(0.01, 0.02)])
     loss, error, *courses = figure.axes
     assert [line.tolist() for line in lines(loss)] == 4 * [[[0.1, 0.1], [0.3, 0.3]]]
     assert lines(error)[0] == pytest.approx(np.array([[0.1, 10], [0.3, 30]]))
@@ -108,7 +108,8 @@ def test_conventional_training_by_initial_rate(make):
     for axis, factor in zip(courses, (1, 10, 1, 10), strict=True):
         rates = [line[0, 1] for line in lines(axis)]
         assert rates == pytest.approx([factor * 0.1 / 4, factor * 0.3 / 4])
-    assert names(figure) == [*kinds, "η = 0.1", "η = 0.3"]
+        assert [patch.get_y() for patch in axis.patches] == [0.01]
+    assert names(figure) == [*kinds, "η = 0.1", "η = 0.3", "a regime of the sphere ends"]
     other = [replace(run, config={**run.config, "no_schedule": False}) for run in found]
     assert not drawn(other)  # of the constant ones, which now have the usual schedule, none is left
     many = [replace(run, config={**run.config, "momentum": mu}) for run in found[::2]
