@@ -223,7 +223,7 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
     """The images to measure on: the test set, or the images that the run was trained on."""
     on_test = {"use_data_size": None, "corrupt_train": None}
     asked = replace(options, **on_test if options.use_test else {"use_test_size": None})
-    train, test = data.load_for(asked, use_test=options.use_test or run_uses_test)
+    train, test = data.load(asked, use_test=options.use_test or run_uses_test)
     images = test if options.use_test else train
     count = options.eval_on_random_subset
     if count is None:

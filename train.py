@@ -84,14 +84,14 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     # Data
     device = select_device(options.gpu, options.deterministic)
     layout = memory_format(device, options.num_channels, options.norm)
-    train_images, eval_images = data.load_for(options, options.use_test)
+    train_images, eval_images = data.load(options, options.use_test)
     steps = math.ceil(len(train_images) / options.batch_size)
     if options.save_freq_int > steps:
         raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
     train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
     test_images = eval_images
     if options.metrics and not options.use_test:
-        test_images = data.load_for(options, use_test=True)[1].to(device, layout)
+        test_images = data.load(options, use_test=True)[1].to(device, layout)
 
     # Network
     torch.manual_seed(seed_from(options.seed, options.trial))

@@ -120,6 +120,6 @@ def check_data(lines: Sequence[Line]) -> None:
     asked = {tuple(getattr(line.options, key) for key in sizes): line.options for line in lines}
     for options in asked.values():
         plain = replace(options, corrupt_train=None, split_classes=None)
-        data.load_for(plain, options.use_test)
+        data.load(plain, options.use_test)
         if not options.use_test:  # the metrics test-em are of the test set all the same
-            data.load(options.dataset, options.data_path, use_test=True)
+            data.load(replace(plain, use_data_size=None, use_test_size=None), use_test=True)

@@ -29,7 +29,7 @@ def rebuild(run: Run) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
     asked = run.options
     device = select_device(asked.gpu)
     layout = memory_format(device, asked.num_channels, asked.norm)
-    images = [part.to(device, layout) for part in data.load_for(asked, asked.use_test)]
+    images = [part.to(device, layout) for part in data.load(asked, asked.use_test)]
     return network(asked, images[0], run.config.get("si_weights")), *images
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import TINY, measure, state_of
+from conftest import TINY, load_images, measure, state_of
 from torch import nn
 from tqdm import tqdm
 
@@ -175,7 +175,7 @@ def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkey
 
 def test_the_random_subset_and_the_random_crops_are_those_of_the_seed(folder):
     state = state_of(folder, 2)
-    images, _ = data.load("Digits", "", use_test=True, use_data_size=200, corrupt_train=0.3)
+    images, _ = load_images("Digits", use_test=True, use_data_size=200, corrupt_train=0.3)
     ((pixels, labels),) = ((255 * (0.3222 * x + 0.3051), y) for x, y in images.batches(200))
 
     def loss(pixels, labels):
@@ -362,7 +362,7 @@ def test_metrics_are_written_while_the_run_goes_on(run, monkeypatch):
 
 def outputs_of(state):
     """Test outputs and labels, with the mean statistics of the training batches."""
-    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    train_images, test_images = load_images("Digits", use_test=True, use_data_size=200)
     state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
     ((x, y),) = test_images.batches(297)
     with torch.no_grad():

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import TINY, state_of
+from conftest import TINY, load_images, state_of
 
-import data
 import runs
 import train
 from measuring import paths
@@ -63,7 +62,7 @@ def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
 
 def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     """The test set is measured with the mean statistics of the training batches."""
-    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    train_images, test_images = load_images("Digits", use_test=True, use_data_size=200)
     ((x, y),) = test_images.batches(297)
     monkeypatch.setattr(runs.Run, "regime", SimpleNamespace(name="divergence"))
     found = connect(folder, 1, 3)
