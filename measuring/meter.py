@@ -6,7 +6,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ class Meter:
         total = math.ceil(len(self.images) / self.batch_size)
         return tqdm(batches, shown, total, leave=False, disable=None if self.progress else True)
 
-    def _passes(self, what: str) -> Callable[[], Iterable[curvature.Batch]]:
+    def _passes(self, what: str) -> curvature.Passes:
         """A function that gives the batches for one product after the other."""
         number = itertools.count(1)
         return lambda: self._batches(f"{what}, product {next(number)}")
