@@ -266,8 +266,7 @@ def last_error(run: Run) -> float:
 def sharpness_at_end(run: Run) -> tuple[float, float]:
     """Fisher trace × ELR and leading Hessian eigenvalue at a run's last checkpoint."""
     model, images, _ = rebuild(run)
-    path = checkpoint_path(run.folder, run.config["epochs"])
-    checkpoints.load_into(model, path)
+    checkpoints.load_into(model, checkpoint_path(run.folder, run.config["epochs"]))
     size = run.options.batch_size
     asked = Measure(fisher_trace=True, hess_evals=True, train_mode=True, batch_size=size)
     (numbers,) = Meter(model, images, asked).measure().values()

@@ -48,8 +48,7 @@ def lines_of(experiment: Experiment) -> list[Line]:
 
 def make_line(experiment: Experiment, differing: Differing) -> Line:
     """One line, in a folder named after the options in which it differs from the others."""
-    named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
-    name = folder_name(named)
+    name = folder_name({k: v for k, v in differing.items() if k not in ("trial", "epochs")})
     directory = ROOT / experiment.name / name
     if "trial" in differing:
         name += f"_trial_{differing['trial']}"

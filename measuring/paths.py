@@ -93,12 +93,11 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
     values = {
         name: np.array([row[name] for row in rows]).reshape(len(pairs), points) for name in rows[0]
     }
-    elrs = [run.config["elr"] if run.on_sphere else np.nan for run in of]
     return {
         "checkpoint": np.array([str(path) for path in files]),
         "epoch": np.array([float(content["epoch"]) for content in contents]),
         "lr": np.array([run.base_lr for run in of]),
-        "elr": np.array(elrs),
+        "elr": np.array([run.config["elr"] if run.on_sphere else np.nan for run in of]),
         "trial": np.array([run.config["trial"] for run in of]),
         "regime": np.array([(run.regime.name if run.on_sphere else None) or "" for run in of]),
         "pair": np.array(pairs),

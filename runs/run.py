@@ -110,8 +110,7 @@ class Run:
         From log.csv, which follows a schedule. Without one it is the base rate or, for official
         results, that of the checkpoints.
         """
-        rows = read_log(self.folder)
-        known = [(row["epoch"], row["lr"]) for row in rows]
+        known = [(row["epoch"], row["lr"]) for row in read_log(self.folder)]
         if not known:
             constant = ([0], [self.base_lr])
             known = list(zip(*self.config.get("lr_by_epoch", constant), strict=True))
