@@ -29,7 +29,7 @@ import models
 from experiments import cost
 from experiments.setting import PAPER
 from measuring.recorder import Recorder
-from options import Model, Options, integer, one_of, option, parse
+from options import Model, Options, Train, integer, one_of, option, parse
 from training import Trainer
 from training.device import describe, memory_format, products, select_device
 from utils import user_errors
@@ -86,7 +86,8 @@ def new_trainer(name: str, width: int, precision: str, images: int, device) -> T
 
 def our_loop(options: Benchmark, device: torch.device) -> Actions:
     """This project's epoch and metrics, and as many passes of the bare network."""
-    parts = data.load("ImageFolder", options.data_path, use_test=True, use_data_size=options.images)
+    asked = Train(dataset="ImageFolder", data_path=options.data_path, use_data_size=options.images)
+    parts = data.load(asked, use_test=True)
     train, test = (part.to(device, memory_format(device, options.width)) for part in parts)
     trainer = new_trainer("ConvNetSI", options.width, options.precision, len(train), device)
     meters = Recorder(Path(), trainer.model, train, test, trainer.options).meters

@@ -123,33 +123,21 @@ class ImageSet:
         return crops.permute(0, 1, 2, 4, 5, 3)
 
 
-def load(
-    name: str,
-    data_path: str | Path,
-    *,
-    use_test: bool = False,
-    use_data_size: int | None = None,
-    use_test_size: int | None = None,
-    corrupt_train: float | None = None,
-    split_classes: int | None = None,
-) -> tuple[ImageSet, ImageSet]:
+def load(options: Train | Measure, use_test: bool) -> tuple[ImageSet, ImageSet]:
     """Load the training images and the images to evaluate on, both on the CPU.
 
-    Raises UserError if the data is missing or malformed, or there are fewer images than asked for.
+    Data sets of torchvision that are not there are downloaded. Raises UserError if the data is
+    missing or malformed, or there are fewer images than asked for.
 
     Parameters
     ----------
-    name : a key of `DATASETS`.
-    data_path : folder of the data. Data sets of torchvision that are not there are downloaded.
-    use_test : evaluate on the test set. Otherwise the last 5,000 training images (the last tenth of
-        fewer than 50,000) are held out and evaluated, and an ImageFolder needs no test/.
-    use_data_size : keep the first N training images, or all that are not held out if N is the size
-        of the whole training set.
-    use_test_size : keep the first N images to evaluate on.
-    corrupt_train : fraction of the training images whose labels become uniformly random.
-    split_classes : keep one half of ten classes (`SPLIT_CLASSES`), labelled 0 to 4.
+    options : the data set, its folder, and which of its images and labels. If use_data_size is the
+        size of the whole training set, all images that are not held out are kept.
+    use_test : evaluate on the test set. Otherwise the last 5,000 training images (the last tenth
+        of fewer than 50,000) are held out and evaluated, and an ImageFolder needs no test/.
     """
-    path = Path(data_path).expanduser()
+    name, path = options.dataset, Path(options.data_path).expanduser()
+    use_data_size, use_test_size = options.use_data_size, options.use_test_size
     train, test = DATASETS[name](path)
     whole = len(train)
     if use_test and test is None:
@@ -171,25 +159,18 @@ def load(
         if use_test_size > len(test):
             raise UserError(f"--use_test_size {use_test_size} is more than the {len(test)} images")
         test = test.subset(slice(0, use_test_size))
-    if split_classes is not None:
+    if options.split_classes is not None:
         if train.num_classes != 10:
             raise UserError(f"--split_classes needs ten classes; {name} has {train.num_classes}")
-        train, test = (half_of_classes(part, split_classes) for part in (train, test))
+        train, test = (half_of_classes(part, options.split_classes) for part in (train, test))
     if not len(test):
         raise UserError(f"no images of {name} to evaluate on are left")
-    if corrupt_train:
-        train = corrupt(train, corrupt_train)
+    if options.corrupt_train:
+        train = corrupt(train, options.corrupt_train)
     if len(train.labels.unique()) < 2:
         left = f"{plural(len(train), 'training image')} of {name}"
         raise UserError(f"{left} of fewer than two classes are left: there is nothing to learn")
     return train, test
-
-
-def load_for(options: Train | Measure, use_test: bool) -> tuple[ImageSet, ImageSet]:
-    """The training images of these options, and the images to evaluate on, as `load` gives them."""
-    names = ("use_data_size", "use_test_size", "corrupt_train", "split_classes")
-    asked = {name: getattr(options, name) for name in names}
-    return load(options.dataset, options.data_path, use_test=use_test, **asked)
 
 
 def half_of_classes(images: ImageSet, half: int) -> ImageSet:

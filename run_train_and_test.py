@@ -83,15 +83,14 @@ class Driver(Options):
 
 def print_experiments() -> None:
     """A row for every named experiment, at most 100 columns wide."""
-    timings = [cost.Timings(gpu) for gpu in (False, True)]
-    rows = []
+    timings, rows = cost.Timings(gpu=False), []
     for experiment in EXPERIMENTS.values():
         lines = lines_of(experiment)
-        seconds = [cost.total(lines, gpu, timings=t).seconds for gpu, t in enumerate(timings)]
-        times = ["not timed yet" if s is None else duration(s) for s in seconds]
-        rows.append([experiment.name, len(lines), *times, fill(experiment.shows, 35)])
-    headers = ("experiment", "lines", "CPU core", "GPU", "what it shows")
-    print(tabulate(rows, headers, colalign=("left", "right", "right", "right", "left")))
+        seconds = cost.total(lines, timings=timings).seconds
+        took = "not timed yet" if seconds is None else duration(seconds)
+        rows.append([experiment.name, len(lines), took, fill(experiment.shows, 50)])
+    headers = ("experiment", "lines", "CPU core", "what it shows")
+    print(tabulate(rows, headers, colalign=("left", "right", "right", "left")))
     print(f"\nTimes: as in runs in {ROOT}/ of the same networks, or else {cost.ON_REFERENCE}")
     print("--experiment NAME runs one; with --test it prints the commands instead")
 

@@ -153,14 +153,14 @@ def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Pa
     if options.epochs is None:
         return folder, found
     epochs = chosen_epochs(options.epochs)
-    whole = [epoch for epoch, part in found if not part]
+    whole = runs.whole_epochs(folder)
     absent = [epoch for epoch in epochs if epoch not in whole] if isinstance(epochs, list) else []
     if absent:
         raise UserError(
             f"no checkpoint-{absent[0]}.pt in {folder}: there are {plural(len(whole), 'epoch')} "
             f"from {min(whole)} to {max(whole)}"
         )
-    return folder, {(e, part): f for (e, part), f in found.items() if e in epochs and not part}
+    return folder, {(epoch, 0): file for epoch, file in whole.items() if epoch in epochs}
 
 
 def result_files(options: Measure, folder: Path) -> dict[str, Path]:
@@ -211,7 +211,7 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
     """The images to measure on: the test set, or the images that the run was trained on."""
     on_test = {"use_data_size": None, "corrupt_train": None}
     asked = replace(options, **on_test if options.use_test else {"use_test_size": None})
-    train, test = data.load_for(asked, use_test=options.use_test or run_uses_test)
+    train, test = data.load(asked, use_test=options.use_test or run_uses_test)
     images = test if options.use_test else train
     count = options.eval_on_random_subset
     if count is None:

@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from runs import checkpoints
 from runs.resuming import Diverged, is_complete, newest_checkpoint, norm_eps_of
 from theory.dynamics import effective_lr
 from training.device import describe, memory_format, seed_from, select_device
-from training.table import Table
+from training.table import print_row
 from training.trainer import Trainer, schedule
 
 
@@ -77,14 +77,14 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     # Data
     device = select_device(options.gpu, options.deterministic)
     layout = memory_format(device, options.num_channels, options.norm)
-    train_images, eval_images = data.load_for(options, options.use_test)
+    train_images, eval_images = data.load(options, options.use_test)
     steps = math.ceil(len(train_images) / options.batch_size)
     if options.save_freq_int > steps:
         raise UserError(f"--save_freq_int {options.save_freq_int}: an epoch has {steps} steps")
     train_images, eval_images = (part.to(device, layout) for part in (train_images, eval_images))
     test_images = eval_images
     if options.metrics and not options.use_test:
-        test_images = data.load_for(options, use_test=True)[1].to(device, layout)
+        test_images = data.load(options, use_test=True)[1].to(device, layout)
 
     # Network
     torch.manual_seed(seed_from(options.seed, options.trial))
@@ -139,28 +139,25 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     return runs.read_run(folder)
 
 
+@dataclass
 class Training:
     """The loop over the epochs, with what it leaves on disk."""
 
-    def __init__(
-        self,
-        folder: Path,
-        options: Train,
-        trainer: Trainer,
-        images: data.ImageSet,
-        recorder: Recorder | None,
-        evaluator: Meter,
-    ):
-        self.folder, self.options, self.trainer, self.images = folder, options, trainer, images
-        self.recorder, self.evaluator = recorder, evaluator
-        self.first = options.resume_epoch or 0  # the number of the run's first checkpoint
-        self.last = self.first + options.epochs
-        self.record_seconds = 0.0  # time of the latest metrics of a checkpoint
-        steps = math.ceil(len(images) / options.batch_size)  # in an epoch
-        # step -> which part of the epoch, of save_freq_int, it ends
-        self.parts = {
-            part * steps // options.save_freq_int: part for part in range(1, options.save_freq_int)
-        }
+    folder: Path
+    options: Train
+    trainer: Trainer
+    images: data.ImageSet
+    recorder: Recorder | None
+    evaluator: Meter
+    record_seconds: float = 0.0  # time of the latest metrics of a checkpoint
+
+    def __post_init__(self):
+        self.first = self.options.resume_epoch or 0  # the number of the run's first checkpoint
+        self.last = self.first + self.options.epochs
+        steps = math.ceil(len(self.images) / self.options.batch_size)  # in an epoch
+        n = self.options.save_freq_int
+        # step -> which part of the epoch it ends
+        self.parts = {part * steps // n: part for part in range(1, n)}
 
     def is_saved(self, epoch: int) -> bool:
         return runs.is_saved(epoch - self.first, self.options.save_freq) or epoch == self.last
@@ -175,8 +172,7 @@ class Training:
         if len(rows) < done - first:
             print(f"note: the log lacks {done - first - len(rows)} of the epochs up to {done}")
         runs.write_log(self.folder, rows)
-        table = Table()
-        now = done
+        now, printed = done, 0
         try:
             if done == first:
                 self.record(done)
@@ -198,7 +194,9 @@ class Training:
                     tqdm.write(
                         f"second epoch {row['seconds']:.2f} s: about {left} to train and measure"
                     )
-                table.show(row, evaluated)
+                if evaluated or not sys.stdout.isatty():  # a log has every epoch, as official ones
+                    print_row(row, printed)
+                    printed += 1
                 if diverged:
                     raise Diverged(now, measured=self.recorder is not None)
         except (Interrupted, OSError):

@@ -43,11 +43,11 @@ def is_traced(run: Run) -> bool:
     return {*(run.log()["epoch"] - 1)} <= {*np.floor(steps)}
 
 
-def destabilises(run: Run, rise: float = 4.0) -> float:
-    """The first epoch at which a run's training loss is `rise` times its lowest before, or inf."""
+def destabilises(run: Run) -> float:
+    """The first epoch at which a run's training loss is four times its lowest before, or inf."""
     log = run.log()
     loss = np.where(np.isfinite(log["train_loss"]), log["train_loss"], np.inf)
-    at = np.flatnonzero(loss >= rise * np.minimum.accumulate(loss))
+    at = np.flatnonzero(loss >= 4.0 * np.minimum.accumulate(loss))
     return float(log["epoch"][at[0]]) if len(at) else float("inf")
 
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from claims.statistics import Estimate
 from experiments import Experiment
-from experiments.setting import PAPER, rates
+from experiments.setting import rates
+from experiments.setting import setting as experiment
 
 FIRST_TRIAL = 40  # trials before were seen when margins and settings were chosen
 PARTS = ("Paper", "Estimate", "Contradicted by", "Limits")  # paragraphs of a claim's docstring
@@ -71,14 +72,8 @@ def claim(paper: str, statement: str, *settings: Experiment, seeds, power, hours
     return register
 
 
-def setting(
-    name: str, *lines: dict, base: dict = DIGITS, quick: dict | None = None, **options: Any
-) -> Experiment:
-    """The runs of a claim: options of train.py that differ from `PAPER`, and those of each line.
-    `base` has options that several settings share; `options` are added to it or replace some."""
-    options = {**base, **options}
-    if "elr" in lines[0]:
-        options |= {"fix_elr": True, "elr": 1.0}
-    else:
-        lines = rates(variants=lines)
-    return Experiment(f"claims_{name}", "", replace(PAPER, **options), lines, quick or {})
+def setting(name: str, *lines: dict, base: dict = DIGITS, **options: Any) -> Experiment:
+    """The runs of a claim: an `experiments.setting` by its lines. `base` has options that several
+    settings share; `options` are added to it or replace some."""
+    lines = lines if "elr" in lines[0] else rates(variants=lines)
+    return experiment(f"claims_{name}", "", *lines, **{**base, **options})

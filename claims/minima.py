@@ -10,7 +10,7 @@ from claims.claim import CIFAR, Found, NotMeasurable, claim, setting
 from claims.mechanism import BASE
 from claims.statistics import ABOVE, BELOW, mean, power_of_mean, ratio
 from measuring import diversity
-from measuring.minima import measure
+from measuring.rebuild import measure_checkpoint
 from runs import Run
 
 NEAR = 3  # epochs around a destabilisation
@@ -22,7 +22,7 @@ def minima_of_periods(run: Run) -> list[int]:
     may end after the destabilisation) of every period that has turned. Raises NotMeasurable for
     fewer than four: the first three and up to five of the others are compared."""
     found = run.metrics("train-tm")
-    there = np.isin(found["report_epochs"], saved(run))
+    there = np.isin(found["report_epochs"], [*runs.whole_epochs(run.folder)])
     epochs, loss = found["report_epochs"][there], found["loss"][there]
     lows = [*map(int, run.periods.minima(epochs, loss))]
     if len(lows) < 4:
@@ -30,16 +30,11 @@ def minima_of_periods(run: Run) -> list[int]:
     return lows
 
 
-def saved(run: Run) -> list[int]:
-    """The epochs of its whole-epoch checkpoints."""
-    return [epoch for epoch, step in runs.checkpoints_in(run.folder) if not step]
-
-
 def held_arm(run: Run, lows: Sequence[int]) -> tuple[int, Run]:
     """An anchor, the first checkpoint in the last quarter of the way to the second minimum, and the
     run from there to its end with ρ held."""
     start = run.periods.cycles[1].start
-    before = [epoch for epoch in saved(run) if epoch < lows[1]]
+    before = [epoch for epoch in runs.whole_epochs(run.folder) if epoch < lows[1]]
     late = start + 0.75 * (lows[1] - start)
     anchor = min([epoch for epoch in before if epoch >= late], default=before[-1])
     return anchor, branch(run, anchor, run.config["epochs"] - anchor, fix_si_pnorm=True)
@@ -173,4 +168,4 @@ def improvement(found: list[Run]) -> Found:
 
 def error_at(run: Run, epoch: int) -> float:
     """Test error in % of a checkpoint, statistics of batch normalisation estimated anew."""
-    return 100 * measure(run.folder, runs.checkpoint_path(run.folder, epoch))["error"]
+    return 100 * measure_checkpoint(runs.checkpoint_path(run.folder, epoch))["test_error"]

@@ -260,8 +260,7 @@ def last_error(run: Run) -> float:
 def sharpness_at_end(run: Run) -> tuple[float, float]:
     """Fisher trace × ELR and leading Hessian eigenvalue at a run's last checkpoint."""
     model, images, _ = rebuild(run)
-    path = checkpoint_path(run.folder, run.config["epochs"])
-    checkpoints.load_weights(model, checkpoints.load(path), path)
+    checkpoints.load_into(model, checkpoint_path(run.folder, run.config["epochs"]))
     size = run.options.batch_size
     asked = Measure(fisher_trace=True, hess_evals=True, train_mode=True, batch_size=size)
     (numbers,) = Meter(model, images, asked).measure().values()
@@ -331,8 +330,8 @@ def toy() -> Found:
 
     Limits: none; 256 starts leave no chance in it.
     """
-    boundary = toy_model.convergence_boundary(steps=3000) / toy_model.stability_bound((1, 2, 4))
-    level = toy_model.random_level((1, 2, 4))
+    boundary = toy_model.convergence_boundary(steps=3000) / toy_model.stability_bound()
+    level = toy_model.random_level()
     losses = {elr: toy_model.descend(elr, TOY_STEPS, runs=256) for elr in TOY_RATES}
     means = [loss.mean(0) for loss in losses.values()]
     names = [find_regime(loss, loss / level).name for loss in means]

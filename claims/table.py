@@ -146,7 +146,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in every)
 
 
-def pages(folder: Path, root: Path = Path()) -> dict[Path, str]:
+def pages(folder: Path) -> dict[str, str]:
     """README.md and docs/claims.md with the record of a folder between their markers."""
     read_both = read(folder / "claims.json"), read(folder / "exploratory.json")
     designs = {"claims": page_table(*read_both), "designs": page_designs(read_both[0])}
@@ -154,10 +154,10 @@ def pages(folder: Path, root: Path = Path()) -> dict[Path, str]:
     for page, parts in (
         ("README.md", {"claims": readme_table(*read_both)}), ("docs/claims.md", designs),
     ):  # fmt: skip
-        text = (root / page).read_text()
+        text = Path(page).read_text()
         for marker, content in parts.items():
             begin, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
             before, after = text.split(begin)[0], text.split(end)[1]
             text = before + begin + content + end + after
-        written[root / page] = text
+        written[page] = text
     return written

@@ -6,12 +6,11 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import fields
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, get_args
 
-from experiments.setting import Differing, Experiment
+from experiments.setting import Differing, Experiment, rates
 from options import Train, parse, spellings
 from utils import UserError, nearest
 
@@ -32,14 +31,13 @@ def are_numbers(value: Any) -> bool:
 
 
 def is_folder_name(value: Any) -> bool:
-    if not isinstance(value, str) or not value.isprintable():
-        return False
-    path = Path(value)
+    path = Path(value) if isinstance(value, str) and value.isprintable() else Path()
     return path != Path() and not path.is_absolute() and ".." not in path.parts
 
 
 TEXT = ('a text in quotes, as in "..."', lambda value: isinstance(value, str))
 NUMBERS = ("a list of numbers, as in [0.01]", are_numbers)
+MODES = ("fix_lr", "fix_elr", "fix_all_elr")
 # Parameter -> what it should be, and whether a value is that.
 PARAMETERS = {
     "exp_name": ("the name of a folder in Experiments/", is_folder_name),
@@ -48,9 +46,7 @@ PARAMETERS = {
     "fix_noninvlr": ("a number, as in 0.0", is_number),
     "params": ('a dictionary, as in {"depth": 3}', lambda value: isinstance(value, dict)),
     "combine": ('"zip" or "cross"', ("zip", "cross").__contains__),
-    "fix_elr": (
-        '"fix_lr", "fix_elr" or "fix_all_elr"', ("fix_lr", "fix_elr", "fix_all_elr").__contains__,
-    ),
+    "fix_elr": ('"fix_lr", "fix_elr" or "fix_all_elr"', MODES.__contains__),
     "same_last_layer": ("True or False", lambda value: isinstance(value, bool)),
 }  # fmt: skip
 
@@ -147,7 +143,7 @@ def differing(block: SimpleNamespace) -> tuple[Differing, ...]:
     if not lrs or not wds:
         raise UserError("lrs and wds need at least one value each")
     if block.combine == "cross" or 1 in (len(lrs), len(wds)):
-        return tuple({"lr_init": lr, "wd": wd} for lr, wd in product(lrs, wds))
+        return rates(lrs, wds)
     if len(lrs) != len(wds):
         raise UserError(f"{len(lrs)} lrs and {len(wds)} wds cannot be zipped")
     return tuple({"lr_init": lr, "wd": wd} for lr, wd in zip(lrs, wds, strict=True))

@@ -60,12 +60,12 @@ class Cost:
 
 
 class Timings:
-    """Seconds that an image takes in training, on a core or a GPU, from the runs in a folder. Their
-    first epoch, which includes what happens once, is left out."""
+    """Seconds that an image takes in training, on a core or a GPU, from the runs in Experiments/.
+    Their first epoch, which includes what happens once, is left out."""
 
-    def __init__(self, gpu: bool, root: Path = ROOT):
+    def __init__(self, gpu: bool):
         times: dict[tuple, list[float]] = {}
-        for path in root.glob(f"*/*/trial_*/{runs.CONFIG}"):
+        for path in ROOT.glob(f"*/*/trial_*/{runs.CONFIG}"):
             with contextlib.suppress(UserError, KeyError, ValueError):  # damaged, or old
                 config = runs.read_config(path.parent, labels=False)
                 cpu = re.fullmatch(r"CPU, (\d+) threads", config["device"])
@@ -121,7 +121,7 @@ def images(options: Train) -> tuple[int, int]:
 def in_epochs(line: Line, left: bool = False) -> float:
     """The work of a line, or what is `left` of it, in epochs of training. Measuring a checkpoint is
     a pass over the training images, and a forward pass over the test set."""
-    epochs, checkpoints = line.epochs, {*line.checkpoints}
+    epochs, checkpoints = line.options.epochs, {*line.checkpoints}
     if left:
         log = runs.read_log(line.folder)
         epochs = max(epochs - int(log[-1]["epoch"]), 0) if log else epochs

@@ -22,13 +22,10 @@ class Line:
     commands: dict[str, list[str]]  # name of the log -> words of the command, in order
 
     @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
     def checkpoints(self) -> list[int]:
         """The epochs after which the run saves a checkpoint."""
-        return [e for e in range(self.epochs + 1) if runs.is_saved(e, self.options.save_freq)]
+        epochs, every = self.options.epochs, self.options.save_freq
+        return [epoch for epoch in range(epochs + 1) if runs.is_saved(epoch, every)]
 
     def log(self, step: str) -> Path:
         return self.folder / f"{step}.log"
@@ -47,8 +44,7 @@ def lines_of(experiment: Experiment) -> list[Line]:
 
 def make_line(experiment: Experiment, differing: Differing) -> Line:
     """One line, in a folder named after the options in which it differs from the others."""
-    named = {k: v for k, v in differing.items() if k not in ("trial", "epochs")}
-    name = folder_name(named)
+    name = folder_name({k: v for k, v in differing.items() if k not in ("trial", "epochs")})
     directory = ROOT / experiment.name / name
     if "trial" in differing:
         name += f"_trial_{differing['trial']}"
@@ -56,13 +52,9 @@ def make_line(experiment: Experiment, differing: Differing) -> Line:
     folder = runs.trial_folder(directory, options.trial)
     train_tm, prebn, test_em = (str(folder / f"{metrics}.npz") for metrics in runs.METRICS)
     shared = Measure(models_dir=str(folder), update=True, gpu=options.gpu)
-    on_train = replace(
-        shared,
-        save_path=train_tm,
-        prebn_save_path=prebn,
-        eval_on_train_subsets=bool(options.corrupt_train),
-        **dict.fromkeys(runs.TRAIN_FLAGS, True),
-    )
+    subsets = ("eval_on_train_subsets",) if options.corrupt_train else ()
+    flags = dict.fromkeys((*runs.TRAIN_FLAGS, *subsets), True)
+    on_train = replace(shared, save_path=train_tm, prebn_save_path=prebn, **flags)
     on_test = replace(shared, save_path=test_em, **dict.fromkeys(runs.TEST_FLAGS, True))
     commands = {
         "train": ["train.py", *words(options)],
@@ -87,7 +79,8 @@ def is_measured(line: Line) -> bool:
         measured = [runs.Metrics.read(line.folder / f"{m}.npz").rows for m in runs.METRICS]
     except UserError:  # damaged
         return False
-    return all(rows and set(_whole_epochs(line)) <= rows.keys() for rows in measured)
+    saved = runs.whole_epochs(line.folder).keys()
+    return all(rows and saved <= rows.keys() for rows in measured)
 
 
 def is_finished(line: Line) -> bool:
@@ -96,12 +89,8 @@ def is_finished(line: Line) -> bool:
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    ended = line.epochs in _whole_epochs(line) or runs.diverged_at(line.folder) is not None
-    return ended and is_measured(line)
-
-
-def _whole_epochs(line: Line) -> list[int]:
-    return [epoch for epoch, step in runs.checkpoints_in(line.folder) if not step]
+    trained = line.options.epochs in runs.whole_epochs(line.folder)
+    return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 
 def unfinished(lines: Iterable[Line]) -> list[Line]:
@@ -117,6 +106,6 @@ def check_data(lines: Sequence[Line]) -> None:
     asked = {tuple(getattr(line.options, key) for key in sizes): line.options for line in lines}
     for options in asked.values():
         plain = replace(options, corrupt_train=None, split_classes=None)
-        data.load_for(plain, options.use_test)
+        data.load(plain, options.use_test)
         if not options.use_test:  # the metrics test-em are of the test set all the same
-            data.load(options.dataset, options.data_path, use_test=True)
+            data.load(replace(plain, use_data_size=None, use_test_size=None), use_test=True)

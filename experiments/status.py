@@ -79,7 +79,7 @@ def state_of(line: Line, queue: dict[str, str] | None) -> str:
 def row(line: Line, queue: dict[str, str] | None) -> list[str]:
     state, log = state_of(line, queue), runs.read_log(line.folder)
     if not log:
-        return [line.name, state, f"0/{line.epochs}", *[""] * (len(HEADERS) - 3)]
+        return [line.name, state, f"0/{line.options.epochs}", *[""] * (len(HEADERS) - 3)]
     last = log[-1]
     seconds = float(np.median([r["seconds"] for r in log[-20:]]))
     accuracies = [r["test_acc"] for r in log if r["test_acc"] is not None]
@@ -87,7 +87,7 @@ def row(line: Line, queue: dict[str, str] | None) -> list[str]:
     left = ""
     if state in ("queued", "running", "stopped", "failed"):
         left = duration(cost.in_epochs(line, left=True) * seconds)
-    epoch, loss = f"{last['epoch']:g}/{line.epochs}", f"{last['train_loss']:.4g}"
+    epoch, loss = f"{last['epoch']:g}/{line.options.epochs}", f"{last['train_loss']:.4g}"
     columns = ([r[key] for r in log] for key in ("epoch", "train_loss", "si_norm"))
     periods = find_periods(*(np.array(column, dtype=float) for column in columns))
     cv = f"{periods.cv:.2f}" if len(periods) > 2 else ""

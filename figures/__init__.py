@@ -10,6 +10,6 @@ from figures.papers import comparison, figure2, loss_and_error, three_regimes
 from figures.paths import path_barriers
 from figures.rates import conventional, label_noise, sharpness_by_rate
 from figures.regimes import diagram_of_runs, diagram_of_toy
-from figures.report import NO_RUNS, report
+from figures.report import report
 from figures.style import plt, save
 from figures.tables import period_table, table

@@ -34,15 +34,14 @@ MAIN = ("loss", "acc")
 
 
 def metrics(runs: Sequence[Run]) -> Figure | None:
-    """A panel for each measured quantity that the papers' figures leave out, its title naming the
-    metrics file; None if there is none. Loss and error of images with true labels are dashed, of
-    those with corrupted ones dotted."""
+    """A panel for each measured quantity that the papers' figures leave out; None if there is none.
+    Loss and error of images with true labels are dashed, of those with corrupted ones dotted."""
     lines, note = lines_of(runs)
     panels = {}
     for array in MEASURED:
-        files = {array + end: [file_of(run, array + end) for run in runs] for end in SUBSETS}
-        if any(any(found) for name, found in files.items() if name not in MAIN):
-            panels[array] = files
+        measured = [end for end in SUBSETS if any(file_of(run, array + end) for run in runs)]
+        if any(array + end not in MAIN for end in measured):
+            panels[array] = measured
     if not panels:
         return None
     columns = min(len(panels), 4)
@@ -52,14 +51,13 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     marks = {}
-    for axis, (array, files) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (array, measured) in zip(axes.flat, panels.items(), strict=False):
         title, y, scale = PANELS[array]
-        for end, (style, name) in SUBSETS.items():
-            if any(files[array + end]):
-                draw_by_epoch(axis, lines, array + end, linestyle=style)
-                marks[name] = sample(linestyle=style, color="grey")
-        named = dict.fromkeys(file for found in files.values() for file in found if file)
-        describe(axis, f"{title}\n({', '.join(named)})", "epoch", y, yscale=scale)
+        for end in measured:
+            style, name = SUBSETS[end]
+            draw_by_epoch(axis, lines, array + end, linestyle=style)
+            marks[name] = sample(linestyle=style, color="grey")
+        describe(axis, title, "epoch", y, yscale=scale)
     name_lines(figure, lines, note, marks if len(marks) > 1 else {})
     return figure
 

@@ -59,12 +59,8 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
             lines = [line._replace(label=f"{model}: {line.label}") for line in lines]
         every += lines
         notes.append(note)
-    name_lines(
-        figure,
-        every,
-        "; ".join(filter(None, notes)),
-        {"lowest loss before ρ turns": sample(marker="v")},
-    )
+    marks = {"lowest loss before ρ turns": sample(marker="v")}
+    name_lines(figure, every, "; ".join(filter(None, notes)), marks)
     return figure
 
 

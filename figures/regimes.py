@@ -58,10 +58,10 @@ def diagram_of_runs(runs: Sequence[Run]) -> Figure | None:
     return regime_diagram(beside, [run.regime for run in runs]) if runs else None
 
 
-def diagram_of_toy(elrs: Sequence[float], alpha: Sequence[float] = (1, 2, 4)) -> Figure:
+def diagram_of_toy(elrs: Sequence[float]) -> Figure:
     """The regime diagram of the toy function: 10,000 steps from 256 random points at each ELR. The
     loss is the mean over the points: at large rates a single one wanders slowly."""
-    random_level = toy.random_level(alpha)
-    losses = [toy.descend(elr, 10_000, alpha, runs=256).mean(0) for elr in elrs]
+    random_level = toy.random_level()
+    losses = [toy.descend(elr, 10_000, runs=256).mean(0) for elr in elrs]
     regimes = [find_regime(loss, loss / random_level) for loss in losses]
-    return regime_diagram(elrs, regimes, random_level, toy.stability_bound(alpha))
+    return regime_diagram(elrs, regimes, random_level, toy.stability_bound())

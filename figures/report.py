@@ -66,9 +66,7 @@ def report(
         if figure is not None:
             written.append(place / f"{name}{which}.png")
             save(figure, written[-1])
-    names = [str(path) for path in written]
-    separator = ", " if len(", ".join(names)) < 90 else ",\n        "
-    texts = [table(runs), "figure: " + separator.join(names)]
+    texts = [table(runs), "figure: " + ", ".join(map(str, written))]
     if len(runs) == 1 and not on_sphere(runs) and period_table(runs[0]):
         texts.insert(0, period_table(runs[0]))
     if lines_of(runs)[1]:

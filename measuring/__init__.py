@@ -4,7 +4,7 @@
 `sums` of its batches, `curvature` has its Hessian and Fisher products, `distance` compares its
 weights with others, `recorder` measures while a run trains, `trial` tries a network from elsewhere
 before a run writes anything, `rebuild` makes the network of a finished run and evaluates it, and
-`diversity`, `minima` and `paths` compare checkpoints.
+`diversity` and `paths` compare checkpoints.
 """
 
 from measuring.meter import Meter

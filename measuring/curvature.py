@@ -18,6 +18,7 @@ from training.loss import Loss
 
 Tensors = list[torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
+Passes = Callable[[], Iterable[Batch]]  # every call is a pass over the data
 
 EIGENVALUES = 10  # leading ones
 EIGENVALUE_TOLERANCE = 1e-4  # relative
@@ -110,11 +111,7 @@ def mean_product(
 
 
 def leading_eigenvalues(
-    product: Product,
-    model: nn.Module,
-    names: list[str],
-    batches: Callable[[], Iterable[Batch]],
-    loss: Loss,
+    product: Product, model: nn.Module, names: list[str], batches: Passes, loss: Loss
 ) -> np.ndarray:
     """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite.
     Every product takes one pass over `batches()`. The start vector is fixed, as are the results."""
@@ -126,9 +123,7 @@ def leading_eigenvalues(
     return _eigenvalues(multiply, like, EIGENVALUES, EIGENVALUE_TOLERANCE)
 
 
-def sharpness(
-    model: nn.Module, names: list[str], batches: Callable[[], Iterable[Batch]], loss: Loss
-) -> float:
+def sharpness(model: nn.Module, names: list[str], batches: Passes, loss: Loss) -> float:
     """Leading eigenvalue of the Hessian on the unit sphere of the SI weights `names`.
 
     With these weights as one vector w, ρ = ‖w‖ and u = w / ρ, it is that of ρ² P H P: H is the

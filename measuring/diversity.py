@@ -85,8 +85,8 @@ def compare(
         if where is None:
             continue
         rows = []
-        for (epoch, part), path in runs.checkpoints_in(where).items():
-            if not part and (epoch >= anchor if epochs is None else epoch in epochs):
+        for epoch, path in runs.whole_epochs(where).items():
+            if epoch >= anchor if epochs is None else epoch in epochs:
                 weights, p = load(path)
                 alone, ensemble = accuracy(p, images), accuracy(p + anchor_p, images)
                 rows.append((epoch, alone, ensemble, cosine(weights, anchor_weights, names)))
@@ -102,8 +102,8 @@ def turning(folder: Path) -> dict[str, np.ndarray]:
     "from" and "to", the epochs of the two, and "angle", in radians."""
     model, _, _ = rebuild(runs.read_run(folder))
     names, rows = list(models.si_parameters(model)), []
-    epochs = {e: path for (e, part), path in runs.checkpoints_in(folder).items() if not part}
-    weights = ((epoch, checkpoints.load(path)["state_dict"]) for epoch, path in epochs.items())
+    saved = runs.whole_epochs(folder).items()
+    weights = ((epoch, checkpoints.load(path)["state_dict"]) for epoch, path in saved)
     for (start, before), (end, after) in itertools.pairwise(weights):
         rows.append((start, end, angle(before, after, names)))
     return dict(zip(("from", "to", "angle"), np.array(rows).reshape(-1, 3).T, strict=True))

@@ -6,7 +6,7 @@ Eigenvalues alone need further passes: one for each product of the Lanczos itera
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from measuring.wanted import SUBSETS, parameter_names
 from options import Measure
 from training.capture import Captured
 from training.device import autocast, products, seed_from
-from training.loss import choose
+from training.loss import LOSSES
 
 TRACE_VECTORS = 5  # random unit vectors of a Hutchinson estimate
 # Without batch statistics the size of a batch only matters for speed.
@@ -81,7 +81,7 @@ class Meter:
     ):
         self.model, self.images, self.options = model, images, options
         self.initial, self.progress = initial, progress
-        self.loss = choose(options.use_squared_loss)
+        self.loss = LOSSES[options.use_squared_loss]
         self.network = torch.compile(model, dynamic=False) if options.compile else model
         self.device = images.images.device
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -169,7 +169,7 @@ class Meter:
         total = math.ceil(len(self.images) / self.batch_size)
         return tqdm(batches, shown, total, leave=False, disable=None if self.progress else True)
 
-    def _passes(self, what: str) -> Callable[[], Iterable[curvature.Batch]]:
+    def _passes(self, what: str) -> curvature.Passes:
         """A function that gives the batches for one product after the other."""
         number = itertools.count(1)
         return lambda: self._batches(f"{what}, product {next(number)}")

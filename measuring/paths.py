@@ -1,18 +1,18 @@
-"""Loss and error along the straight line, or the arc, between checkpoints.
+"""Loss and error along the straight line between checkpoints.
 
     python -m measuring.paths RUN/checkpoint-100.pt RUN/checkpoint-200.pt OTHER/checkpoint-200.pt
-    python -m measuring.paths --arc --points 21 A.pt B.pt --save_path arc.npz
+    python -m measuring.paths --points 21 A.pt B.pt --save_path some.npz
 
-Every pair of the checkpoints is connected. Each path gives train and test loss and error at evenly
-spaced points, their barriers, and the angle between the scale-invariant (SI) weights of its ends.
-The barrier of a quantity L is the largest excess of its path over linear interpolation between its
-ends, max over t of L(t) - (1 - t) L(0) - t L(1): 0 if no point lies above it (Entezari et al.,
-2022, arXiv 2110.06296, section 2). P2 uses such paths to tell minima apart.
+Every pair a, b of the checkpoints is connected by (1 - t) a + t b. Each path gives train and test
+loss and error at evenly spaced points, their barriers, and the angle between the scale-invariant
+(SI) weights of its ends. The barrier of a quantity L is the largest excess of its path over linear
+interpolation between its ends, max over t of L(t) - (1 - t) L(0) - t L(1): 0 if no point lies above
+it (Entezari et al., 2022, arXiv 2110.06296, section 2). P2 uses such paths to tell minima apart.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,48 +44,21 @@ class Paths(Options):
         (), "two or more, of any runs"
     )
     points: int = option(11, "points of each path, its ends included", integer(2))
-    arc: bool = option(False, "turn the SI weights along the great circle between their ends")
     save_path: str = option("paths.npz", "where the results go")
 
 
-def point(
-    a: distance.Weights, b: distance.Weights, t: float, si_names: Iterable[str], arc: bool
-) -> dict[str, torch.Tensor]:
-    """The weights at t in [0, 1] on the way from a to b, by name, in float64.
-
-    On the line all weights are (1 - t) a + t b. On the arc the SI weights, together as one vector,
-    turn evenly in the plane of a and b, and their norm changes linearly; the others follow the
-    line. Where all trainable weights are SI, line and arc pass through the same directions, and so
-    the same functions. Raises ValueError if the SI weights are opposite, which leaves the arc
-    undefined.
-    """
-    si_names = list(si_names) if arc else []
-    found = {n: (1 - t) * a[n].double() + t * b[n].double() for n in a}
-    theta = distance.angle(a, b, si_names) if arc else 0.0
-    if math.pi - theta < 1e-6:
-        raise ValueError("no arc: the scale-invariant weights of its ends are opposite")
-    if theta:
-        norms = [models.norm(s[n].double() for n in si_names) for s in (a, b)]
-        length = (1 - t) * norms[0] + t * norms[1]
-        share = [math.sin(x * theta) / math.sin(theta) for x in (1 - t, t)]
-        u, v = (length * c / norm for c, norm in zip(share, norms, strict=True))
-        found |= {n: u * a[n].double() + v * b[n].double() for n in si_names}
-    return found
-
-
-def connect(files: Sequence[Path], points: int = 11, arc: bool = False) -> dict[str, np.ndarray]:
+def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
     """Evaluate the N paths between every two of P checkpoints, each at `points` points, 2 or more.
 
-    The checkpoints are of runs with the same network, images and loss. With `arc` paths are arcs,
-    see `point`. The quantities are those of `rebuild.Evaluation`. Raises UserError if a checkpoint
-    or a configuration is missing, the runs differ in more than their training, or the SI weights of
-    two ends are opposite.
+    The checkpoints are of runs with the same network, images and loss. The quantities are those of
+    `rebuild.Evaluation`. Raises UserError if a checkpoint or a configuration is missing, or the
+    runs differ in more than their training.
 
     Returns
     -------
     checkpoint : (P,) names of the files; epoch, lr, elr, trial : (P,), elr NaN off the sphere.
     regime : (P,) names of the regimes of these runs; "" if not known, or off the sphere.
-    pair : (N, 2) indices of the ends; t : (points,); arc : bool.
+    pair : (N, 2) indices of the ends; t : (points,).
     train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
     train_loss_barrier, ... : (N,), of each of these.
     angle : (N,), between the SI weights of the ends, in radians.
@@ -104,28 +77,23 @@ def connect(files: Sequence[Path], points: int = 11, arc: bool = False) -> dict[
     ts, pairs = np.linspace(0, 1, points), list(itertools.combinations(range(len(files)), 2))
     rows = []
     for (i, j), t in tqdm([*itertools.product(pairs, ts)], "points", leave=False, disable=None):
-        try:
-            here = point(weights[i], weights[j], t, si_names, arc)
-        except ValueError as error:
-            raise UserError(f"{files[i]}, {files[j]}: {error}") from None
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(here[name])
+                first, last = weights[i][name].double(), weights[j][name].double()
+                parameter.copy_((1 - t) * first + t * last)
         rows.append(evaluation.measure())
     values = {
         name: np.array([row[name] for row in rows]).reshape(len(pairs), points) for name in rows[0]
     }
-    elrs = [run.config["elr"] if run.on_sphere else np.nan for run in of]
     return {
         "checkpoint": np.array([str(path) for path in files]),
         "epoch": np.array([float(content["epoch"]) for content in contents]),
         "lr": np.array([run.base_lr for run in of]),
-        "elr": np.array(elrs),
+        "elr": np.array([run.config["elr"] if run.on_sphere else np.nan for run in of]),
         "trial": np.array([run.config["trial"] for run in of]),
         "regime": np.array([(run.regime.name if run.on_sphere else None) or "" for run in of]),
         "pair": np.array(pairs),
         "t": ts,
-        "arc": np.array(arc),
         "angle": np.array([distance.angle(weights[i], weights[j], si_names) for i, j in pairs]),
         **values,
         **{f"{name}_barrier": barrier(ts, path) for name, path in values.items()},
@@ -141,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Paths, argv, "measuring.paths", __doc__)
     if len(options.checkpoints) < 2:
         raise UserError("a path has two ends: name two checkpoints or more")
-    found = connect(options.checkpoints, points=options.points, arc=options.arc)
+    found = connect(options.checkpoints, options.points)
     for (i, j), angle, loss, error in zip(
         found["pair"], found["angle"], found["train_loss_barrier"], found["test_error_barrier"],
         strict=True,

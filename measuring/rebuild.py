@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import update_bn
@@ -11,7 +12,7 @@ import models
 import options
 from measuring.meter import Meter
 from measuring.wanted import measure_as
-from runs import Run
+from runs import Run, checkpoints, read_run
 from training.device import memory_format, select_device
 
 
@@ -22,7 +23,7 @@ def rebuild(run: Run) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:
     asked = run.options
     device = select_device(asked.gpu)
     layout = memory_format(device, asked.num_channels, asked.norm)
-    images = [part.to(device, layout) for part in data.load_for(asked, asked.use_test)]
+    images = [part.to(device, layout) for part in data.load(asked, asked.use_test)]
     return network(asked, images[0], run.config.get("si_weights")), *images
 
 
@@ -61,3 +62,10 @@ class Evaluation:
             row = meter.measure()["all"]
             found |= {f"{name}_loss": row["loss"], f"{name}_error": 1 - row["acc"]}
         return found
+
+
+def measure_checkpoint(path: Path) -> dict[str, float]:
+    """What `Evaluation.measure` gives for a checkpoint, on the images of its run."""
+    evaluation = Evaluation(read_run(path.parent))
+    checkpoints.load_into(evaluation.model, path)
+    return evaluation.measure()

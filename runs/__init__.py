@@ -11,9 +11,7 @@ from runs.config import (
     branch_folder,
     check_same_run,
     code_version,
-    differences,
     differing_options,
-    options_of,
     read_config,
     write_config,
 )
@@ -32,6 +30,7 @@ from runs.folder import (
     prune,
     remove_run,
     trial_folder,
+    whole_epochs,
 )
 from runs.log import (
     append_log,

@@ -43,6 +43,11 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
     return dict(sorted(found.items()))
 
 
+def whole_epochs(folder: Path) -> dict[int, Path]:
+    """The checkpoints of whole epochs, in order: epoch -> file."""
+    return {epoch: path for (epoch, part), path in checkpoints_in(folder).items() if not part}
+
+
 def prune(folder: Path, keep: int) -> None:
     """Keep the newest `keep` checkpoints of whole epochs and what follows the oldest of them. Those
     within an epoch do not count, since a run can only continue from a whole one."""

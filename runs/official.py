@@ -14,7 +14,7 @@ import numpy as np
 
 from runs.arrays import read_arrays
 from runs.config import read_config
-from runs.folder import CONFIG, METRICS, checkpoints_in, trial_folder
+from runs.folder import CONFIG, METRICS, trial_folder, whole_epochs
 from utils import UserError
 
 INFO, CHECKPOINTS = "info", "checkpoints"
@@ -50,7 +50,7 @@ def _run_of(metrics: Path) -> tuple[Path, str]:
 
 def _known(folder: Path, metrics: Path) -> dict[str, Any]:
     """What checkpoints and metrics say of a run: rates, whether it is on the sphere, classes."""
-    whole = {epoch: path for (epoch, part), path in checkpoints_in(folder).items() if not part}
+    whole = whole_epochs(folder)
     read = functools.cache(lambda epoch: _settings(whole[epoch]))
     config = {"lr_init": np.nan, "wd": np.nan, "momentum": None, "optimizer": "sgd", "trial": 0}
     # The initialisation may not have been trained at its rate yet (P2's runs on the sphere).

@@ -7,7 +7,7 @@ from options import NORM_EPS, Train
 from runs import checkpoints
 from runs.arrays import Metrics
 from runs.config import OFFICIAL, check_same_run, read_config
-from runs.folder import CONFIG, LATEST, METRICS, check_no_branches, checkpoints_in
+from runs.folder import CONFIG, LATEST, METRICS, check_no_branches, checkpoints_in, whole_epochs
 from runs.log import diverged_at, read_log
 from utils import UserError
 
@@ -42,7 +42,7 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
     check_same_run(folder, options)
     diverged = diverged_at(folder)
-    newest = max((epoch for epoch, part in found if not part), default=0)
+    newest = max(whole_epochs(folder), default=0)
     measured = all(newest in Metrics.read(folder / f"{m}.npz").rows for m in METRICS)
     if (newest < last and diverged is None) or (options.metrics and not measured):
         return False
@@ -55,9 +55,8 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
 def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
     """Epoch and content of the newest readable checkpoint; both None for an empty folder. Damaged
     files are named and passed over. Raises UserError if nothing else is left."""
-    found = checkpoints_in(folder)
-    numbered = [path for (_, part), path in found.items() if not part]
-    for path in filter(Path.exists, [folder / LATEST, *reversed(numbered)]):
+    numbered = reversed(whole_epochs(folder).values())
+    for path in filter(Path.exists, [folder / LATEST, *numbered]):
         try:
             content = checkpoints.load(path)
             if "epoch" not in content:
@@ -65,7 +64,7 @@ def newest_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
             return int(content["epoch"]), content
         except UserError as error:
             print(f"note: passed over: {error}")
-    if found:
+    if checkpoints_in(folder):
         raise UserError(
             f"no checkpoint of a whole epoch in {folder} can be read: --overwrite starts the run "
             "anew"

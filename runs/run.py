@@ -101,8 +101,7 @@ class Run:
     def lr_at(self, epochs: np.ndarray) -> np.ndarray:
         """The learning rate of the epoch that ended (or was under way) at each of these times: by
         log.csv or, without one, the base rate or, for official results, that of the checkpoints."""
-        rows = read_log(self.folder)
-        known = [(row["epoch"], row["lr"]) for row in rows]
+        known = [(row["epoch"], row["lr"]) for row in read_log(self.folder)]
         if not known:
             constant = ([0], [self.base_lr])
             known = list(zip(*self.config.get("lr_by_epoch", constant), strict=True))

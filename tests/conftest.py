@@ -21,9 +21,11 @@ from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+import data  # noqa: E402
 import runs  # noqa: E402
 import test as test_script  # noqa: E402
 import train  # noqa: E402
+from options import Train  # noqa: E402
 from training import Trainer  # noqa: E402
 from training.capture import Captured  # noqa: E402
 
@@ -49,6 +51,11 @@ def run(tmp_path):
 
     start.folder = folder
     return start
+
+
+def load_images(name, path="", use_test=False, **which):
+    """The training images of a data set, and those to evaluate on."""
+    return data.load(Train(dataset=name, data_path=str(path), **which), use_test)
 
 
 def state_of(folder, epoch):

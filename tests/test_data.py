@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import load_images
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -16,7 +17,7 @@ from utils import UserError
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("Digits", "", use_test=True)
+    return load_images("Digits", use_test=True)
 
 
 def test_digits_are_normalised(digits):
@@ -28,10 +29,10 @@ def test_digits_are_normalised(digits):
 
 
 def test_which_images_are_kept_and_held_out(digits):
-    train, held_out = data.load("Digits", "")
+    train, held_out = load_images("Digits")
     assert (len(train), len(held_out)) == (1350, 150)
     assert torch.equal(torch.cat([train.images, held_out.images]), digits[0].images)
-    train, test = data.load("Digits", "", use_test=True, use_data_size=100, use_test_size=20)
+    train, test = load_images("Digits", use_test=True, use_data_size=100, use_test_size=20)
     assert torch.equal(train.images, digits[0].images[:100])
     assert torch.equal(test.images, digits[1].images[:20])
     for wrong, message in [
@@ -42,7 +43,7 @@ def test_which_images_are_kept_and_held_out(digits):
         ({"use_test_size": 1, "split_classes": 1}, "no images of Digits to evaluate on"),
     ]:
         with pytest.raises(UserError, match=message):
-            data.load("Digits", "", use_test=True, **wrong)
+            load_images("Digits", use_test=True, **wrong)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_image_folder(folder, tmp_path_factory):
     for place in (below, elsewhere):
         Image.new("RGB", (32, 32), (255, 0, 0)).save(place / "x.png")
     (folder / "train/red/linked").symlink_to(elsewhere)
-    train, test = data.load("ImageFolder", folder, use_test=True)
+    train, test = load_images("ImageFolder", folder, use_test=True)
     assert (len(train), len(test), train.num_classes) == (22, 4, 2)
     assert (train.images[:, 0, 0, 0] > 0).equal(train.labels == 1)
     assert 0 < train.labels[:10].sum() < 10  # the first half is a mixture, not one class
@@ -77,13 +78,13 @@ def test_the_cache_is_used_until_a_file_changes_or_it_is_damaged(folder, monkeyp
     for colour in ((0, 0, 0), (7, 200, 7)):  # of the same size in bytes
         Image.new("RGB", (32, 32), colour).save(path)
         os.utime(path, (colour[0], colour[0]))
-        images = data.load("ImageFolder", folder, use_test=True)[0].images
+        images = load_images("ImageFolder", folder, use_test=True)[0].images
         assert (images == torch.tensor(colour)).all(dim=3).all(dim=2).all(dim=1).sum() == 1
     caches = [*folder.glob(".*.npy")]
     assert len(caches) == 2  # of train and test: the old one is gone
     with monkeypatch.context() as patch:
         patch.setattr(data, "_decode", lambda file: pytest.fail("decoded again"))
-        assert torch.equal(data.load("ImageFolder", folder)[0].images, images[:19])
+        assert torch.equal(load_images("ImageFolder", folder)[0].images, images[:19])
     for damage in (
         lambda file: file.write_bytes(b"damaged"),
         lambda file: file.write_bytes(file.read_bytes()[:40]),
@@ -93,7 +94,7 @@ def test_the_cache_is_used_until_a_file_changes_or_it_is_damaged(folder, monkeyp
     ):
         for cache in caches:
             damage(cache)
-        assert torch.equal(data.load("ImageFolder", folder, use_test=True)[0].images, images)
+        assert torch.equal(load_images("ImageFolder", folder, use_test=True)[0].images, images)
 
 
 def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch, capsys):
@@ -101,7 +102,7 @@ def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch,
         raise OSError(28, "No space left", path)
 
     monkeypatch.setattr(data, "write_atomically", full)
-    assert len(data.load("ImageFolder", folder, use_test=True)[0]) == 20
+    assert len(load_images("ImageFolder", folder, use_test=True)[0]) == 20
     assert capsys.readouterr().out.count("are not cached") == 2
 
 
@@ -124,14 +125,14 @@ def test_images_that_cannot_be_cached_are_read_all_the_same(folder, monkeypatch,
 def test_image_folder_mistakes_are_named(folder, damage, message):
     damage(folder)
     with pytest.raises(UserError, match=message):
-        data.load("ImageFolder", folder)
+        load_images("ImageFolder", folder)
 
 
 def test_without_a_test_folder_the_held_out_images_are_evaluated(folder):
     shutil.rmtree(folder / "test")
-    assert [len(part) for part in data.load("ImageFolder", folder)] == [18, 2]
+    assert [len(part) for part in load_images("ImageFolder", folder)] == [18, 2]
     with pytest.raises(UserError, match=r"no folder .*test, which is needed for --use_test"):
-        data.load("ImageFolder", folder, use_test=True)
+        load_images("ImageFolder", folder, use_test=True)
 
 
 # --- what a file shows ---
@@ -155,7 +156,7 @@ PALETTE = Image.new("RGB", (32, 32), RED).convert("P", palette=Image.Palette.ADA
 ])  # fmt: skip
 def test_pixels_are_those_that_a_viewer_shows(folder, name, image, expected):
     image.save(folder / "train" / "red" / name)
-    images = data.load("ImageFolder", folder, use_test=True)[0].images.int()
+    images = load_images("ImageFolder", folder, use_test=True)[0].images.int()
     expected = np.asarray(expected)[..., None] if np.ndim(expected) == 2 else expected
     off = (images - torch.tensor(expected, dtype=torch.int32)).abs().amax((1, 2, 3))
     assert len(images) == 21 and off.min() <= (3 if name == "CMYK.JPG" else 0)
@@ -165,7 +166,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
     CORNER.save(folder / "train" / "red" / "x.jpg", exif=exif, quality=95)
-    images = data.load("ImageFolder", folder, use_test=True)[0].images
+    images = load_images("ImageFolder", folder, use_test=True)[0].images
     bright = images[:, 2:14, 18:30].float().mean((1, 2, 3)) > 240
     assert bright.sum() == 1 and images[bright, :, :14].max() < 20
 
@@ -182,7 +183,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(folder):
 def test_images_without_definite_8_bit_colours_are_refused_by_name(folder, name, image, save):
     image.save(folder / "train" / "red" / name, **save)
     with pytest.raises(UserError, match=name):
-        data.load("ImageFolder", folder)
+        load_images("ImageFolder", folder)
 
 
 def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
@@ -192,7 +193,7 @@ def test_missing_cifar_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
     no_network.base_folder, no_network.filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
     with pytest.raises(UserError, match=r"Digits.*ImageFolder"):
-        data.load("CIFAR10", tmp_path)
+        load_images("CIFAR10", tmp_path)
 
 
 def test_digits_are_enlarged_linearly_and_rounded(digits):
@@ -227,7 +228,7 @@ class OfFullSize:
 ])  # fmt: skip
 def test_five_thousand_of_cifar_are_held_out(tmp_path, monkeypatch, use_test, size, sizes):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", OfFullSize)
-    train, held_out = data.load("CIFAR10", tmp_path, use_test=use_test, use_data_size=size)
+    train, held_out = load_images("CIFAR10", tmp_path, use_test=use_test, use_data_size=size)
     assert (len(train), len(held_out)) == sizes
     if not use_test:
         assert (held_out.labels == 9).all() and train.labels[:20].tolist() == [*range(10)] * 2
@@ -242,7 +243,7 @@ def test_cifar_is_looked_for_where_the_official_code_kept_it(tmp_path, monkeypat
     if folder is not None:  # else it is downloaded to the folder that is given
         (tmp_path / folder / OfFullSize.base_folder).mkdir(parents=True)
     places_asked.clear()
-    data.load("CIFAR10", tmp_path, use_test=True)
+    load_images("CIFAR10", tmp_path, use_test=True)
     assert places_asked == [str(tmp_path / (folder or ""))] * 2
 
 

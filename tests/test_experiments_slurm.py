@@ -61,7 +61,7 @@ def call(*words):
 
 
 def final(line):
-    return checkpoints.load(runs.checkpoint_path(line.folder, line.epochs))["state_dict"]
+    return checkpoints.load(runs.checkpoint_path(line.folder, line.options.epochs))["state_dict"]
 
 
 def submit(lines, *more):
@@ -97,7 +97,7 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
     assert state(cancelled) == "failed"
     for line, job in ((killed, jobs[0]), (preempted, jobs[1])):
         wait(lambda line=line: state(line) == "queued")
-        assert len(runs.read_log(line.folder)) < line.epochs
+        assert len(runs.read_log(line.folder)) < line.options.epochs
         call("scontrol", "update", f"jobid={job}", "StartTime=now")  # not in two minutes
 
     submit(lines)

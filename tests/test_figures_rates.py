@@ -37,7 +37,7 @@ def drawn(runs):
 def test_paths_and_barriers(tmp_path):
     arrays = {
         "checkpoint": np.array(["a/checkpoint-1.pt", "a/checkpoint-2.pt", "b/c.pt", "d/c.pt"]),
-        "trial": np.array([0, 0, 1, 1]), "arc": np.array(False),
+        "trial": np.array([0, 0, 1, 1]),
         "lr": np.ones(4), "elr": np.array([0.1, 0.1, 0.1, 0.2]),
         "regime": np.array(["convergence"] * 3 + ["chaotic equilibrium"]),
         "pair": np.array([[0, 1], [0, 2], [0, 3]]), "t": np.array([0, 0.5, 1]),

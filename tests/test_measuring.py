@@ -4,7 +4,6 @@ The arrays themselves are held against an independent implementation in test_ref
 """
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import ROOT, TINY, measure, state_of
+from conftest import TINY, load_images, measure, state_of
 from torch import nn
 from tqdm import tqdm
 
@@ -23,9 +22,9 @@ import test as test_script
 import train
 from experiments import Experiment
 from experiments.lines import lines_of
-from measuring import Meter, diversity, meter, minima, recorder, wanted
+from measuring import Meter, diversity, meter, recorder, wanted
+from measuring.rebuild import measure_checkpoint
 from options import Train
-from utils import UserError
 
 FLAGS = "--train_mode --eval_model --all_pnorm --calc_grad_norms --calc_grads --hess_trace"
 MORE = (
@@ -176,7 +175,7 @@ def test_a_random_subset_is_of_five_thousand_images_unless_told_otherwise(monkey
 
 def test_the_random_subset_and_the_random_crops_are_those_of_the_seed(folder):
     state = state_of(folder, 2)
-    images, _ = data.load("Digits", "", use_test=True, use_data_size=200, corrupt_train=0.3)
+    images, _ = load_images("Digits", use_test=True, use_data_size=200, corrupt_train=0.3)
     ((pixels, labels),) = ((255 * (0.3222 * x + 0.3051), y) for x, y in images.batches(200))
 
     def loss(pixels, labels):
@@ -363,7 +362,7 @@ def test_metrics_are_written_while_the_run_goes_on(run, monkeypatch):
 
 def outputs_of(state):
     """Test outputs and labels, with the mean statistics of the training batches."""
-    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    train_images, test_images = load_images("Digits", use_test=True, use_data_size=200)
     state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
     ((x, y),) = test_images.batches(297)
     with torch.no_grad():
@@ -407,23 +406,8 @@ def test_a_checkpoint_is_measured_on_the_images_of_its_run(run, use_test):
         "--batch_size 500 --use_squared_loss"
     )
     folder = run(words, TINY if use_test else HELD_OUT)
-    found = minima.measure(folder, folder / "checkpoint-1.pt")
+    found = measure_checkpoint(folder / "checkpoint-1.pt")
     expected = arrays(folder)
-    assert found["loss"] == pytest.approx(expected["train-tm loss"][1], rel=1e-5)
-    assert found["si_norm"] == pytest.approx(expected["train-tm-prebn params_norm"][1])
-    images = 297 if use_test else 150
-    assert images * found["error"] == pytest.approx(round(images * found["error"]), abs=1e-6)
-
-
-def test_committed_minima_are_what_their_numbers_say(capsys, tmp_path):
-    minima.main([])
-    assert "agrees with results/minima/minima.json" in capsys.readouterr().out
-    written = json.loads((ROOT / "results" / "minima" / "minima.json").read_text())
-    name, numbers = next(iter(written.items()))
-    minima.check({name: {**numbers, "loss": 1.01 * numbers["loss"]}}, {name: numbers})
-    with pytest.raises(UserError, match="loss is nan"):
-        minima.check({}, {name: numbers})
-    with pytest.raises(UserError, match="loss"):
-        minima.check({name: {**numbers, "loss": 1.05 * numbers["loss"]}}, {name: numbers})
-    with pytest.raises(UserError, match="no checkpoint"):
-        minima.main(["--folder", str(tmp_path)])
+    assert found["train_loss"] == pytest.approx(expected["train-tm loss"][1], rel=1e-5)
+    wrong = (297 if use_test else 150) * found["test_error"]
+    assert wrong == pytest.approx(round(wrong), abs=1e-6)

@@ -10,10 +10,9 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, load_images
 from matplotlib.image import imread
 
-import data
 import minimal
 import runs
 from runs import checkpoints
@@ -43,7 +42,7 @@ def test_its_steps_are_those_of_train_py(run):
     with torch.no_grad():
         for own, theirs in zip(network.parameters(), start.values(), strict=True):
             own.copy_(theirs)
-    images, _ = data.load("Digits", "", use_test=True, use_data_size=config["use_data_size"])
+    images, _ = load_images("Digits", use_test=True, use_data_size=config["use_data_size"])
     for epoch in range(EPOCHS):
         generator = torch.Generator().manual_seed(seed_from(config["seed"], config["trial"], epoch))
         sums = [

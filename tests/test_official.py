@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import ROOT, measure
+from conftest import ROOT, load_images, measure
 
 import data
 import models
@@ -107,29 +107,29 @@ def test_options_with_an_effect_are_not_named(line):
 
 
 def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
-    train, held_out = data.load("Digits", "", use_data_size=1500)
+    train, held_out = load_images("Digits", use_data_size=1500)
     assert (len(train), len(held_out)) == (1350, 150)
     assert capsys.readouterr().out.count("note:") == 1
     for wrong in (1351, 1501):
         with pytest.raises(UserError, match="more than the 1350"):
-            data.load("Digits", "", use_data_size=wrong)
+            load_images("Digits", use_data_size=wrong)
 
 
 def test_of_a_larger_set_too_five_thousand_are_held_out(monkeypatch):
     many = data._image_set(np.zeros((60_000, 1, 1, 3), np.uint8), np.arange(60_000) % 10, 10)
     monkeypatch.setitem(data.DATASETS, "SVHN", lambda path: (many, many))
-    assert [len(part) for part in data.load("SVHN", "")] == [55_000, 5_000]
+    assert [len(part) for part in load_images("SVHN")] == [55_000, 5_000]
 
 
 @pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])
 def test_half_of_the_classes(half, classes):
-    whole = data.load("Digits", "", use_test=True)
-    halves = data.load("Digits", "", use_test=True, split_classes=half)
+    whole = load_images("Digits", use_test=True)
+    halves = load_images("Digits", use_test=True, split_classes=half)
     for images, part in zip(whole, halves, strict=True):
         kept = [i for i, label in enumerate(images.labels.tolist()) if label in classes]
         assert torch.equal(part.images, images.images[kept]) and part.num_classes == 5
         assert [classes[label] for label in part.labels] == images.labels[kept].tolist()
-    corrupted, _ = data.load("Digits", "", use_test=True, split_classes=half, corrupt_train=1.0)
+    corrupted, _ = load_images("Digits", use_test=True, split_classes=half, corrupt_train=1.0)
     assert torch.equal(corrupted.images, halves[0].images) and corrupted.corrupted.all()
     assert set(corrupted.labels.tolist()) == {0, 1, 2, 3, 4}
 
@@ -150,7 +150,7 @@ def test_svhn_comes_through_torchvision(tmp_path, monkeypatch):
     (tmp_path / "svhn").mkdir()
     (tmp_path / "svhn" / "train_32x32.mat").touch()
     monkeypatch.setattr(datasets, "SVHN", Fake)
-    train_images, test_images = data.load("SVHN", tmp_path, use_test=True)
+    train_images, test_images = load_images("SVHN", tmp_path, use_test=True)
     assert (len(train_images), len(test_images), train_images.num_classes) == (6, 3, 10)
     assert train_images.images[2, 5, 7].tolist() == pixels[2, :, 5, 7].tolist()
     assert torch.allclose(train_images.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
@@ -204,7 +204,7 @@ def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run):
     folder = run("--epochs 1 --norm_eps 0.5")
     run("--resume_epoch 1 --epochs 1")
     assert runs.read_config(folder / "branch-1")["norm_eps"] == 0.5
-    images, _ = data.load("Digits", "", use_test=True, use_data_size=200)
+    images, _ = load_images("Digits", use_test=True, use_data_size=200)
     images = images.normalise(images.images), images.labels, images.corrupted
     content = checkpoints.load(folder / "checkpoint-1.pt")
     state = content["state_dict"]

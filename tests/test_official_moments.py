@@ -6,10 +6,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import state_of
+from conftest import load_images, state_of
 from torch.nn import functional as F
 
-import data
 import models
 import train
 from options import Model
@@ -39,7 +38,7 @@ class Official:
             self.optimizer = torch.optim.SGD(groups, momentum=0.9, **shared)
         else:
             self.optimizer = torch.optim.Adam(groups, **shared)
-        images, _ = data.load("Digits", "", use_test=True, use_data_size=16)
+        images, _ = load_images("Digits", use_test=True, use_data_size=16)
         self.batch = images.normalise(images.images), images.labels
         for _ in range(3):
             self.step()

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import TINY, state_of
+from conftest import TINY, load_images, state_of
 
-import data
 import runs
 import train
 from measuring import paths
@@ -22,7 +21,7 @@ QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run, and beside its last checkpoint (3) changed ones: 10 to 12."""
+    """A run, and beside its last checkpoint (3) changed ones: 10 and 11."""
     directory = tmp_path_factory.mktemp("paths")
     train.main(f"{TINY} --dir {directory} --save_freq 1 --metrics".split())
     folder = runs.trial_folder(directory, 0)
@@ -33,20 +32,18 @@ def folder(tmp_path_factory):
     for epoch, changed in (
         (10, {name: 4 * weights[name] for name in si}),
         (11, {si[0]: weights[si[0]][order], si[1]: weights[si[1]][:, order]}),
-        (12, {name: -weights[name] for name in si}),
     ):
         changed = {**content, "epoch": epoch, "state_dict": {**weights, **changed}}
         checkpoints.save(runs.checkpoint_path(folder, epoch), changed)
     return folder
 
 
-def connect(folder, *epochs, **more):
-    return paths.connect([runs.checkpoint_path(folder, e) for e in epochs], points=5, **more)
+def connect(folder, *epochs):
+    return paths.connect([runs.checkpoint_path(folder, e) for e in epochs], points=5)
 
 
-@pytest.mark.parametrize("arc", [False, True])
-def test_nothing_changes_on_the_way_to_the_same_or_a_rescaled_checkpoint(folder, arc):
-    same, rescaled = connect(folder, 3, 3, arc=arc), connect(folder, 3, 10, arc=arc)
+def test_nothing_changes_on_the_way_to_the_same_or_a_rescaled_checkpoint(folder):
+    same, rescaled = connect(folder, 3, 3), connect(folder, 3, 10)
     assert same["angle"] == 0 and rescaled["angle"] == pytest.approx(0, abs=1e-7)
     for name in QUANTITIES:
         np.testing.assert_allclose(same[name], same[name][:, :1].repeat(5, 1), rtol=1e-12)
@@ -65,7 +62,7 @@ def test_a_permuted_network_is_the_same_function_behind_a_barrier(folder):
 
 def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     """The test set is measured with the mean statistics of the training batches."""
-    train_images, test_images = data.load("Digits", "", use_test=True, use_data_size=200)
+    train_images, test_images = load_images("Digits", use_test=True, use_data_size=200)
     ((x, y),) = test_images.batches(297)
     monkeypatch.setattr(runs.Run, "regime", SimpleNamespace(name="divergence"))
     found = connect(folder, 1, 3)
@@ -93,25 +90,6 @@ def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     assert found["train_loss_barrier"] == pytest.approx(max(inner))
 
 
-def test_the_arc_turns_evenly_in_the_plane_of_its_ends():
-    a = {"w": torch.tensor([2.0, 0.0]), "other": torch.tensor([1.0])}
-    b = {"w": torch.tensor([0.0, 6.0]), "other": torch.tensor([3.0])}
-    for t in (0.0, 0.25, 0.5, 1.0):
-        here = paths.point(a, b, t, ["w"], arc=True)
-        norm, angle = 2 + 4 * t, t * math.pi / 2
-        expected = norm * np.array([math.cos(angle), math.sin(angle)])
-        np.testing.assert_allclose(here["w"], expected, atol=1e-12)
-        assert here["other"] == 1 + 2 * t
-    assert paths.point(a, b, 0.25, ["w"], arc=False)["w"].tolist() == [1.5, 1.5]
-
-
-def test_line_and_arc_pass_through_the_same_functions(folder):
-    """Half way between SI weights of one norm they are the same direction."""
-    line, arc = (connect(folder, 3, 11, arc=arc) for arc in (False, True))
-    assert line["train_loss"][0, 2] == pytest.approx(arc["train_loss"][0, 2], rel=1e-4)
-    assert abs(line["train_loss"][0, 1] - arc["train_loss"][0, 1]) > 1e-4
-
-
 def test_command(folder, tmp_path, capsys):
     names = [str(runs.checkpoint_path(folder, epoch)) for epoch in (1, 2, 3)]
     path = tmp_path / "some.npz"
@@ -123,8 +101,6 @@ def test_command(folder, tmp_path, capsys):
     assert degrees in capsys.readouterr().out
     with pytest.raises(UserError, match="two ends"):
         paths.main(names[:1])
-    with pytest.raises(UserError, match="are opposite"):
-        connect(folder, 3, 12, arc=True)
 
 
 def test_runs_with_other_images_are_refused(folder, tmp_path):

@@ -112,7 +112,7 @@ def test_toy_gradient():
 
 @pytest.mark.parametrize("alpha", [(1, 2, 4), (3,), (0.5, 0.5, 5)])
 def test_toy_boundary_is_the_stability_bound(alpha):
-    found = toy.convergence_boundary(alpha, steps=3000, runs=4, tolerance=0.01)
+    found = toy.convergence_boundary(alpha, steps=3000)
     assert found == pytest.approx(toy.stability_bound(alpha), rel=0.03)
 
 
@@ -127,7 +127,7 @@ def test_toy_points_are_uniform_on_the_sphere_and_runs_begin_apart():
 
 
 def test_toy_boundary_is_where_most_runs_converge(monkeypatch):
-    def descend(elr, steps, alpha, runs, seed):
+    def descend(elr, steps, alpha, runs):
         last = [elr > bound for bound in (0.2, 0.3, 0.4, 0.5)]
         return np.array([[1.0, end] for end in last])
 

@@ -18,7 +18,7 @@ import runs
 from options import Model
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm
-from training.table import Table
+from training.table import print_row
 
 
 def states(folder):
@@ -162,7 +162,7 @@ def test_a_stopped_run_continues_from_an_epoch_that_is_not_kept(run, cut):
 @pytest.mark.parametrize("watched", [False, True])
 def test_the_table_shows_the_log(run, capsys, monkeypatch, watched):
     """Every epoch of it, as the official code does; on a terminal those that are evaluated."""
-    monkeypatch.setattr(Table, "watched", staticmethod(lambda: watched))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: watched)
     folder = run("--epochs 4 --eval_freq 3")
     shown = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
     rows = [row for row in runs.read_log(folder) if not watched or row["test_acc"] is not None]
@@ -175,10 +175,9 @@ def test_the_table_shows_the_log(run, capsys, monkeypatch, watched):
 
 
 def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
-    table = Table()
-    for value in (1.0, 1.8e30, float("inf")):
-        table.show({"epoch": 1, "lr": 1, "train_loss": value, "train_acc": 1, "si_norm": value,
-                    "test_loss": value, "test_acc": 1, "seconds": 1}, evaluated=True)  # fmt: skip
+    for number, value in enumerate((1.0, 1.8e30, float("inf"))):
+        print_row({"epoch": 1, "lr": 1, "train_loss": value, "train_acc": 1, "si_norm": value,
+                   "test_loss": value, "test_acc": 1, "seconds": 1}, number)  # fmt: skip
     header, *rows = capsys.readouterr().out.splitlines()
     assert {len(row) for row in rows} == {len(header)}
 
@@ -230,7 +229,7 @@ def test_where_no_run_can_go_on_is_said(run, refused):
     (folder / runs.CONFIG).unlink()
     assert "it is not known whether it is this run" in refused(run, again)
     (folder / runs.CONFIG).write_text(config)
-    whole = [path for (_, part), path in runs.checkpoints_in(folder).items() if not part]
+    whole = [*runs.whole_epochs(folder).values()]
     for damage in (lambda path: path.write_bytes(b"damaged"), Path.unlink):
         for path in whole:
             damage(path)

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import TINY, measure
+from conftest import TINY, load_images, measure
 
 import data
 import models
@@ -24,7 +24,7 @@ BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
 
 
 def digits(count=200):
-    return data.load("Digits", "", use_test=True, use_data_size=count)[0]
+    return load_images("Digits", use_test=True, use_data_size=count)[0]
 
 
 def trainer_of(images, **asked):

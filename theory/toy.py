@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+ALPHA = (1, 2, 4)
 CONVERGED = 1e-12  # of F, relative to sum(alpha)
 
 
@@ -41,25 +42,23 @@ def gradient(w: np.ndarray, alpha: ArrayLike) -> np.ndarray:
     return np.stack([common * y, -common * x], axis=-2)
 
 
-def random_points(count: int, pairs: int, seed: int = 0) -> np.ndarray:
+def random_points(count: int, pairs: int) -> np.ndarray:
     """Uniformly random points of the sphere: (count, 2, pairs)."""
-    w = np.random.RandomState(seed).standard_normal((count, 2, pairs))
+    w = np.random.RandomState(0).standard_normal((count, 2, pairs))
     return w / np.linalg.norm(w, axis=(-2, -1), keepdims=True)
 
 
-def random_level(alpha: ArrayLike) -> float:
+def random_level(alpha: ArrayLike = ALPHA) -> float:
     """The mean of F over the sphere, sum(alpha) / 4, as x_i^2 / (x_i^2 + y_i^2) averages 1/2."""
     return float(np.sum(alpha) / 4)
 
 
-def descend(
-    elr: float, steps: int, alpha: Sequence[float] = (1, 2, 4), runs: int = 1, seed: int = 0
-) -> np.ndarray:
+def descend(elr: float, steps: int, alpha: Sequence[float] = ALPHA, runs: int = 1) -> np.ndarray:
     """Losses along projected gradient descent from random points: (runs, steps + 1). Raises
     ValueError for a rate or an alpha that is not positive."""
     if not (elr > 0 and np.all(np.asarray(alpha) > 0)):
         raise ValueError("the effective learning rate and every alpha must be positive")
-    w = random_points(runs, len(alpha), seed)
+    w = random_points(runs, len(alpha))
     losses = [loss(w, alpha)]
     for _ in range(steps):
         w = w - elr * gradient(w, alpha)
@@ -68,24 +67,18 @@ def descend(
     return np.stack(losses, axis=-1)
 
 
-def stability_bound(alpha: ArrayLike) -> float:
+def stability_bound(alpha: ArrayLike = ALPHA) -> float:
     """The largest ELR at which some minimum is stable, 2 / sum(alpha); derived above."""
     return float(2 / np.sum(alpha))
 
 
-def convergence_boundary(
-    alpha: Sequence[float] = (1, 2, 4),
-    steps: int = 20_000,
-    runs: int = 8,
-    seed: int = 0,
-    tolerance: float = 1e-3,
-) -> float:
-    """The ELR up to which descent from random points converges, by bisection. It converges if most
-    of the runs end at a loss of 0, to 1e-12 of sum(alpha). `tolerance` is relative."""
+def convergence_boundary(alpha: Sequence[float] = ALPHA, steps: int = 20_000) -> float:
+    """The ELR up to which descent from random points converges, by bisection to a thousandth. It
+    converges if most of eight runs end at a loss of 0, to 1e-12 of sum(alpha)."""
     low, high = 0.25 * stability_bound(alpha), 4 * stability_bound(alpha)
-    while high / low > 1 + tolerance:
+    while high / low > 1 + 1e-3:
         middle = np.sqrt(low * high)
-        final = descend(middle, steps, alpha, runs, seed)[:, -1]
+        final = descend(middle, steps, alpha, runs=8)[:, -1]
         converges = np.median(final) < CONVERGED * np.sum(alpha)
         low, high = (middle, high) if converges else (low, middle)
     return float(np.sqrt(low * high))

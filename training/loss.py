@@ -1,5 +1,6 @@
 """The loss of each image; training minimises its mean."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -9,15 +10,11 @@ from torch.nn import functional as F
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
 def squared_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(Σ o² - 2 o_y + 1) / C for outputs o, label y and C classes (P2)."""
     label_output = logits.gather(1, labels[:, None])[:, 0]
     return (logits.square().sum(1) - 2 * label_output + 1) / logits.shape[1]
 
 
-def choose(squared: bool) -> Loss:
-    return squared_loss if squared else cross_entropy
+# By --use_squared_loss
+LOSSES = {False: functools.partial(F.cross_entropy, reduction="none"), True: squared_loss}

@@ -9,7 +9,7 @@ import models
 from options import Optimisation, Train
 from training.capture import Captured
 from training.device import autocast, products
-from training.loss import choose
+from training.loss import LOSSES
 from training.trace import StepTrace
 
 # The optimisers' state for each weight, by its names in torch.optim.
@@ -51,7 +51,7 @@ class Trainer:
     ):
         self.model, self.options, self.images, self.device = model, options, images, device
         self.network = torch.compile(model, dynamic=False) if options.compile else model
-        self.loss = choose(options.use_squared_loss)
+        self.loss = LOSSES[options.use_squared_loss]
         self.si_weights, self.others = models.split_parameters(model)
         self.fixed_norm = None
         if options.fix_si_pnorm or options.on_sphere:
