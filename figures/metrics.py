@@ -57,7 +57,9 @@ def metrics(runs: Sequence[Run]) -> Figure | None:
             style, name = SUBSETS[end]
             draw_by_epoch(axis, lines, array + end, linestyle=style)
             marks[name] = sample(linestyle=style, color="grey")
-        describe(axis, title, "epoch", y, yscale=scale)
+        files = (file_of(run, array + end) for end in measured for run in runs)
+        describe(axis, f"{title}\n({', '.join(dict.fromkeys(filter(None, files)))})", "epoch", y,
+                 yscale=scale)  # fmt: skip
     name_lines(figure, lines, note, marks if len(marks) > 1 else {})
     return figure
 

@@ -148,19 +148,19 @@ def test_metrics_files_subsets_and_spectra(distinct):
     write_arrays(run.folder / "extra.npz", extra)
     figure = metrics.metrics([run])
     axes = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
-    whole, true, corrupted = axes["Error of the subsets"].lines
+    whole, true, corrupted = axes["Error of the subsets\n(train-tm, extra)"].lines
     same(whole, TRAIN_AT, 100 - 100 * run.metrics("train-tm")["acc"])
     same(true, six, 10 - 2 * six)
     same(corrupted, six, 100 - 2 * six)
     styles = {name: line.get_linestyle() for name, line in entries(figure).items()}
     assert styles["true labels"] == true.get_linestyle() != corrupted.get_linestyle()
     assert styles["corrupted labels"] == corrupted.get_linestyle()
-    same(axes["Trace of the Hessian"].lines[0], six, six + 1)
-    same(axes["Cosine with the start"].lines[0], six, 1 - six / 10)
-    same(axes["Sharpness on the unit sphere"].lines[0], [0, 3, 5], [3, 2, 1])
+    same(axes["Trace of the Hessian\n(extra)"].lines[0], six, six + 1)
+    same(axes["Cosine with the start\n(extra)"].lines[0], six, 1 - six / 10)
+    same(axes["Sharpness on the unit sphere\n(extra)"].lines[0], [0, 3, 5], [3, 2, 1])
     for kind, name in (("hess", "Hessian"), ("fisher", "Fisher")):
         spectra = run.metrics("train-tm")[f"{kind}_evals"]
-        same(axes[f"Leading {name} eigenvalue"].lines[0], TRAIN_AT, spectra.max(1))
+        same(axes[f"Leading {name} eigenvalue\n(train-tm)"].lines[0], TRAIN_AT, spectra.max(1))
     assert len(axes) == 6  # not the loss, which has no subsets, nor what is NaN everywhere
 
 
