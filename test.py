@@ -68,10 +68,10 @@ def measure_run(options: Measure, given: set[str]) -> None:
     for path in files.values():
         remove_litter(path.parent)
     add = options.update or len(found) < len(runs.checkpoints_in(folder))
-    tables = {scope: runs.Metrics.read(path) if add else runs.Metrics()
+    before = {scope: runs.Metrics.read(path) if add else runs.Metrics()
               for scope, path in files.items()}  # fmt: skip
-    if not options.update:  # what is there may have been measured in another way
-        tables = {scope: runs.Metrics() for scope in files}
+    # Without --update all is measured: what is there may be of other images, or of another seed.
+    tables = before if options.update else {scope: runs.Metrics() for scope in files}
     replaced = [path for path in files.values() if not add and path.exists()]
     refuse_to_lose(replaced, folder)
 
@@ -135,8 +135,8 @@ def measure_run(options: Measure, given: set[str]) -> None:
     if len(passed_over) == len(found):
         raise UserError(f"none of the {plural(len(found), 'checkpoint')} in {folder} can be read")
     if not complete:
-        raise UserError("checkpoints that it holds cannot be measured again: --update adds to it, "
-                        "--save_path names another file")  # fmt: skip
+        raise UserError(f"{replaced[0]} has epochs whose checkpoints are damaged, which would be "
+                        "lost: --update adds to it, --save_path names another file")  # fmt: skip
     print("wrote " + ", ".join(str(path) for path in files.values()))
 
 

@@ -67,9 +67,10 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
             path_axis.plot(arrays["t"], values.T, color=colour, linewidth=0.8)
             style = {"color": colour, "alpha": 0.8}
             (named[name],) = barrier_axis.plot(degrees, barriers, marker, **style)
-    share = "position t on the line"
-    describe(axes[0, 0], "Train loss along the line", share, "loss", yscale="log")
-    describe(axes[0, 1], "Test error along the line", share, "error, %")
+    way = "arc" if arrays.get("arc") else "line"  # files of before may be of arcs
+    share = f"position t on the {way}"
+    describe(axes[0, 0], f"Train loss along the {way}", share, "loss", yscale="log")
+    describe(axes[0, 1], f"Test error along the {way}", share, "error, %")
     angle = "angle between the SI weights, degrees"
     describe(axes[1, 0], "Barrier in train loss", angle, "loss")
     describe(axes[1, 1], "Barrier in test error", angle, "points of error, %")

@@ -89,7 +89,7 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_max, largest = -1, -4, 2**31 - 1
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_max, 0)  # older versions refuse a threshold above 32 MB
+        libc.mallopt(m_mmap_max, 0)  # a threshold has an upper limit of 32 MB, mallopt(3)
         libc.mallopt(m_trim_threshold, largest)
 
 
