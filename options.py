@@ -3,10 +3,8 @@
 A field is an option: its name, type, default, meaning and the values that it takes. The names and
 defaults are those of the papers' official code, so its command lines work here. `Train` and
 `Measure` go unchanged to the network, the trainer, the meter and the run's config.json.
-`python options.py` prints the tables of docs/options.md (a test keeps them in step).
 """
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -532,28 +530,3 @@ def measure_options(argv: Sequence[str] | None = None) -> tuple[Measure, set[str
     if options.models_dir is None:
         raise UserError("--models_dir is missing: the folder that holds checkpoint-<epoch>.pt")
     return options, given
-
-
-def markdown_tables(groups: Sequence[type[Options]]) -> str:
-    """The options as the tables of docs/options.md, one for each group."""
-    lines = []
-    for group in groups:
-        lines += [f"**{group.__doc__.splitlines()[0]}**", "", "| option | default | meaning |"]
-        lines.append("|---|---|---|")
-        for each in fields(group):
-            others = "".join(f" (`--{alias}`)" for alias in spellings(each)[1:])
-            default = "off" if each.default is False else each.default
-            shown = "" if default is None else f"`{default}`"
-            lines.append(f"| `--{each.name}`{others} | {shown} | {each.metadata['help']} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    argparse.ArgumentParser(description="Print the tables of docs/options.md.").parse_args()
-    print(f"### train.py\n\n{markdown_tables(groups_of(Train))}\n### test.py\n")
-    print(markdown_tables((Metrics, Measuring)))
-    print(
-        "The images, the network, the numbers and the machine are options of test.py too, as above."
-    )
-    print("Of these, what a command line does not give is the run's own.")
