@@ -1,4 +1,4 @@
-"""Experiments of P1: at full scale, and as far as a CPU goes (_cpu, _steps, _quarter)."""
+"""Experiments of P1: at full scale, and as far as a CPU goes (_cpu, _quarter)."""
 
 from collections.abc import Iterator
 
@@ -32,15 +32,6 @@ PERIODS = (
         "figure2_cpu",
         "figure2 as far as a CPU goes: 2,560 CIFAR-10 images, width 8, 20 times the weight decay",
         *rates((0.001, 0.01, 0.03, 1.0), (0.02,)), **CIFAR, save_freq=4,
-    ),
-    # Instead of the weight decay of an epoch, this matches the published number of steps, 391,000,
-    # and the product of λ and steps: half of the steps at twice λ.
-    setting(
-        "figure2_steps",
-        "figure2 step for step as far as a CPU goes: 195,500 steps, 2,560 CIFAR-10 images, width 8",
-        *rates((0.01, 0.03, 0.001), (0.002,)),
-        {"lr_init": 1.0, "wd": 0.002, "epochs": 2000},
-        **CIFAR, epochs=9775, save_freq=39,
     ),
     # All of the published setting but its length: four times λ in a quarter of the epochs is the
     # same total weight decay.
