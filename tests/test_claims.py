@@ -242,7 +242,7 @@ def test_branches_share_a_checkpoint_and_are_trained_once(run):
 
 
 def test_practice_asks_whether_its_swings_need_the_norm(make, asked):
-    found = periodic.practice(seeds_of(make, saw(50, 1200), 6))
+    found = periodic.practice(seeds_of(make, saw(50, 1200), 6, "a"))
     assert values(found)["regular loss, free minus held"] == 1
     assert found[0][-1].low == pytest.approx(0.025 ** (1 / 6))  # seeds all alike
     assert verdicts(found) == ["supported"] * 2
@@ -473,7 +473,7 @@ def test_optima_are_compared_with_the_best_constant_rate_and_with_the_same_drop(
 
 def test_toy(monkeypatch):
     monkeypatch.setattr(sphere.toy_model, "descend", functools.cache(sphere.toy_model.descend))
-    monkeypatch.setattr(sphere, "TOY_STEPS", 3000)
+    monkeypatch.setattr(sphere, "TOY_STEPS", 1000)
     for boundary, verdict in ((0.2857, "supported"), (0.3, "contradicted")):
         monkeypatch.setattr(sphere.toy_model, "convergence_boundary", lambda steps, b=boundary: b)
         found = sphere.toy()

@@ -34,25 +34,21 @@ def test_a_fall_takes_as_long_as_the_last_one_from_the_same_effective_rate():
     assert sooner == pytest.approx((expected - math.log(1.3) / 2 / 0.02) / 1.3, abs=1)
 
 
-def test_what_is_left_of_an_overdue_fall_is_a_quarter_of_the_usual_depth():
-    """The median over the last five periods."""
-    found = periods(3, 3, 3, 1, 1, 1, 2, 9)
-    left = time_to_turn(*after(found, -0.5 - 0.01 * np.arange(10)), found)
-    assert left == pytest.approx(0.25 * 1 / 0.01)
+RISING = 0.01 * np.arange(10)
 
 
-def test_a_fall_from_higher_up_goes_on_as_in_its_later_half():
-    found = periods(0.5)
-    level = 0.3 + np.append(0.3 + 0.01 * np.arange(10)[::-1], 0.03 * np.arange(10)[::-1])
-    assert time_to_turn(*after(found, level), found) == pytest.approx(0.3 / 0.03)
-
-
-def test_there_is_no_forecast_while_the_norm_rises_or_without_a_period():
-    found = periods(0.5)
-    level = np.append([2.0, 1.0], 0.5 + 0.01 * np.arange(10))
-    assert time_to_turn(*after(found, level), found) is None
-    assert time_to_turn(*after(found, -level), []) is None
-    assert time_to_turn(*after(found, [1.0, 0.9]), found) is None  # too few records
+@pytest.mark.parametrize("depths, level, left", [
+    # Overdue: a quarter of the usual depth, the median over the last five periods
+    ((3, 3, 3, 1, 1, 1, 2, 9), -0.5 - RISING, 0.25 * 1 / 0.01),
+    # From higher up than the last one: as in its own later half
+    ((0.5,), 0.3 + np.append(0.3 + RISING[::-1], 3 * RISING[::-1]), 0.3 / 0.03),
+    ((0.5,), np.append([2.0, 1.0], 0.5 + RISING), None),  # while the norm rises
+    ((0.5,), [1.0, 0.9], None),  # too few records
+])  # fmt: skip
+def test_what_is_left_of_a_fall(depths, level, left):
+    found = periods(*depths)
+    assert time_to_turn(*after(found, level), found) == pytest.approx(left)
+    assert time_to_turn(*after(found, level), []) is None
 
 
 def test_phases_as_a_run_goes_on():
@@ -73,16 +69,16 @@ def test_phases_as_a_run_goes_on():
 def test_a_changed_rate_moves_the_turn_by_the_power_of_the_norm(power, expected):
     """The last fall tells nothing here; at e times the rate, the same η̃ is at ρ × e^(1/p)."""
     found = periods(0.5)
-    level = 1.3 + 0.01 * np.arange(10)[::-1]
-    later = time_to_turn(*after(found, level), found)
-    sooner = time_to_turn(*after(found, level), found, lr_ratio=math.e, power=power)
+    known = after(found, 1.3 + RISING[::-1])
+    later = time_to_turn(*known, found)
+    sooner = time_to_turn(*known, found, lr_ratio=math.e, power=power)
     assert later - sooner == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bad", [0.0, math.inf, math.nan, -1.0])
 def test_rates_and_norms_that_are_no_numbers(bad):
     found = periods(0.5)
-    times, rho = after(found, 0.3 - 0.01 * np.arange(10))
+    times, rho = after(found, 0.3 - RISING)
     assert time_to_turn(times, rho, found, lr_ratio=bad) is None
     expected = time_to_turn(np.delete(times, 5), np.delete(rho, 5), found)
     rho[5] = bad
