@@ -131,7 +131,6 @@ LEVEL, FREE = np.ones(60), {"lr_init": 1.0}
     (LEVEL, fall(24, 10), 0.5, {**FREE, "wd": 0.01}, "no period yet: η̃ still rises"),
     (LEVEL, fall(24, 10), 0.5, {}, "no period yet: 0.94 e-folds of decay (needs 2)"),
     (LEVEL, 5.0, 0.5, FREE, "chaotic equilibrium"),
-    (fall(14, 2), 5.0, 0.87, FREE, "no period yet: the loss still falls"),
     (LEVEL, 5.0, 0.04, {"lr_init": 1e-3, "wd": 0.03},
      "no period yet: 0.0071 e-folds of decay (needs 2)"),
     (fall(2, 1e-3), 5.0, 0.0, {"wd": 0.0}, "convergence"),
