@@ -47,13 +47,12 @@ def rate_at(epochs):
     return 0.5 * np.exp(-np.maximum(np.ceil(epochs), 1) / 100)
 
 
-def joined(run, first, second):
+def joined(run, *files):
     """The epochs that two files report, and both files' arrays there."""
-    one, two = run.metrics(first), run.metrics(second)
-    at = np.intersect1d(one["report_epochs"], two["report_epochs"])
-    picked = [{key: values[np.isin(arrays["report_epochs"], at)] for key, values in arrays.items()}
-              for arrays in (one, two)]  # fmt: skip
-    return at, *picked
+    both = [run.metrics(file) for file in files]
+    at = np.intersect1d(*(arrays["report_epochs"] for arrays in both))
+    return at, *({key: values[np.isin(arrays["report_epochs"], at)]
+                  for key, values in arrays.items()} for arrays in both)  # fmt: skip
 
 
 def test_overview_and_effective_steps(distinct):
@@ -182,15 +181,13 @@ def test_three_regimes_by_epoch_and_by_loss(distinct):
 
 
 def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
-    asked, losses = [], np.ones((4, 60))
-    losses[0] = 5
-    monkeypatch.setattr(
-        "figures.regimes.toy.descend",
-        lambda *words, runs: asked.append((*words, runs)) or losses,
-    )
+    def descend(elr, steps, runs):
+        assert (elr, steps, runs) == (0.1, 10_000, 256)
+        return np.repeat([[5.0], [1], [1], [1]], 60, axis=1)
+
+    monkeypatch.setattr("figures.regimes.toy.descend", descend)
     (container,) = figures.diagram_of_toy([0.1]).axes[0].containers
     same(container[0], [0.1], [2])
-    assert asked == [(0.1, 10_000, 256)]
 
 
 def test_the_regime_diagram(distinct):
@@ -198,8 +195,7 @@ def test_the_regime_diagram(distinct):
     rng, rates = np.random.default_rng(0), (0.1, 0.01, 1.0)
     losses = [rng.lognormal(-1 + i, 0.8, 400) for i in range(3)]
     losses[1][:200] = 99
-    regimes = [find_regime(loss, np.full(400, d)) for loss, d in zip(losses, (0, 0.5, 1),
-                                                                     strict=True)]  # fmt: skip
+    regimes = [find_regime(losses[i], np.full(400, i / 2)) for i in range(3)]
     figure = regime_diagram((*rates, 2.0), [*regimes, Regime(None, 1e3, 5e2, 2e3)], 1.75, 2.5)
     axis = figure.axes[0]
     for elr, loss, container in zip(rates, losses, axis.containers, strict=False):
@@ -263,15 +259,11 @@ def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_o
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
     figure = figures.figure2(runs, published=True)
     loss_axis, error_axis = figure.axes[:2]
-    expected = {
-        "η = 0.01": ({10: 3e-3, 43: 1.5e-4}, {10: 27, 20: 25, 27.5: 21, 43: 18, 50: 17}),
-        "η = 1": ({50: 0.4}, {49.5: 25, 50: 65}),
-    }
-    stars = zip(marked(loss_axis, "*"), marked(error_axis, "*"), expected.items(), strict=True)
-    for losses, errors, (name, (loss, error)) in stars:
-        same(losses, [*loss], [*loss.values()])
-        same(errors, [*error], [*error.values()])
-        assert losses.get_color() == errors.get_color() == entries(figure)[name].get_color()
+    losses, errors = marked(loss_axis, "*"), marked(error_axis, "*")
+    same(losses[0], [10, 43], [3e-3, 1.5e-4])
+    same(errors[1], [49.5, 50], [25, 65])
+    for loss, error, name in zip(losses, errors, ("η = 0.01", "η = 1"), strict=True):
+        assert loss.get_color() == error.get_color() == entries(figure)[name].get_color()
     jumps = [line.get_xdata()[0] for line in loss_axis.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(jumps, [10, 20, 27.5, 43])
     # In the window alone, and not of branches
@@ -341,8 +333,9 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
     # At the epochs that all have; a single value is a point
     axis = figures.plt.figure().subplots()
-    one, two = Curve(np.array([0, 2, 4]), np.array([9, 2, 4])), Curve(np.arange(2, 5), [8, 1, 4])
-    draw_seeds(axis, [one, two._replace(values=np.array(two.values))], "C0", "log")
+    some = [Curve(np.array([0, 2, 4]), np.array([9, 2, 4])),
+            Curve(np.array([2, 3, 4]), np.array([8, 1, 4]))]  # fmt: skip
+    draw_seeds(axis, some, "C0", "log")
     same(axis.lines[0], [2, 4], [4, 4])
     signs = [Curve(np.array([4]), np.array([value])) for value in (-1, 3)]  # as of a trace
     draw_seeds(axis, signs, "C0", "symlog")

@@ -71,7 +71,7 @@ def test_paths_and_barriers(tmp_path):
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
     low = on_sphere(make, 0.01, falling(60)[0], np.zeros(60), gradient=3.0)
-    other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01), gradient=5.0)
+    other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01))  # a gradient of 5
     high = on_sphere(make, 0.1, chaos(60)[0], np.full(60, 0.5))
     bare = [on_sphere(make, elr, chaos(60)[0], np.full(60, 0.5)) for elr in (0.01, 0.1)]
     assert not drawn(bare)
