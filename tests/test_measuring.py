@@ -53,9 +53,6 @@ def folder(tmp_path_factory):
     return runs.trial_folder(directory, 0)
 
 
-# --- the network stays as it is ---
-
-
 @pytest.mark.parametrize("train_mode", [True, False])
 def test_measuring_leaves_any_network_as_it_was(train_mode):
     """Here one with statistics of every kind, one of its layers kept in evaluation mode."""
@@ -109,10 +106,6 @@ def test_si_weights_alone_and_from_the_same_pass(folder):
             np.testing.assert_allclose(array, together[name], rtol=1e-5)
     last = measure(folder, f"{flags} 2", "last.npz")  # on its own
     assert_same(last, {name: array[1:] for name, array in everything.items()})
-    names = set(reference.invariant(state_of(folder, 0)))
-    assert {n.removesuffix("_norm") for n in alone if n.endswith("weight_norm")} == names
-    for name in ("gnorm_m", "gm_norm", "gs_norm", "hess_trace", "params_norm"):
-        assert (alone[name] != everything[name]).all()
 
 
 @pytest.mark.parametrize("words, name", [
@@ -257,7 +250,6 @@ def test_what_is_measured_is_written_on_the_way(folder, monkeypatch):
 
 # --- metrics measured while training ---
 
-
 HELD_OUT = TINY.replace("--use_test", "").replace("--use_data_size 200", "--use_data_size 1350")
 
 
@@ -339,9 +331,6 @@ def test_metrics_are_written_while_the_run_goes_on(run, monkeypatch):
     monkeypatch.setattr(recorder, "WRITE_EVERY", 0)
     run("--save_freq 1 --epochs 4 --metrics")
     assert seen == [0, 1, 2, 3]
-
-
-# --- what is measured of checkpoints afterwards ---
 
 
 def outputs_of(state):

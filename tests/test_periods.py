@@ -22,9 +22,6 @@ def share_periodic(draw, arguments, draws):
     return np.mean([find_periods(range(len(loss)), loss, rho).is_periodic for loss, rho in columns])
 
 
-# --- what has no periods ---
-
-
 def noise(rng, memory):
     """An autoregressive process of unit variance: (N,)."""
     start = lfilter([1], [1, -memory], rng.normal(size=N), zi=[memory * rng.normal()])[0]
@@ -65,9 +62,6 @@ def heavy_tails(rng, degrees, width):
 ])  # fmt: skip
 def test_no_periods_in(draw, arguments):
     assert share_periodic(draw, arguments, draws=60) < 0.05
-
-
-# --- what has ---
 
 
 # By the shape of a period: the position in it, and ln ρ and ln loss there, from 0 (lowest) to 1.

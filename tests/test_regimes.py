@@ -121,9 +121,6 @@ def test_the_toy_function_has_all_three(elr, level, regime):
     assert told(loss, loss / toy.random_level((1, 2, 4))) == regime
 
 
-# --- what is said of runs ---
-
-
 LEVEL, FREE = np.ones(60), {"lr_init": 1.0}
 
 

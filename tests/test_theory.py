@@ -26,9 +26,6 @@ def test_effective_quantities():
     assert effective_step(0.5, [2.0, 4.0], [3.0, 3.0]).tolist() == [0.75, 0.375]
 
 
-# --- the theory against a direct simulation of the recursion, with real vectors ---
-
-
 def sgd_step(rng, w, effective_norm, lr, wd):
     """A step with a gradient orthogonal to w whose effective norm ρ‖g‖ is given."""
     g = rng.standard_normal(len(w))
