@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from made_runs import CONFIG
+from matplotlib.figure import Figure
 
 import figures
 import runs
@@ -17,7 +18,13 @@ from figures.style import describe
 from utils import UserError
 
 
-def test_branches_are_drawn_when_named_or_asked_for(run, capsys):
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Files of figures are empty: to render them takes seconds."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
+def test_branches_are_drawn_when_named_or_asked_for(run, capsys, unrendered):
     folder = run("--metrics --save_freq 1")
     run("--fix_si_pnorm --resume_epoch 2 --metrics --save_freq 1")
     branch = folder / "branch-2_fix_si_pnorm=True"
@@ -90,7 +97,7 @@ def test_what_is_not_measured_is_drawn_from_its_log_and_says_how_to_measure(run,
     assert (folder / "overview.png").exists()
 
 
-def test_a_window_of_epochs(distinct, capsys):
+def test_a_window_of_epochs(distinct, capsys, unrendered):
     run = distinct()
     main([str(run.folder)])
     assert figures.period_table(run) in capsys.readouterr().out
@@ -156,7 +163,7 @@ def test_seeds_and_folders_name_only_runs_that_are_equal_otherwise(tmp_path):
     assert by_setting([*runs, copy]) == [runs[:2], runs[2:], [copy]]
 
 
-def test_sixteen_lines_are_drawn_and_what_is_left_out_is_said(tmp_path, capsys):
+def test_sixteen_lines_are_drawn_and_what_is_left_out_is_said(tmp_path, capsys, unrendered):
     for i in range(20):
         fake(tmp_path / f"lr_{i}" / "trial_0", lr_init=1.0 + i)
     found = runs.find_runs(tmp_path)
