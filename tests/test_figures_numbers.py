@@ -109,16 +109,12 @@ def test_marks_lie_on_their_curves_at_their_epochs(distinct):
     run = distinct()
     log = run.log()
     overview, panels = figures.figure2([run]).axes, figures.panels([run]).axes
-    for loss_axis, norm_axis in ((overview[0], overview[2]), panels):
-        (lows,), (turns,) = marked(loss_axis, "v"), marked(norm_axis, "v")
-        for mark, column in ((turns, "si_norm"), (lows, "train_loss")):
-            x, y = points(mark)
-            assert len(x) == 3 and np.array_equal(y, log[column][x.astype(int) - 1])
-        assert not {*points(turns)[0]} & {*points(lows)[0]}
-        for begin, turn, low in zip((0, 20, 40), points(turns)[0], points(lows)[0], strict=True):
-            inside = (log["epoch"] > begin) & (log["epoch"] <= begin + 20)
-            assert turn == log["epoch"][inside][np.argmin(log["si_norm"][inside])]
-            assert low == log["epoch"][inside][np.argmin(log["train_loss"][inside])]
+    losses, norms = (overview[0], panels[0]), (overview[2], panels[1])
+    for axes, column in ((losses, "train_loss"), (norms, "si_norm")):
+        lowest = [at + np.argmin(log[column][at : at + 20]) for at in (0, 20, 40)]
+        for axis in axes:
+            (marks,) = marked(axis, "v")
+            same(marks, log["epoch"][lowest], log[column][lowest])
 
 
 def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
@@ -300,14 +296,12 @@ def test_comparison_has_means_over_seeds_and_bars_from_the_lowest_to_the_highest
     periods = [run.periods.mean for run in runs]
     errors = [100 - 100 * run.metrics("test-em")["acc"].max() for run in runs]
     for axis, numbers in zip(figure.axes, (periods, errors), strict=True):
-        for wd, container in zip((0.01, 0.02), axis.containers, strict=True):
-            rates, means = points(container[0])
-            assert rates.tolist() == [0.1, 0.3]
-            for rate, mean, bar in zip(rates, means, container[2][0].get_segments(), strict=True):
-                values = [number for number, run in zip(numbers, runs, strict=True)
-                          if (run.config["lr_init"], run.config["wd"]) == (rate, wd)]  # fmt: skip
-                assert len(values) == 3 and mean == pytest.approx(np.mean(values))
-                assert sorted(bar[:, 1]) == pytest.approx([min(values), max(values)])
+        by_rate = np.reshape(numbers, (2, 2, 3))[::-1]  # rates, λ, seeds
+        for i, container in zip((0, 1), axis.containers, strict=True):
+            seeds = by_rate[:, i]
+            same(container[0], [0.1, 0.3], seeds.mean(1))
+            bars = [bar[:, 1] for bar in container[2][0].get_segments()]
+            np.testing.assert_allclose(np.sort(bars), np.c_[seeds.min(1), seeds.max(1)])
     assert len({*errors}) == 12
 
 

@@ -63,8 +63,7 @@ def test_paths_and_barriers(tmp_path):
     arrays["regime"][2] = "divergence"  # beside a chaotic end
     assert paths.relation(arrays, 0, 2) == paths.relation(arrays, 2, 3) == paths.RELATIONS[5]
     arrays["regime"][:] = "convergence"
-    assert paths.relation(arrays, 0, 3) == paths.RELATIONS[3]
-    assert paths.relation(arrays, 2, 3) == paths.RELATIONS[2]
+    assert [paths.relation(arrays, i, 3) for i in (0, 2)] == [paths.RELATIONS[i] for i in (3, 2)]
     arrays |= {"elr": np.full(4, np.nan), "lr": np.array([1, 1, 1, 2])}  # off the sphere
     assert [paths.relation(arrays, 0, i) for i in (2, 3)] == [paths.RELATIONS[i] for i in (1, 3)]
 

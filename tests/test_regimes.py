@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from theory import toy
 from theory.dynamics import next_norm
 from theory.regimes import find_regime
 
@@ -110,15 +109,6 @@ def test_lengths_that_differ_are_refused():
     for columns in (([1, 2], [1]), ([1, 2], [1, 2], [1])):
         with pytest.raises(ValueError, match="same length"):
             find_regime(*columns)
-
-
-@pytest.mark.parametrize("elr, level, regime", [
-    (0.1, 0.0, "convergence"), (1.0, 1.27, "chaotic equilibrium"), (1000.0, 1.75, "divergence"),
-])  # fmt: skip
-def test_the_toy_function_has_all_three(elr, level, regime):
-    loss = toy.descend(elr, 1000, (1, 2, 4), runs=128).mean(0)
-    assert loss[500:].mean() == pytest.approx(level, abs=0.05)
-    assert told(loss, loss / toy.random_level((1, 2, 4))) == regime
 
 
 LEVEL, FREE = np.ones(60), {"lr_init": 1.0}
