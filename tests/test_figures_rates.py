@@ -63,15 +63,14 @@ def test_paths_and_barriers(tmp_path):
     arrays["regime"][2] = "divergence"  # beside a chaotic end
     assert paths.relation(arrays, 0, 2) == paths.relation(arrays, 2, 3) == paths.RELATIONS[5]
     arrays["regime"][:] = "convergence"
-    assert paths.relation(arrays, 0, 3) == paths.RELATIONS[3]
-    assert paths.relation(arrays, 2, 3) == paths.RELATIONS[2]
+    assert [paths.relation(arrays, i, 3) for i in (0, 2)] == [paths.RELATIONS[i] for i in (3, 2)]
     arrays |= {"elr": np.full(4, np.nan), "lr": np.array([1, 1, 1, 2])}  # off the sphere
     assert [paths.relation(arrays, 0, i) for i in (2, 3)] == [paths.RELATIONS[i] for i in (1, 3)]
 
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
     low = on_sphere(make, 0.01, falling(60)[0], np.zeros(60), gradient=3.0)
-    other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01), gradient=5.0)
+    other = on_sphere(make, 0.01, falling(60)[0], np.full(60, 0.01))  # a gradient of 5
     high = on_sphere(make, 0.1, chaos(60)[0], np.full(60, 0.5))
     bare = [on_sphere(make, elr, chaos(60)[0], np.full(60, 0.5)) for elr in (0.01, 0.1)]
     assert not drawn(bare)

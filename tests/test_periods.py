@@ -1,29 +1,26 @@
-"""Periods are found where they are, and rarely where there is only noise."""
+"""Periods are found where they are, rarely where there is only noise; the next turn is forecast."""
 
 import csv
-import itertools
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from theory.forecast import Course, time_to_turn
 from theory.periods import Detector, Period, Periods, chance_cv, find_periods
 
 N = 400  # records of a synthetic run
-DRAWS = 100
 TIME = np.arange(N)
 
 
-def share_periodic(draw, draws=DRAWS):
-    """In how many of the draws (loss, ρ) a run is called periodic."""
+def share_periodic(draw, arguments, draws):
+    """In how many of the draws of (loss, ρ) a run is called periodic."""
     rng = np.random.RandomState(0)
-    columns = [draw(rng) for _ in range(draws)]
+    columns = [draw(rng, *arguments) for _ in range(draws)]
     return np.mean([find_periods(range(len(loss)), loss, rho).is_periodic for loss, rho in columns])
-
-
-# --- what has no periods ---
 
 
 def noise(rng, memory):
@@ -32,64 +29,40 @@ def noise(rng, memory):
     return start * math.sqrt(1 - memory**2)
 
 
-def poisson_spikes(count, kick):
+def poisson_spikes(rng, count, kick):
     """Spikes at random times, each of which multiplies ρ, that decays as much in between."""
-
-    def draw(rng):
-        hits = rng.uniform(size=N) < count / N
-        since = TIME - np.maximum.accumulate(np.where(hits, TIME, -N))
-        loss = np.maximum(0.5**since, 1e-3) * np.exp(rng.normal(0, 0.1, N))
-        return loss, np.exp(np.cumsum(math.log(kick) * (hits - count / N)))
-
-    return draw
+    hits = rng.uniform(size=N) < count / N
+    since = TIME - np.maximum.accumulate(np.where(hits, TIME, -N))
+    loss = np.maximum(0.5**since, 1e-3) * np.exp(rng.normal(0, 0.1, N))
+    return loss, np.exp(np.cumsum(math.log(kick) * (hits - count / N)))
 
 
-def autoregressive(memory, width, lag):
+def autoregressive(rng, memory, width, lag):
     """Noise in the loss, and in ρ: its own (no lag), or the loss's, later."""
-
-    def draw(rng):
-        x = noise(rng, memory)
-        y = np.roll(x, lag) if lag else noise(rng, memory)
-        return np.exp(x), np.exp(width * y)
-
-    return draw
+    x = noise(rng, memory)
+    return np.exp(x), np.exp(width * (np.roll(x, lag) if lag else noise(rng, memory)))
 
 
-def random_walk(width, skewed):
-    def draw(rng):
-        step = rng.exponential(size=N) - 1 if skewed else rng.normal(size=N)
-        other = step if skewed else rng.normal(size=N)
-        return np.exp(np.cumsum(0.3 * step)), np.exp(np.cumsum(width * other))
-
-    return draw
+def random_walk(rng, width, skewed):
+    step = rng.exponential(size=N) - 1 if skewed else rng.normal(size=N)
+    other = step if skewed else rng.normal(size=N)
+    return np.exp(np.cumsum(0.3 * step)), np.exp(np.cumsum(width * other))
 
 
-def heavy_tails(degrees, width):
-    def draw(rng):
-        loss, log_rho = np.clip(rng.standard_t(degrees, (2, N)), -100, 100)
-        return np.exp(0.5 * loss), np.exp(width * log_rho - TIME / 300)
-
-    return draw
+def heavy_tails(rng, degrees, width):
+    """Student's t, around a slow decay of ρ."""
+    loss, log_rho = np.clip(rng.standard_t(degrees, (2, N)), -100, 100)
+    return np.exp(0.5 * loss), np.exp(width * log_rho - TIME / 300)
 
 
-WITHOUT = {
-    **{f"{n} spikes, kick {k}": poisson_spikes(n, k)
-       for n, k in itertools.product((4, 8, 20), (1.0, 1.4, 2.0))},
-    **{f"AR({m}), {w}, lag {lag}": autoregressive(m, w, lag)
-       for m, w, lag in itertools.product((0, 0.8, 0.95), (0.05, 0.3), (0, 1))},
-    **{f"random walk {w}, skewed {s}": random_walk(w, s)
-       for w, s in itertools.product((0.01, 0.1), (False, True))},
-    **{f"Student's t({d}), {w}": heavy_tails(d, w)
-       for d, w in itertools.product((1, 2, 3), (0.003, 0.03))},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_no_periods_in(name):
-    assert share_periodic(WITHOUT[name]) < 0.05
-
-
-# --- what has ---
+@pytest.mark.parametrize("draw, arguments", [
+    *product([poisson_spikes], product((4, 8, 20), (1.0, 1.4, 2.0))),
+    *product([autoregressive], product((0, 0.8, 0.95), (0.05, 0.3), (0, 1))),
+    *product([random_walk], product((0.01, 0.1), (False, True))),
+    *product([heavy_tails], product((1, 2, 3), (0.003, 0.03))),
+])  # fmt: skip
+def test_no_periods_in(draw, arguments):
+    assert share_periodic(draw, arguments, draws=60) < 0.05
 
 
 # By the shape of a period: the position in it, and ln ρ and ln loss there, from 0 (lowest) to 1.
@@ -100,34 +73,27 @@ KNOTS = {
 }
 
 
-def swings(shape, depth, width, records, periods=6):
+def swings(rng, shape, depth, width, records, periods=6):
     """Periods of random lengths: ρ swings by the factor `depth`, the loss by 30; both noisy.
 
     A loss that creeps is lowest early, as that of ResNet-18 with weight decay on all weights.
     """
     at, rho_at, loss_at = map(np.array, KNOTS[shape])
-
-    def draw(rng):
-        ends = np.cumsum(records * (1 + 0.1 * rng.normal(size=periods + 1)))
-        time = np.arange(ends[-1])
-        phase = np.interp(time, [0, *ends], range(periods + 2)) % 1
-        if shape == "smooth":
-            k = np.searchsorted(at, phase, side="right")
-            left, length = at[k - 1], (at[k] - at[k - 1])
-            phase = left + length * (1 - np.cos(np.pi * (phase - left) / length)) / 2
-        log_rho, log_loss = np.interp(phase, at, rho_at), np.interp(phase, at, loss_at)
-        noise = rng.normal(0, width, len(time))
-        return 30**log_loss * np.exp(noise), depth**log_rho * np.exp(0.002 * noise)
-
-    return draw
+    ends = np.cumsum(records * (1 + 0.1 * rng.normal(size=periods + 1)))
+    time = np.arange(ends[-1])
+    phase = np.interp(time, [0, *ends], range(periods + 2)) % 1
+    if shape == "smooth":
+        k = np.searchsorted(at, phase, side="right")
+        left, length = at[k - 1], (at[k] - at[k - 1])
+        phase = left + length * (1 - np.cos(np.pi * (phase - left) / length)) / 2
+    log_rho, log_loss = np.interp(phase, at, rho_at), np.interp(phase, at, loss_at)
+    noise = rng.normal(0, width, len(time))
+    return 30**log_loss * np.exp(noise), depth**log_rho * np.exp(0.002 * noise)
 
 
-@pytest.mark.parametrize("shape", ["sawtooth", "creeping", "smooth"])
-@pytest.mark.parametrize("depth", [1.2, 2.5])
-@pytest.mark.parametrize("width", [0.03, 0.3])
-@pytest.mark.parametrize("records", [12, 100])
-def test_periods_in(shape, depth, width, records):
-    assert share_periodic(swings(shape, depth, width, records), draws=24) > 0.95
+@pytest.mark.parametrize("arguments", [*product(KNOTS, (1.2, 2.5), (0.03, 0.3), (12, 100))])
+def test_periods_in(arguments):
+    assert share_periodic(swings, arguments, draws=24) > 0.95
 
 
 # --- the record of a run ---
@@ -155,16 +121,14 @@ def test_figure2(lr, cv):
     columns = record(lr)
     found = find_periods(*columns)
     assert found.turns.tolist() == TURNS[lr]
-    e_fold = 1 / (float(lr) * 0.02 * 20)  # epochs of 20 steps
-    assert found.after(e_fold).is_periodic == bool(cv)
-    if not cv:
-        return
-    assert found.cv == pytest.approx(cv, abs=0.005)
-    # Half of the epochs, unevenly: the same periods. Units of time, loss and ρ do not matter.
-    kept = np.sort(np.random.RandomState(0).choice(1000, 500, replace=False))
-    assert len(find_periods(*columns[:, kept])) >= len(found) - 1
-    other = find_periods(*(columns.T * [20, 3, 7]).T)
-    assert other.turns == pytest.approx(20 * found.turns) and other.cv == pytest.approx(found.cv)
+    assert found.after(1 / (float(lr) * 0.02 * 20)).is_periodic == bool(cv)  # 20 steps an epoch
+    if cv:
+        assert found.cv == pytest.approx(cv, abs=0.005)
+        # Half of the epochs, unevenly: the same periods. Units of time, loss and ρ do not matter.
+        kept = np.sort(np.random.RandomState(0).choice(1000, 500, replace=False))
+        assert len(find_periods(*columns[:, kept])) >= len(found) - 1
+        other = find_periods(*(columns.T * [20, 3, 7]).T)
+        assert (*other.turns, other.cv) == pytest.approx((*(20 * found.turns), found.cv))
 
 
 def test_turning_points_are_in_order_and_extremes():
@@ -209,8 +173,7 @@ def test_short_records():
         find_periods([1, 2], [1], [1, 2])
 
 
-@pytest.mark.parametrize("dead", [0.2, 0.4])
-@pytest.mark.parametrize("lengths", [3, 10, 60])
+@pytest.mark.parametrize("lengths, dead", [*product((3, 10, 60), (0.2, 0.4))])
 def test_one_in_twenty_draws_of_random_events_is_below_the_limit(lengths, dead):
     """Exponential lengths after a dead time; the limit is found from other draws."""
     draws = np.random.default_rng(1).exponential(size=(20_000, lengths))
@@ -240,18 +203,12 @@ def cycle(turn, start=None, low=None, high=None, end=None, records=9, wavering=0
     ({"records": 4}, False), ({"wavering": 0.3}, True), ({"wavering": 0.31}, False),
 ])  # fmt: skip
 def test_what_is_orderly(change, orderly):
-    assert cycle(100, **{"start": 0, **change}).is_orderly == orderly
+    assert cycle(100, 0, **change).is_orderly == orderly
 
 
 def of_lengths(lengths, disorderly=0):
     turns = np.cumsum([10, *lengths])
-    return Periods(tuple(cycle(t, records=4 if i < disorderly else 9)
-                         for i, t in enumerate(turns)))  # fmt: skip
-
-
-def varied(cv, count):
-    """Lengths of mean 20 with this coefficient of variation."""
-    return np.tile([20 * (1 - cv), 20 * (1 + cv)], count // 2)
+    return Periods(tuple(cycle(t, records=4 + 5 * (i >= disorderly)) for i, t in enumerate(turns)))
 
 
 LIMIT = chance_cv(8, math.log(9))  # of the falls of `cycle`
@@ -260,21 +217,15 @@ LIMIT = chance_cv(8, math.log(9))  # of the falls of `cycle`
 @pytest.mark.parametrize("found, periodic", [
     (Periods(), False), (of_lengths([10] * 2), False), (of_lengths([10] * 3), True),
     (of_lengths([10] * 3, 1), True), (of_lengths([10] * 3, 2), False),
-    # 1.48 MAD / median of two alternating lengths is 1.48 CV
-    (of_lengths(varied(0.26, 200)), True), (of_lengths(varied(0.28, 200)), False),
+    # 1.48 MAD / median of two alternating lengths is 1.48 CV, with CVs of 0.26 and 0.28
+    (of_lengths([14.8, 25.2] * 100), True), (of_lengths([14.4, 25.6] * 100), False),
     # Most are alike: nothing is dispersed, but the CV is chance's
     (of_lengths([20] * 7 + [20 * (1 + 3 * LIMIT)]), True),
     (of_lengths([20] * 7 + [20 * (1 + 6 * LIMIT)]), False),
+    (of_lengths([19, 21, 20, 18, 22, 20, 19, 21, 40, 20, 21, 19]), True),  # one swing missed
 ])  # fmt: skip
 def test_what_is_periodic(found, periodic):
     assert found.is_periodic is periodic  # and no NumPy type: it is written as JSON
-
-
-def test_one_missed_swing_does_not_make_a_run_irregular():
-    lengths = [19, 21, 20, 18, 22, 20, 19, 21, 40, 20, 21, 19]
-    found = of_lengths(lengths)
-    assert found.dispersion == pytest.approx(1.4826 / 20) and found.cv > 0.25
-    assert found.is_periodic
 
 
 @pytest.mark.parametrize("end, goes_on", [(40, True), (60, True), (60.1, False)])
@@ -288,6 +239,7 @@ def test_periods_go_on_to_the_end_of_the_run(end, goes_on):
 def test_mean_frequency_and_variation_of_lengths():
     found = of_lengths([10, 20])
     assert (found.mean, found.frequency, found.cv) == pytest.approx((15, 1 / 15, 1 / 3))
+    assert found.dispersion == pytest.approx(1.4826 / 3)
     assert math.isnan(of_lengths([10]).cv) and of_lengths([10]).mean == 10
     assert len(found.after(10)) == 2 and found.after(9.9) == found
     assert found.until(20) == Periods(found.cycles[:2], found.end)
@@ -315,3 +267,87 @@ def test_a_period_grows_until_the_norm_falls_and_counts_its_own_fall():
     # A loss that is not finite is infinitely high: never a minimum.
     broken = find_periods(range(13), [math.nan if x == 0.1 else x for x in loss], rho).cycles
     assert broken[0].low == 3
+
+
+# --- the forecast of the next turn ---
+
+
+def of_depths(*depths):
+    """Periods of these depths of ln ρ, each down to ρ = 1."""
+    return [cycle(10 * k, rho_start=math.exp(d)) for k, d in enumerate(depths, 1)]
+
+
+def after(found, level):
+    """Times from the end of the last period on, and ρ of these logarithms."""
+    return found[-1].end + np.arange(len(level)), np.exp(level)
+
+
+def test_a_fall_takes_as_long_as_the_last_one_from_the_same_effective_rate():
+    """ρ falls by 2 % in each unit of time to one level, then rises: like clockwork."""
+    fall = np.exp(-0.02 * np.arange(60))
+    rho = np.tile([*fall, *np.linspace(fall[-1], 1, 5)[1:]], 3)
+    loss = np.tile([*np.geomspace(1, 0.01, 60), 1, 1, 1, 1], 3)
+    times, now = np.arange(len(rho)), 2 * 64 + 30
+    found = find_periods(times, loss, rho).cycles
+    expected, seen = found[2].turn - now, slice(0, now + 1)
+    assert time_to_turn(times[seen], rho[seen], found[:2]) == pytest.approx(expected, abs=1)
+    # At 1.3 times the rate the same η̃ is at a norm √1.3 as large, and ρ falls 1.3 times as fast.
+    sooner = time_to_turn(times[seen], rho[seen], found[:2], lr_ratio=1.3)
+    assert sooner == pytest.approx((expected - math.log(1.3) / 2 / 0.02) / 1.3, abs=1)
+
+
+RISING = 0.01 * np.arange(10)
+
+
+@pytest.mark.parametrize("depths, level, left", [
+    # Overdue: a quarter of the usual depth, the median over the last five periods
+    ((3, 3, 3, 1, 1, 1, 2, 9), -0.5 - RISING, 0.25 * 1 / 0.01),
+    # From higher up than the last one: as in its own later half
+    ((0.5,), 0.3 + np.append(0.3 + RISING[::-1], 3 * RISING[::-1]), 0.3 / 0.03),
+    ((0.5,), np.append([2.0, 1.0], 0.5 + RISING), None),  # while the norm rises
+    ((0.5,), [1.0, 0.9], None),  # too few records
+])  # fmt: skip
+def test_what_is_left_of_a_fall(depths, level, left):
+    found = of_depths(*depths)
+    assert time_to_turn(*after(found, level), found) == pytest.approx(left)
+    assert time_to_turn(*after(found, level), []) is None
+
+
+def test_phases_as_a_run_goes_on():
+    """ρ turns at 4, which is known at 5; the loss is highest at 6, ρ at 8."""
+    rho = [2, 1.6, 1.4, 1.2, 1.0, 1.15, 1.3, 1.6, 1.8, 1.7, 1.6, 1.4, 1.2, 1.1]
+    loss = [1, 0.5, 0.4, 0.3, 0.1, 1, 3, 2, 1, 0.9, 0.5, 0.4, 0.3, 0.2]
+    course, phases, left = Course(), [], []
+    for time, record in enumerate(zip(loss, rho, strict=True)):
+        left.append(course.add(time, *record, lr=0.2 if time < 2 else 0.1))  # 0.1 at the turn
+        phases.append(course.phase)
+    assert "".join(phases) == "ABBBBCCAABBBBB"
+    assert left[:10] == [None] * 10  # before, and with too few records of the fall
+    # From 1.6, 1.4 and 1.2 the last fall took 3, 2 and 1 to its turn.
+    assert left[10:13] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(("power", "expected"), [(2, 50.0), (1, 100.0)])
+def test_a_changed_rate_moves_the_turn_by_the_power_of_the_norm(power, expected):
+    """The last fall tells nothing here; at e times the rate, the same η̃ is at ρ × e^(1/p)."""
+    found = of_depths(0.5)
+    known = after(found, 1.3 + RISING[::-1])
+    later = time_to_turn(*known, found)
+    sooner = time_to_turn(*known, found, lr_ratio=math.e, power=power)
+    assert later - sooner == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.inf, math.nan, -1.0])
+def test_rates_and_norms_that_are_no_numbers(bad):
+    found = of_depths(0.5)
+    times, rho = after(found, 0.3 - RISING)
+    assert time_to_turn(times, rho, found, lr_ratio=bad) is None
+    expected = time_to_turn(np.delete(times, 5), np.delete(rho, 5), found)
+    rho[5] = bad
+    assert time_to_turn(times, rho, found) == expected
+    course = Course()
+    for time, value in enumerate([2, 1.6, 1.2, 1.0, 1.5, 2, 1.6, 1.4, 1.2]):
+        course.add(time, 1.0 if value > 1.3 else 0.1, value, lr=bad)
+    assert course.add(9, bad, 1.1, lr=bad) is None
+    assert course.add(10, bad, bad, lr=bad) is None
+    assert len(course.periods) == 1
