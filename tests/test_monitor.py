@@ -2,11 +2,12 @@
 
 import csv
 import gc
+import importlib
 import math
-import subprocess
 import sys
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,11 @@ import monitor as monitoring
 from figures.__main__ import main as figures_command
 from figures.dynamics import dynamics, read
 from monitor import Monitor, equilibrium_angle
-from theory.dynamics import jump_threshold, next_norm, norm_power
+from theory.dynamics import jump_threshold, norm_power
 from theory.periods import Period, Periods
+
+GENERATOR = torch.Generator().manual_seed(1)
+X, Y = torch.randn(16, 6, generator=GENERATOR), torch.randint(5, (16,), generator=GENERATOR)
 
 
 def small(norm=nn.BatchNorm1d):
@@ -39,14 +43,6 @@ def deeper():
     )  # fmt: skip
 
 
-def batch(number=16):
-    generator = torch.Generator().manual_seed(1)
-    return (
-        torch.randn(number, 6, generator=generator),
-        torch.randint(5, (number,), generator=generator),
-    )
-
-
 def sgd(parameters, **options):
     return optim.SGD(parameters, **{"lr": 0.1, "weight_decay": 0.01, **options})
 
@@ -57,8 +53,7 @@ def halves(model):
 
 
 def watch(model, optimizer=None, every=1, **options):
-    optimizer = optimizer or sgd(model.parameters())
-    return Monitor(model, optimizer, batch()[0], every=every, **options)
+    return Monitor(model, optimizer or sgd(model.parameters()), X, every=every, **options)
 
 
 def watched(make=sgd, **options):
@@ -69,10 +64,9 @@ def watched(make=sgd, **options):
 
 
 def train(model, optimizers, steps, record=lambda loss: None):
-    x, y = batch()
     for _ in range(steps):
         model.zero_grad()
-        loss = F.cross_entropy(model(x.to(model[0].weight.dtype)), y)
+        loss = F.cross_entropy(model(X.to(model[0].weight.dtype)), Y)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -80,14 +74,13 @@ def train(model, optimizers, steps, record=lambda loss: None):
 
 
 def fed(monitor, steps):
-    """Give the monitor the course of perfect periods of 50 steps, in place of a training."""
+    """Steps without gradients, through norms and losses of perfect periods of 50 steps."""
     for step in steps:
         at = (step % 50) / 50
         rho, loss = (2 - at / 0.9, 0.01) if at < 0.9 else (1 + 10 * (at - 0.9), 1.0)
         for weight in monitor.weights:
             weight.data.mul_(rho / weight.data.norm())
-        monitor._before(monitor.optimizers[0])
-        monitor._after(monitor.optimizers[0])
+        monitor.optimizers[0].step()
         monitor.record(loss)
 
 
@@ -119,55 +112,42 @@ def test_a_training_is_the_same_to_the_bit_with_and_without_it():
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-OPTIMIZERS = {
-    "sgd": lambda p: optim.SGD(p, 0.1, weight_decay=0.02),
-    "momentum": lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.02),
-    "adam": lambda p: optim.Adam(p, 0.01, weight_decay=0.02),
-    "adamw": lambda p: optim.AdamW(p, 0.01, weight_decay=0.5),
-    "muon": lambda p: optim.Muon(p, 0.02, weight_decay=0.1),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_record_is_what_the_step_did(name):
+@pytest.mark.parametrize("make, power, decay, is_balanced", [
+    (lambda p: optim.SGD(p, 0.1, weight_decay=0.02), 2, 0.002, True),
+    (lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.02), 2, 0.002, True),
+    (lambda p: optim.Adam(p, 0.01, weight_decay=0.02), 1, math.nan, False),
+    (lambda p: optim.AdamW(p, 0.01, weight_decay=0.5), 1, 0.005, True),
+    (lambda p: optim.Muon(p, 0.02, weight_decay=0.1), 1, 0.002, False),
+], ids=["sgd", "momentum", "adam", "adamw", "muon"])  # fmt: skip
+def test_a_record_is_what_the_step_did(make, power, decay, is_balanced):
     """Norm, gradient and angle of the one invariant tensor, measured by hand."""
     model = small()
     weight = model[0].weight
-    optimizer = OPTIMIZERS[name]([weight])
-    monitor, rest = watch(model, optimizer, every=3), sgd([*model[3].parameters()])
+    optimizer, rest = make([weight]), sgd(model[3].parameters())
+    monitor = watch(model, optimizer, every=3)
     for step in range(1, 8):
         before = weight.detach().clone()
         train(model, [optimizer, rest], 1, monitor.record)
         if step % 3 != 1:
             continue
         record, rho = latest(monitor), before.double().norm().item()
-        group = optimizer.param_groups[0]
-        assert record.step == step
-        assert record.si_norm == pytest.approx(rho)
-        power = 2 if name in ("sgd", "momentum") else 1
-        assert record.effective_lr == pytest.approx(group["lr"] / rho**power)
-        gradient = weight.grad.double().norm().item() * rho
-        assert record.effective_gradient_norm == pytest.approx(gradient)
+        expected = {
+            "step": step, "si_norm": rho, "decay": decay,
+            "effective_lr": optimizer.param_groups[0]["lr"] / rho**power,
+            "effective_gradient_norm": weight.grad.double().norm().item() * rho,
+        }  # fmt: skip
+        assert {key: vars(record)[key] for key in expected} == pytest.approx(expected, nan_ok=True)
         assert record.angle == pytest.approx(angle(before, weight.detach()), rel=1e-3)
-        decay = math.nan if name == "adam" else group["lr"] * group["weight_decay"]
-        assert record.decay == pytest.approx(decay, nan_ok=True)
-        if name == "sgd":  # and so it goes by the theory
-            after = next_norm(rho, gradient, 0.1, 0.02)
-            assert weight.double().norm().item() == pytest.approx(float(after), rel=1e-5)
-    assert (record.equilibrium_angle is None) == (name in ("adam", "muon"))
-    assert (record.jump_threshold is None) == (power == 1)
+    assert (record.equilibrium_angle is not None) == is_balanced
+    assert (record.jump_threshold is not None) == (power == 2)
 
 
 def test_a_record_has_the_mean_loss_since_the_last_one_and_the_latest_measured_step():
     model, optimizer, monitor = watched(every=3)
-    losses, kept = iter(range(1, 9)), {}
-
-    def record(_):
-        monitor.record(next(losses))
-        kept.update((record.step, record.loss) for record in monitor.records)
-
-    train(model, [optimizer], 8, record)
-    assert kept == {1: 1, 4: 3, 7: 6}
+    for loss, expected in enumerate([1, 1, 1, 3, 3, 3, 6, 6], 1):
+        train(model, [optimizer], 1)
+        monitor.record(loss)
+        assert latest(monitor).loss == expected and latest(monitor).step == 3 * (expected // 3) + 1
     train(model, [optimizer], 1)
     rho = model[0].weight.norm().item()  # before step 10
     train(model, [optimizer], 2)
@@ -194,25 +174,25 @@ def test_groups_keep_their_own_rates_and_the_norm_of_all_is_that_of_the_matrices
         assert (record.lr, record.decay) == pytest.approx((lr / 2, lr / 2 * wd))
         assert record.equilibrium_angle == pytest.approx(math.sqrt(lr * wd))
         assert record.jump_threshold == pytest.approx(float(jump_threshold(0.01, lr / 2, wd)))
-    rho = math.sqrt(sum(squares.values()))
-    assert latest(monitor).si_norm == pytest.approx(rho)
+    whole, rho = latest(monitor), math.sqrt(sum(squares.values()))
     decay = sum(squares[k] * lr / 2 * wd for k, (lr, wd) in rates.items()) / rho**2
-    assert latest(monitor).decay == pytest.approx(decay)  # by their shares of ρ²
-    assert latest(monitor).equilibrium_angle == pytest.approx(math.sqrt(2 * decay))
+    assert whole.si_norm == pytest.approx(rho)
+    assert whole.decay == pytest.approx(decay)  # by their shares of ρ²
+    assert whole.equilibrium_angle == pytest.approx(math.sqrt(2 * decay))
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: optim.SGD(p, 0.05, weight_decay=0.05),
-    lambda p: optim.SGD(p, 0.05, momentum=0.8, weight_decay=0.05),
-    lambda p: optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.05),
-    lambda p: optim.SGD(p, 0.1, momentum=0.8, dampening=0.5, weight_decay=0.05),
-    lambda p: optim.AdamW(p, 0.05, (0.8, 0.99), weight_decay=0.05),
+@pytest.mark.parametrize("make, options", [
+    (optim.SGD, {}),
+    (optim.SGD, {"momentum": 0.8}),
+    (optim.SGD, {"momentum": 0.8, "nesterov": True}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.8, "dampening": 0.5, "weight_decay": 0.05}),
+    (optim.AdamW, {"betas": (0.8, 0.99)}),
 ], ids=["sgd", "momentum", "nesterov", "dampened", "adamw"])  # fmt: skip
-def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(make):
+def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(make, options):
     """Within 3 %: of random directions in 3,000 dimensions, when the norm is steady."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(3000, dtype=torch.float64) / 5)  # near the final norm
-    optimizer, squares = make([weight]), []
+    optimizer, squares = make([weight], **{"lr": 0.05, "weight_decay": 0.05, **options}), []
     for step in range(1600):
         old = weight.detach().clone()
         gradient = torch.randn_like(old)
@@ -228,15 +208,15 @@ def test_equilibrium_angle_is_where_random_gradients_and_decay_balance(make):
 @pytest.mark.parametrize("make", [optim.AdamW, optim.Muon])
 def test_what_is_invariant_under_adam_and_muon_is_the_rate_over_the_norm(make):
     """w × 8, η × 8, λ / 8: the same functions, and so the same effective rates."""
-    outputs, rates, x = [], [], batch()[0].double()
+    outputs, rates = [], []
     for factor in (1, 8):
         model = small(lambda width: nn.BatchNorm1d(width, eps=1e-30, affine=False)).double()
         model[0].weight.data.mul_(factor)
         first = make([model[0].weight], lr=0.01 * factor, weight_decay=0.1 / factor, eps=1e-30)
         rest = optim.AdamW(model[3].parameters(), 0.01, weight_decay=0.0)
-        monitor = Monitor(model, [first, rest], x, every=1)
+        monitor = Monitor(model, [first, rest], X.double(), every=1)
         train(model, [first, rest], 5, monitor.record)
-        outputs.append(model(x))
+        outputs.append(model(X.double()))
         rates.append([record.effective_lr for record in records_of(monitor)])
     assert torch.allclose(*outputs, rtol=1e-10) and rates[0] == pytest.approx(rates[1], rel=1e-10)
 
@@ -247,7 +227,7 @@ def test_weights_of_zeros_have_no_direction():
     nn.init.zeros_(model[2].weight)
     optimizer = sgd(model.parameters())
     monitor = watch(model, optimizer)
-    model(batch()[0])[:, 0].sum().mul(0).backward()
+    model(X)[:, 0].sum().mul(0).backward()
     optimizer.step()
     monitor.record(1.0)
     zero = latest(monitor, "2.weight")
@@ -265,7 +245,7 @@ def test_a_compiled_network_in_parallel_with_accumulated_gradients():
     model = small()
     optimizer = sgd(model.parameters())
     monitor = watch(torch.compile(nn.DataParallel(model), backend="eager"), optimizer)
-    for images, labels in zip(*(part.split(8) for part in batch()), strict=True):
+    for images, labels in zip(X.split(8), Y.split(8), strict=True):
         (F.cross_entropy(model(images), labels) / 2).backward()
     gradient, rho = model[0].weight.grad.norm().item(), model[0].weight.norm().item()
     optimizer.step()
@@ -286,10 +266,10 @@ def test_sparse_gradients_and_rates_that_are_not_numbers():
     monitor.record(1.0)
     expected = (gradient * rho).item()
     assert latest(monitor).effective_gradient_norm == pytest.approx(expected, rel=1e-5)
+    model.zero_grad()
     for rate, loss in ((None, 1.0), (0.0, math.nan), (math.inf, math.inf), (math.nan, None)):
         optimizer.param_groups[0]["lr"] = rate
-        monitor._before(optimizer)
-        monitor._after(optimizer)
+        optimizer.step()
         monitor.record(loss)
         assert "Step" in monitor.report()
         assert all(math.isfinite(value) for value in monitor.metrics().values())
@@ -337,30 +317,24 @@ class SAM(optim.Optimizer):
         self.base_optimizer = sgd(self.param_groups)
 
 
-class Composite:
+def composite(**optimizers):
     """As some training scripts have it: an object that holds an optimiser for each part."""
-
-    step = None
-
-    def __init__(self, **optimizers):
-        vars(self).update(optimizers)
+    return SimpleNamespace(step=None, **optimizers)
 
 
-@pytest.mark.parametrize("name", ["inner_optimizer", "wrapped", "opt", "_anything"])
-def test_optimisers_are_found_inside_of_any_wrapper_once(name):
+def test_optimisers_are_found_inside_of_any_wrapper_once():
     model = small()
     first, second = halves(model)
-    sam, circle = SAM(model.parameters()), Composite(a=first)
+    sam, circle = SAM(model.parameters()), composite(a=first, b=second)
     circle.itself = circle
     for optimizer, found in (
-        (Composite(**{name: Wrapper(Composite(a=first)), "other": second}), [first, second]),
-        ({name: first, "other": [second, first]}, [first, second]),
+        (composite(_any=Wrapper(composite(a=first)), name=second), [first, second]),
+        ({"any": first, "other": [second, first]}, [first, second]),
         (sam, [sam.base_optimizer]),
-        (circle, [first]),
+        (circle, [first, second]),
     ):
         with watch(model, optimizer) as monitor:
-            assert monitor.optimizers == found
-            assert not monitor.left_out
+            assert monitor.optimizers == found and not monitor.left_out
 
 
 class SGDWithMore(optim.SGD):
@@ -440,21 +414,16 @@ class LARS(optim.SGD):
 
 
 class Bare(optim.SGD):
-    step = batch  # a function from outside of any class
+    step = small  # a function from outside of any class
 
 
 @pytest.mark.parametrize("make, power, decay, is_balanced", [
     (optim.SGD, 2, 0.1, True),
     (optim.AdamW, 1, 0.1, True),
-    (optim.Adam, 1, math.nan, False),
-    (optim.NAdam, 1, math.nan, False),
-    (optim.RMSprop, 1, math.nan, False),
-    (optim.Adagrad, 1, math.nan, False),
+    *((make, 1, math.nan, False)
+      for make in (optim.Adam, optim.NAdam, optim.RMSprop, optim.Adagrad)),
     (optim.Muon, 1, 0.1, False),
-    (optim.Adafactor, None, 0.1, False),
-    (optim.ASGD, None, 0.1, False),
-    (LARS, None, 0.1, False),
-    (Bare, None, 0.1, False),
+    *((make, None, 0.1, False) for make in (optim.Adafactor, optim.ASGD, LARS, Bare)),
 ])  # fmt: skip
 def test_the_rate_and_decay_of_an_optimiser_are_not_guessed(make, power, decay, is_balanced):
     """Subclasses with steps of their own; decay that is divided with the gradient."""
@@ -475,28 +444,31 @@ def test_optimisers_are_known_by_name():
     *(({"every": number}, "every") for number in (0, 1.5, True)),
     ({"start": -1}, "start"),
     *(({"optimizer": nothing}, "holds none: its steps cannot be watched")
-      for nothing in (object(), None, [], Composite(), nn.ReLU())),
+      for nothing in (object(), None, [], composite(), nn.ReLU())),
     ({"model": torch.relu}, "is no torch.nn.Module"),
     ({"inputs": torch.zeros(4, 7)}, "fails when it is probed"),
 ])  # fmt: skip
 def test_what_cannot_be_watched_is_refused_at_once_in_a_line(change, message):
     model = small()
     optimizer = sgd(model.parameters())
-    arguments = {"model": model, "optimizer": optimizer, "inputs": batch()[0], **change}
     with pytest.raises(ValueError, match=message) as error:
-        Monitor(**arguments)
+        Monitor(**{"model": model, "optimizer": optimizer, "inputs": X, **change})
     assert "\n" not in str(error.value) and not optimizer._optimizer_step_pre_hooks
 
 
 # --- the training is left alone ---
 
 
-def test_it_needs_only_two_folders_and_a_file_beside_it(tmp_path):
-    for name in ("monitor.py", "models", "theory", "utils.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    code = "import monitor, sys; print({'scipy', 'tyro', 'options'} & {*sys.modules})"
-    command = [sys.executable, "-c", code]
-    assert subprocess.check_output(command, cwd=tmp_path, text=True).strip() == "set()"
+def test_it_needs_only_two_folders_and_a_file_beside_it(monkeypatch):
+    """Of this project, and of packages neither SciPy nor tyro."""
+    needed = {"monitor", "models", "theory", "utils"}
+    others = {"scipy", "tyro", *(path.stem for path in ROOT.iterdir())} - needed
+    for name in {*sys.modules, *others}:
+        if name.partition(".")[0] in others:
+            monkeypatch.setitem(sys.modules, name, None)  # it cannot be imported
+        elif name.partition(".")[0] in needed:
+            monkeypatch.delitem(sys.modules, name)
+    importlib.import_module("monitor")
 
 
 def test_the_hooks_come_off_and_nothing_stays():
@@ -515,8 +487,7 @@ def test_the_hooks_come_off_and_nothing_stays():
     assert gone() is None
 
 
-@pytest.mark.parametrize("action", ["always", "error"])
-@pytest.mark.parametrize("place", ["_look", "_make_record"])
+@pytest.mark.parametrize("place, action", [("_look", "always"), ("_make_record", "error")])
 def test_a_monitor_that_fails_disturbs_neither_the_training_nor_others(
     monkeypatch, capsys, place, action
 ):
@@ -561,16 +532,7 @@ def test_a_report_calls_periodic_what_has_forgotten_its_start(monkeypatch, decay
     assert "one every 10 steps" in first and (": periodic" in first) == periodic
 
 
-def test_a_report_after_an_evaluation_is_that_of_training():
-    model, optimizer, monitor = watched()
-    train(model, [optimizer], 1, monitor.record)
-    expected = monitor.report()
-    model.eval()
-    assert monitor.report() == expected and "an epsilon or the precision" not in expected
-    assert not any(module.training for module in model.modules())
-
-
-def test_the_latest_numbers_for_other_tools():
+def test_the_latest_numbers_in_words_and_for_other_tools():
     model, optimizer, monitor = watched(lambda p: sgd(p, weight_decay=0.0))  # no equilibrium
     assert monitor.metrics() == {}
     train(model, [optimizer], 2, monitor.record)
@@ -579,13 +541,16 @@ def test_the_latest_numbers_for_other_tools():
     assert numbers["si_norm/all"] == numbers["si_norm/0.weight"] == latest(monitor).si_norm
     assert "equilibrium_angle/all" not in numbers
     assert all(type(value) in (int, float) for value in numbers.values())
+    report = monitor.report()
+    model.eval()
+    assert monitor.report() == report and "an epsilon or the precision" not in report
+    assert not any(module.training for module in model.modules())
 
 
 def test_groups_have_names_of_their_own():
     groups = [("a",), ("a", "b"), ("a", "c"), ("all",), ("a", "d")]
-    assert monitoring._labels(groups) == [
-        "all", "a", "a +1", "a +1 (2)", "all (2)", "a +1 (3)"
-    ]  # fmt: skip
+    labels = ["all", "a", "a +1", "a +1 (2)", "all (2)", "a +1 (3)"]
+    assert monitoring._labels(groups) == labels
 
 
 def test_saving_appends_whole_rows_and_forgets_them(tmp_path):
@@ -667,8 +632,10 @@ def test_a_state_that_is_none_is_refused_and_nothing_changes(state):
     assert monitor.steps == 7
 
 
-NETS = """
-import torch
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """monitor.py as a script, in a folder with a file of networks."""
+    (tmp_path / "net.py").write_text("""
 from torch import nn
 
 def net(num_classes):
@@ -677,15 +644,14 @@ def net(num_classes):
 
 def half(num_classes): return net(num_classes).bfloat16()
 def partly_half(num_classes): return nn.Sequential(net(9), nn.Linear(9, num_classes).bfloat16())
-def scripted(num_classes): return nn.Sequential(torch.jit.script(net(9)), nn.Linear(9, 2))
-"""
-
-
-@pytest.mark.parametrize("words", ["net.py:net", "net.py:half"])
-def test_the_command_prints_the_groups(capsys, tmp_path, monkeypatch, words):
-    (tmp_path / "net.py").write_text(NETS)
+""")
     monkeypatch.chdir(tmp_path)
-    monitoring.main([words, "--input", "4,3,8,8", "--num_classes", "9"])
+    return lambda words: monitoring.main(words.split())
+
+
+@pytest.mark.parametrize("network", ["net.py:net", "net.py:half"])
+def test_the_command_prints_the_groups(command, capsys, network):
+    command(f"{network} --input 4,3,8,8 --num_classes 9")
     shown = capsys.readouterr().out
     assert "1 scale-invariant group: 108 of" in shown and "0.weight" in shown
     assert "Without any effect: 0.bias" in shown
@@ -693,17 +659,13 @@ def test_the_command_prints_the_groups(capsys, tmp_path, monkeypatch, words):
 
 @pytest.mark.parametrize("words, message", [
     ("net.py:partly_half --input 4,3,8,8", "fails on a batch .*: RuntimeError"),
-    ("net.py:other", "no function other"),
-    ("net.py:scripted --input 4,3,8,8", "torch.jit has compiled the network"),
     ("none.py:net", "no file"),
     ("no_such_package.here:net", "no module"),
     ("net.py:net --input 4,3,9,9", "on a batch"),
     ("net.py:net --input four", "not a shape"),
     ("net.py:net --input 0,3,8,8", "not a shape"),
 ])  # fmt: skip
-def test_what_the_command_cannot_do_is_a_line(tmp_path, monkeypatch, words, message):
-    (tmp_path / "net.py").write_text(NETS)
-    monkeypatch.chdir(tmp_path)
+def test_what_the_command_cannot_do_is_a_line(command, words, message):
     with pytest.raises(monitoring.UserError, match=message) as error:
-        monitoring.main(words.split())
+        command(words)
     assert "\n" not in str(error.value)
