@@ -112,34 +112,60 @@ def test_a_training_is_the_same_to_the_bit_with_and_without_it():
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-@pytest.mark.parametrize("make, power, decay, is_balanced", [
-    (lambda p: optim.SGD(p, 0.1, weight_decay=0.02), 2, 0.002, True),
-    (lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.02), 2, 0.002, True),
-    (lambda p: optim.Adam(p, 0.01, weight_decay=0.02), 1, math.nan, False),
-    (lambda p: optim.AdamW(p, 0.01, weight_decay=0.5), 1, 0.005, True),
-    (lambda p: optim.Muon(p, 0.02, weight_decay=0.1), 1, 0.002, False),
-], ids=["sgd", "momentum", "adam", "adamw", "muon"])  # fmt: skip
-def test_a_record_is_what_the_step_did(make, power, decay, is_balanced):
-    """Norm, gradient and angle of the one invariant tensor, measured by hand."""
-    model = small()
-    weight = model[0].weight
-    optimizer, rest = make([weight]), sgd(model[3].parameters())
-    monitor = watch(model, optimizer, every=3)
+class SGDWithMore(optim.SGD):
+    """As in training scripts: it has an AdamW for what is no matrix."""
+
+    def __init__(self, matrices, others):
+        super().__init__(matrices, 0.1)
+        self.others = optim.AdamW(others, 0.02, weight_decay=0.5)
+
+    def step(self):
+        super().step()
+        self.others.step()
+
+
+# Optimisers of matrices m and scales s; lr, decay and power of ρ in the effective rate of m and s.
+OPTIMIZERS = {
+    "momentum": (lambda m, s: [optim.SGD([*m, *s], 0.1, momentum=0.9, weight_decay=0.02)],
+                 (0.1, 0.002, 2), (0.1, 0.002, 2)),
+    "adam": (lambda m, s: [optim.Adam([*m, *s], 0.01, weight_decay=0.02)],
+             (0.01, math.nan, 1), (0.01, math.nan, 1)),
+    "two": (lambda m, s: [optim.Muon(m, 0.02, weight_decay=0.1), optim.SGD(s, 0.1)],
+            (0.02, 0.002, 1), (0.1, 0, 2)),
+    "one with another": (lambda m, s: [SGDWithMore(m, s)], (0.1, 0, 2), (0.02, 0.01, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, matrices, scales", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_record_is_what_the_step_did_to_a_group(make, matrices, scales):
+    """Measured by hand, in every third step; several optimisers make one step."""
+    model = deeper()
+    optimizers = make([model[0].weight, model[3].weight], [*model[1].parameters()])
+    monitor = watch(model, optimizers, every=3)
+    assert monitor.left_out == {}
+
+    def vector(tensors):
+        return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
     for step in range(1, 8):
-        before = weight.detach().clone()
-        train(model, [optimizer, rest], 1, monitor.record)
+        groups = {group: [*map(model.get_parameter, group)] for group in monitor.groups}
+        before = {group: vector(weights) for group, weights in groups.items()}
+        train(model, optimizers, 1, monitor.record)
         if step % 3 != 1:
             continue
-        record, rho = latest(monitor), before.double().norm().item()
-        expected = {
-            "step": step, "si_norm": rho, "decay": decay,
-            "effective_lr": optimizer.param_groups[0]["lr"] / rho**power,
-            "effective_gradient_norm": weight.grad.double().norm().item() * rho,
-        }  # fmt: skip
-        assert {key: vars(record)[key] for key in expected} == pytest.approx(expected, nan_ok=True)
-        assert record.angle == pytest.approx(angle(before, weight.detach()), rel=1e-3)
-    assert (record.equilibrium_angle is not None) == is_balanced
-    assert (record.jump_threshold is not None) == (power == 2)
+        for label, (group, weights) in zip(monitor.labels[1:], groups.items(), strict=True):
+            record, old = latest(monitor, label), before[group]
+            lr, decay, power = matrices if len(group) == 1 else scales
+            rho, gradient = old.norm().item(), vector(w.grad for w in weights).norm().item()
+            expected = {
+                "step": step, "si_norm": rho, "lr": lr, "decay": decay,
+                "effective_lr": lr / rho**power, "effective_gradient_norm": rho * gradient,
+            }  # fmt: skip
+            found = {key: vars(record)[key] for key in expected}
+            assert found == pytest.approx(expected, nan_ok=True)
+            assert record.angle == pytest.approx(angle(old, vector(weights)), rel=1e-3)
+            assert (record.jump_threshold is None) == (power == 1)
+    assert [record.step for record in records_of(monitor)] == [1, 4, 7] and monitor.steps == 7
 
 
 def test_a_record_has_the_mean_loss_since_the_last_one_and_the_latest_measured_step():
@@ -156,14 +182,15 @@ def test_a_record_has_the_mean_loss_since_the_last_one_and_the_latest_measured_s
 
 
 def test_groups_keep_their_own_rates_and_the_norm_of_all_is_that_of_the_matrices():
-    """Scales and shifts between two layers are a group of their own, and no part of it."""
+    """Scales and shifts between two layers are a group of their own, and no part of it. The network
+    may be compiled and in parallel."""
     model, rates = deeper(), {0: (0.3, 0.1), 3: (0.1, 0.4)}
     parts = [{"params": model[k].parameters(), "lr": lr, "weight_decay": wd}
              for k, (lr, wd) in rates.items()]  # fmt: skip
     parts.append({"params": [*model[1].parameters(), *model[5].parameters()], "lr": 0.01})
     optimizer = optim.SGD(parts, weight_decay=0.0)
     schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    monitor = watch(model, optimizer)
+    monitor = watch(torch.compile(nn.DataParallel(model)), optimizer)
     assert monitor.groups == [("0.weight",), ("1.weight", "1.bias"), ("3.weight",)]
     train(model, [optimizer], 1, monitor.record)
     schedule.step()
@@ -239,19 +266,6 @@ def test_weights_of_zeros_have_no_direction():
     optimizer.step()
     monitor.record(1.0)
     assert math.isnan(latest(monitor).si_norm) and not monitor.periods
-
-
-def test_a_compiled_network_in_parallel_with_accumulated_gradients():
-    model = small()
-    optimizer = sgd(model.parameters())
-    monitor = watch(torch.compile(nn.DataParallel(model), backend="eager"), optimizer)
-    for images, labels in zip(X.split(8), Y.split(8), strict=True):
-        (F.cross_entropy(model(images), labels) / 2).backward()
-    gradient, rho = model[0].weight.grad.norm().item(), model[0].weight.norm().item()
-    optimizer.step()
-    monitor.record(0.5)
-    record = latest(monitor, "0.weight")
-    assert record.loss == 0.5 and record.effective_gradient_norm == pytest.approx(rho * gradient)
 
 
 def test_sparse_gradients_and_rates_that_are_not_numbers():
@@ -335,44 +349,6 @@ def test_optimisers_are_found_inside_of_any_wrapper_once():
     ):
         with watch(model, optimizer) as monitor:
             assert monitor.optimizers == found and not monitor.left_out
-
-
-class SGDWithMore(optim.SGD):
-    """As in training scripts: it has an AdamW for what is no matrix."""
-
-    def __init__(self, matrices, others):
-        super().__init__(matrices, 0.1)
-        self.others = optim.AdamW(others, 0.02)
-
-    def step(self):
-        super().step()
-        self.others.step()
-
-
-@pytest.mark.parametrize("is_one", [False, True])
-def test_several_optimisers_are_one_step_also_when_one_holds_the_others(is_one):
-    model = deeper()
-    matrices, others = [model[0].weight, model[3].weight], model[1].parameters()
-    if is_one:
-        optimizers = [SGDWithMore(matrices, others)]
-    else:
-        optimizers = [optim.SGD(matrices, 0.1), optim.AdamW(others, 0.02)]
-    monitor = watch(model, optimizers, every=2)
-    assert len(monitor.optimizers) == 2 and monitor.left_out == {}
-
-    def vector(group):
-        return torch.cat([model.get_parameter(name).detach().flatten() for name in group])
-
-    train(model, optimizers, 2, monitor.record)
-    before = {group: vector(group) for group in monitor.groups}
-    train(model, optimizers, 1, monitor.record)
-    for label, (group, old) in zip(monitor.labels[1:], before.items(), strict=True):
-        record, (rate, power) = latest(monitor, label), (0.1, 2) if len(group) == 1 else (0.02, 1)
-        assert record.lr == pytest.approx(rate)
-        assert record.effective_lr == pytest.approx(rate / old.norm().item() ** power)
-        assert record.angle == pytest.approx(angle(old, vector(group)), rel=1e-3)
-    train(model, optimizers, 1, monitor.record)
-    assert [r.step for r in records_of(monitor)] == [1, 3] and monitor.steps == 4
 
 
 def test_an_optimiser_that_is_skipped_does_not_shift_the_steps_of_the_others():
@@ -601,27 +577,25 @@ def test_files_that_other_programs_have_written_or_damaged(tmp_path):
 
 
 def test_going_on_after_a_restart(tmp_path):
-    """In the middle of a period, from a checkpoint before."""
-    path, (model, optimizer, whole) = tmp_path / "dynamics.csv", watched()
-    first, second = (watch(model, optimizer) for _ in range(2))
-    fed(whole, range(1, 350))
-    fed(first, range(1, 166))
+    """In the middle of a period, from a checkpoint before; and with the number of steps alone."""
+    whole, first, second, third = (watched(start=start)[2] for start in (0, 0, 0, 249))
+    path = tmp_path / "dynamics.csv"
+    fed(whole, range(1, 250))
+    fed(first, range(1, 116))
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    fed(first, range(166, 181))
+    fed(first, range(116, 131))
     first.save(path)
     second.load_state_dict(torch.load(tmp_path / "state.pt"))
-    fed(second, range(166, 350))
-    assert second.periods.turns.tolist() == whole.periods.turns.tolist() == [*range(45, 346, 50)]
-    forecasts = [records_of(m)[k].steps_to_turn for m, k in ((whole, 173), (second, 8))]
+    fed(second, range(116, 250))
+    assert second.periods.turns.tolist() == whole.periods.turns.tolist() == [45, 95, 145, 195, 245]
+    forecasts = [records_of(m)[k].steps_to_turn for m, k in ((whole, 123), (second, 8))]
     assert forecasts[0] == pytest.approx(forecasts[1], abs=1) and forecasts[0] > 10
     second.save(path)
-    columns = read(path)
-    assert columns["step"].tolist() == list(range(1, 350))
-    assert dynamics(columns)[1].lengths.tolist() == [50.0] * 6
-    third = watch(model, optimizer, start=349)
-    fed(third, range(350, 400))
+    fed(third, range(250, 300))
     third.save(path)
-    assert read(path)["step"].tolist() == list(range(1, 400))
+    columns = read(path)
+    assert columns["step"].tolist() == list(range(1, 300))
+    assert dynamics(columns)[1].lengths.tolist() == [50.0] * 5
 
 
 @pytest.mark.parametrize("state", [{}, None, {"steps": 1, "course": {}}, {"steps": -1}])
