@@ -10,16 +10,15 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import ROOT, load_images
+from conftest import ROOT, load_images, state_of
 from matplotlib.image import imread
 
 import minimal
 import runs
-from runs import checkpoints
 from theory import periods
 from training.device import seed_from
 
-LR, WD, BATCH, EPOCHS = 0.1, 0.04, 64, 2
+LR, WD, BATCH = 0.1, 0.04, 64
 RECORD = ROOT / "results" / "minimal.csv"  # written by `python tests/test_minimal.py`
 
 
@@ -31,24 +30,21 @@ def test_it_needs_only_torch_and_scikit_learn_and_matplotlib_to_draw():
 
 def test_its_steps_are_those_of_train_py(run):
     """From the same weights on the same batches: weights, losses and norms of two epochs."""
-    folder = run(f"--epochs {EPOCHS} --lr_init {LR} --wd {WD} --batch_size {BATCH} --save_freq 1")
+    folder = run(f"--epochs 2 --lr_init {LR} --wd {WD} --batch_size {BATCH} --save_freq 1")
     config, log = runs.read_config(folder), runs.read_log(folder)
     start, end = (
-        {name: value for name, value in state.items() if name.endswith(("weight", "bias"))}
-        for state in (checkpoints.load(runs.checkpoint_path(folder, epoch))["state_dict"]
-                      for epoch in (0, EPOCHS))
-    )  # fmt: skip
+        {name: w for name, w in state_of(folder, k).items() if name.endswith(("weight", "bias"))}
+        for k in (0, 2)
+    )
     network = minimal.make_network(config["num_channels"])
     with torch.no_grad():
         for own, theirs in zip(network.parameters(), start.values(), strict=True):
             own.copy_(theirs)
     images, _ = load_images("Digits", use_test=True, use_data_size=config["use_data_size"])
-    for epoch in range(EPOCHS):
+    for epoch in range(2):
         generator = torch.Generator().manual_seed(seed_from(config["seed"], config["trial"], epoch))
-        sums = [
-            len(labels) * minimal.train_step(network, x, labels, LR, WD)
-            for x, labels in images.batches(BATCH, generator, shuffle=True)
-        ]
+        batches = images.batches(BATCH, generator, shuffle=True)
+        sums = [len(y) * minimal.train_step(network, x, y, LR, WD) for x, y in batches]
         assert sum(sums) / len(images) == pytest.approx(log[epoch]["train_loss"], rel=1e-4)
         rho = minimal.norm(minimal.scale_invariant_weights(network))
         assert rho == pytest.approx(log[epoch]["si_norm"], rel=1e-5)
@@ -87,19 +83,6 @@ def test_the_table_has_a_line_for_every_period(capsys):
     assert [float(v) for v in row.split()] == [1, 5, 0.1, 2, 5, 2, 4, 0.025]
     minimal.print_periods([1.0], [1.0], lr=0.1)
     assert "no periods" in capsys.readouterr().out
-
-
-def test_an_epoch_is_a_step_on_every_part_of_a_random_order():
-    losses, rhos = minimal.train(LR, WD, 2)
-    torch.manual_seed(0)
-    images, labels = minimal.digits(minimal.IMAGES)
-    assert images.mean().abs() < 1e-5 and images.std() == pytest.approx(1, abs=1e-3)
-    network = minimal.make_network(minimal.WIDTH)
-    for loss, rho in zip(losses, rhos, strict=True):
-        parts = torch.randperm(minimal.IMAGES).split(BATCH)
-        steps = [minimal.train_step(network, images[p], labels[p], LR, WD) for p in parts]
-        assert loss == pytest.approx(np.mean(steps))
-        assert rho == pytest.approx(minimal.norm(minimal.scale_invariant_weights(network)))
 
 
 @pytest.fixture
@@ -144,7 +127,7 @@ def test_options_that_cannot_be_are_refused(words, main, capsys, monkeypatch):
 
 
 def test_without_matplotlib_there_is_no_picture(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minimal, "PICTURE", tmp_path / "picture.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # it cannot be imported
     minimal.draw(LOSS, RHO, "")
     assert "No picture" in capsys.readouterr().out and not any(tmp_path.iterdir())
@@ -170,10 +153,10 @@ def test_the_readme_shows_the_table_and_the_picture_of_the_record(
     main, tmp_path, monkeypatch, capsys
 ):
     """What `python minimal.py` makes of the recorded epochs, in place of a minute of training."""
-    asked = []
-    monkeypatch.setattr(minimal, "train", lambda *words: (asked.append(words), recorded())[1])
+    losses, rhos = recorded()
+    runs_by_options = {(LR, WD, len(losses)): (losses, rhos)}
+    monkeypatch.setattr(minimal, "train", lambda *options: runs_by_options[options])
     main()
-    assert asked == [(LR, WD, len(recorded()[0]))]
     printed = capsys.readouterr().out
     shown = (ROOT / "README.md").read_text().split("<!-- minimal -->")[1]
     table = shown.split("<!-- /minimal -->")[0].strip().removeprefix("```\n").removesuffix("```")
@@ -186,14 +169,20 @@ def test_the_readme_shows_the_table_and_the_picture_of_the_record(
     assert np.abs(drawn - committed).mean() < 0.006
 
 
-def test_training_begins_as_recorded():
-    """For three epochs. From the second on another processor's rounding shows in the loss."""
-    tolerances = (5e-3, 0.08), (5e-3, 5e-3)  # of the first epoch and of the others, of loss and ρ
-    for found, expected, (first, later) in zip(
-        minimal.train(LR, WD, 3), recorded(), tolerances, strict=True
-    ):
-        assert found[0] == pytest.approx(expected[0], rel=first)
-        assert found[1:] == pytest.approx(expected[1:3], rel=later)
+def test_training_makes_a_step_on_every_part_of_a_random_order_and_begins_as_recorded():
+    """In the loss another processor's rounding shows from the second epoch on."""
+    found, record = minimal.train(LR, WD, 3), recorded()
+    torch.manual_seed(0)
+    images, labels = minimal.digits(minimal.IMAGES)
+    assert images.mean().abs() < 1e-5 and images.std() == pytest.approx(1, abs=1e-3)
+    network = minimal.make_network(minimal.WIDTH)
+    for epoch, (loss, rho) in enumerate(zip(*found, strict=True)):
+        parts = torch.randperm(minimal.IMAGES).split(BATCH)
+        steps = [minimal.train_step(network, images[p], labels[p], LR, WD) for p in parts]
+        assert loss == pytest.approx(np.mean(steps))
+        assert rho == pytest.approx(minimal.norm(minimal.scale_invariant_weights(network)))
+        assert loss == pytest.approx(record[0][epoch], rel=0.08 if epoch else 5e-3)
+        assert rho == pytest.approx(record[1][epoch], rel=5e-3)
 
 
 if __name__ == "__main__":

@@ -27,43 +27,36 @@ def make(name, width, depth=3, norm="batch", classes=10):
     return models.build(Model(name, width, depth, norm=norm), classes).train()
 
 
-def last_layer(model):
-    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-
-
 def batch(size=32):
     torch.manual_seed(1)
     return torch.randn(size, 3, 32, 32), torch.randint(10, (size,))
 
 
-@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
-def test_the_output_does_not_depend_on_the_norm_of_the_si_weights(name, width, depth, norm):
-    """And so the gradient is orthogonal to them."""
-    model, (x, y) = make(name, width, depth, norm), batch()
-    weights, before = list(models.si_parameters(model).values()), model(x)
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_the_si_weights_and_no_other_kind_of_parameter_are_scale_invariant(network):
+    """And so the gradient is orthogonal to the SI weights."""
+    model, (x, y) = make(*network), batch()
+    si, kinds = models.si_parameters(model), defaultdict(list)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if key not in si:
+                kinds[key.split(".")[-1], weight.ndim].append(weight)
+                weight.add_(torch.randn_like(weight))  # with zero shifts, even scales would be
+    weights, before = list(si.values()), model(x)
     gradients = torch.autograd.grad(F.cross_entropy(before, y), weights)
     inner = sum((w * g).sum() for w, g in zip(weights, gradients, strict=True))
     assert abs(inner / models.norm(weights) / models.norm(gradients)) < 1e-4
-    with torch.no_grad():
-        for factor in (1e-2, 1e4):  # times 0.01, then times 100
-            torch._foreach_mul_(weights, factor)
-            assert (model(x) - before).norm() / before.norm() < 1e-4
 
+    @torch.no_grad()
+    def change(scaled, factor):
+        torch._foreach_mul_(scaled, factor)
+        after = model(x)
+        torch._foreach_div_(scaled, factor)
+        return (after - before).norm() / before.norm()
 
-def scaled_alone(name, norm, size):
-    """How much the output changes when each `size` filters of a layer get a factor of their own.
-
-    With the size None, all filters of a layer share one; in the ResNet only inside the blocks.
-    """
-    model, (x, _) = make(name, 4, norm=norm), batch()
-    before = model(x)
-    with torch.no_grad():
-        for key, weight in models.si_parameters(model).items():
-            if name.startswith("ConvNet") or norm == "weight" or ".conv1" in key:
-                together = size or len(weight)
-                factors = 10 ** (2 * torch.rand(len(weight) // together) - 1)
-                weight.mul_(factors.repeat_interleave(together).view(-1, 1, 1, 1))
-        return (model(x) - before).norm() / before.norm()
+    assert max(change(weights, 0.01), change(weights, 100)) < 1e-4
+    for kind, others in kinds.items():
+        assert change(others, 2) > 1e-3, kind
 
 
 @pytest.mark.parametrize("name", list(models.MODELS))
@@ -71,43 +64,47 @@ def scaled_alone(name, norm, size):
     "norm, size", [("batch", 1), ("instance", 1), ("weight", 1), ("group", 4), ("layer", None)]
 )
 def test_what_may_be_scaled_on_its_own(name, norm, size):
-    assert scaled_alone(name, norm, size) < 1e-4
-    if size != 1:  # and nothing smaller
-        assert scaled_alone(name, norm, 1) > 1e-2
-
-
-@pytest.mark.parametrize("norm", models.NORMS)
-def test_weights_are_those_of_the_official_networks_or_made_from_them(norm):
-    """The SI parameters are four tensors, of the same shapes and from the same random numbers."""
-    plain, other = (list(models.si_parameters(make("ConvNetSI", 4, norm=n)).values())
-                    for n in ("batch", norm))  # fmt: skip
-    assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
-
-
-@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
-def test_no_other_kind_of_parameter_is_scale_invariant(name, width, depth, norm):
-    model, (x, _) = make(name, width, depth, norm), batch()
-    kinds = defaultdict(list)
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if key not in models.si_parameters(model):
-                kinds[key.split(".")[-1], weight.ndim].append(weight)
-                weight.add_(torch.randn_like(weight))  # with zero shifts, even scales would be
+    """Each `size` filters of a layer (None: all), in the ResNet inside the blocks; nothing less."""
+    for together in {size, 1}:
+        model, (x, _) = make(name, 4, norm=norm), batch()
         before = model(x)
-        for kind, weights in kinds.items():
-            torch._foreach_mul_(weights, 2)
-            assert (model(x) - before).norm() / before.norm() > 1e-3, kind
-            torch._foreach_div_(weights, 2)
+        for key, weight in models.si_parameters(model).items():
+            if name.startswith("ConvNet") or norm == "weight" or ".conv1" in key:
+                count = together or len(weight)
+                factors = 10 ** (2 * torch.rand(len(weight) // count) - 1)
+                weight.data.mul_(factors.repeat_interleave(count).view(-1, 1, 1, 1))
+        change = (model(x) - before).norm() / before.norm()
+        assert change < 1e-4 if together == size else change > 1e-2
 
 
-@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
-def test_names_and_shapes_are_those_of_the_official_networks(name, width, depth, norm):
-    """Of all weights and statistics; the SI weights are those of the convolutions."""
-    model = make(name, width, depth, norm, classes=7)
-    found = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert found == reference.shapes(name, width, 7, depth, norm)
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_a_network_is_the_plain_one(network):
+    """Names and shapes are the official ones, outputs and statistics those of `reference`."""
+    name, width, depth, norm = network
+    model, (x, _) = make(*network, classes=7), batch()
+    with torch.no_grad():  # as after some training: no two normalisations are alike
+        for key, tensor in model.state_dict().items():
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) / 4)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == reference.shapes(name, width, 7, depth, norm)
     assert list(models.si_parameters(model)) == reference.invariant(model.state_dict())
-    assert last_layer(model).out_features == 7
+    for train in (True, False):
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        with torch.no_grad():
+            expected, found = reference.Network(state, train, norm, depth)(x), model.train(train)(x)
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        for key, tensor in model.state_dict().items():
+            assert torch.allclose(tensor, state[key], rtol=1e-4, atol=1e-5), key
+
+
+def test_every_normalisation_starts_from_the_same_si_weights():
+    networks = (make("ConvNetSI", 4, norm=norm) for norm in models.NORMS)
+    first, *others = (list(models.si_parameters(network).values()) for network in networks)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_every_declared_name_is_built():
@@ -117,41 +114,27 @@ def test_every_declared_name_is_built():
         Model("ConvNetSI", norm="batsch")
 
 
-def test_rescaling_keeps_the_direction():
-    tensors = [torch.randn(7, 5), torch.randn(100)]
-    before = torch.cat([t.flatten() for t in tensors])
-    models.rescale_to_norm(tensors, 3.0)
-    after = torch.cat([t.flatten() for t in tensors])
-    assert models.norm(tensors).item() == pytest.approx(3.0, rel=1e-6)
-    assert F.cosine_similarity(before, after, dim=0) > 1 - 1e-6
+def test_norm_is_that_of_one_long_vector():
+    """Of millions of weights too, where a float32 sum of squares would be off."""
+    for size, value in (((3, 5), 2.0), ((1000, 1000), 0.1)):
+        tensors = [torch.full(size, value), torch.full((10,), 1e-4)]
+        expected = sum(t.double().square().sum() for t in tensors).sqrt().item()
+        assert models.norm(tensors).item() == pytest.approx(expected, rel=1e-9)
 
 
-# --- against networks written as functions of a state dict ---
-
-
-def scrambled(name, width, depth, norm):
-    """A network in which no two normalisations are alike, as after some training."""
-    model = make(name, width, depth, norm)
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 2)
-            elif tensor.ndim == 1 and tensor.is_floating_point():
-                tensor.add_(torch.randn_like(tensor) / 4)
-    return model
-
-
-@pytest.mark.parametrize("name, width, depth, norm", NETWORKS)
-@pytest.mark.parametrize("train", [True, False])
-def test_forward_pass_is_the_plain_one(name, width, depth, norm, train):
-    model, (x, _) = scrambled(name, width, depth, norm).train(train), batch()
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with torch.no_grad():
-        expected = reference.Network(state, train, norm, depth)(x)
-        found = model(x)
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
-    for key, tensor in model.state_dict().items():  # running statistics too
-        assert torch.allclose(tensor, state[key], rtol=1e-4, atol=1e-5), key
+def test_weights_of_several_types_are_rescaled_in_their_direction():
+    """Complex ones keep their phases; a factor is not rounded as the first weight is."""
+    types = torch.bfloat16, torch.float32, torch.complex64
+    weights = [torch.randn(8, 50 * 10**k, dtype=dtype) for k, dtype in enumerate(types)]
+    before = [w.clone() for w in weights]
+    factor = 3 / sum(w.abs().double().square().sum() for w in weights).sqrt()
+    models.rescale_to_norm(weights, 3.0)
+    for now, old in zip(weights, before, strict=True):
+        precision = 8 * torch.finfo(old.dtype).eps
+        assert torch.allclose(now, old * factor.to(old.dtype), rtol=precision, atol=0)
+    models.rescale_filters(weights[1:], 2.0)
+    assert models.norm(weights[1:]).item() == pytest.approx(2, rel=1e-6)
+    assert torch.allclose(weights[2].angle(), before[2].angle())
 
 
 @pytest.mark.parametrize("same_last_layer", [True, False])
@@ -159,23 +142,14 @@ def test_forward_pass_is_the_plain_one(name, width, depth, norm, train):
 def test_the_last_layer_has_the_norm_asked_for_and_keeps_its_direction(name, same_last_layer):
     def last(**options):
         torch.manual_seed(0)
-        options = Model(name, 2, same_last_layer=same_last_layer, **options)
-        return last_layer(models.build(options, 10))
+        model = models.build(Model(name, 2, same_last_layer=same_last_layer, **options), 10)
+        return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
 
     plain, scaled = last(), last(init_scale=10.0)
     assert torch.equal(plain.weight, last(init_scale=-1.0).weight)
     assert scaled.weight.norm().item() == pytest.approx(10, rel=1e-6)
     assert torch.allclose(scaled.weight / 10, plain.weight / plain.weight.norm())
     assert scaled.bias is None or torch.equal(scaled.bias, plain.bias)
-
-
-def test_norm_is_that_of_one_long_vector():
-    """Of millions of weights too, where a float32 sum of squares would be off."""
-    tensors = [torch.full((3, 5), 2.0), torch.full((2,), 1.0)]
-    assert models.norm(tensors).item() == pytest.approx(62**0.5, rel=1e-12)
-    many = [torch.full((1000, 1000), 0.1), torch.full((10,), 1e-4)]
-    expected = sum(t.double().square().sum() for t in many).sqrt().item()
-    assert models.norm(many).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("official", ["same_init", "same_last_layer"])

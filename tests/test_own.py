@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import measure, state_of
 from PIL import Image
 
 import models
 import runs
-import test as measuring_script
 import train
 from measuring.rebuild import rebuild
 from options import Model
@@ -58,7 +58,6 @@ def two(num_classes): return nn.Sequential(body(9), nn.Linear(9, num_classes))
 def plain(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
 def wide(num_classes): return plain(num_classes + 1)
 def number(num_classes): return num_classes
-def needs_more(num_classes, secret): return plain(num_classes)
 def lazy(num_classes): return body(num_classes, lazy=True)
 def no_last(num_classes): return frozen(num_classes, 7)
 def no_first(num_classes): return frozen(num_classes, 0)
@@ -79,32 +78,20 @@ class Net(nn.Module):
         self.body = body(num_classes)
     def forward(self, x): return self.body(x)
 
+class Dictionary(Net): forward = lambda self, x: {"logits": self.body(x), "epoch": 3}
+class Auxiliary(Net): forward = lambda self, x: (self.body(x), self.body(-x))
+class Integers(Net): forward = lambda self, x: self.body(x).long()
+class NaN(Net): forward = lambda self, x: self.body(x) * (float("nan") if self.training else 1)
+class Mask(Net): forward = lambda self, x, mask: self.body(x)
+class InPlace(Net): forward = lambda self, x: self.body(x.mul_(2))
+class WithoutGradient(Net): forward = lambda self, x: self.body(x).detach()
+class State(Net): get_extra_state, set_extra_state = lambda self: {"rate": 1}, lambda self, _: None
+
 class Tuple(Net):
     def forward(self, x):
         features = self.body[0](x)  # not scale invariant
         logits = self.body[1:](features)
         return (logits, features) if self.training else logits
-
-class Dictionary(Net):
-    def forward(self, x): return {"logits": self.body(x), "epoch": 3}
-
-class Auxiliary(Net):
-    def forward(self, x): return self.body(x), self.body(-x)
-
-class Integers(Net):
-    def forward(self, x): return self.body(x).long()
-
-class NaN(Net):
-    def forward(self, x): return self.body(x) * (float("nan") if self.training else 1)
-
-class Mask(Net):
-    def forward(self, x, mask): return self.body(x)
-
-class InPlace(Net):
-    def forward(self, x): return self.body(x.mul_(2))
-
-class WithoutGradient(Net):
-    def forward(self, x): return self.body(x).detach()
 
 class Unused(Net):
     def __init__(self, num_classes):
@@ -137,10 +124,6 @@ class Buffers(Net):  # the logits depend on one that is not saved and one that i
             self.hidden = 0.9 * self.hidden + size
             self.late = size if self.late is None else self.late + size
         return logits * (1 + self.hidden + (0 if self.late is None else self.late))
-
-class State(Net):
-    def get_extra_state(self): return {"rate": 1}
-    def set_extra_state(self, state): pass
 """
 TINY = (
     "--dataset Digits --use_data_size 100 --batch_size 50 --num_channels 6 --noninvlr 0 --gpu -1 "
@@ -161,17 +144,6 @@ def start(words, to="run"):
     return runs.trial_folder(to, 0)
 
 
-def state_of(folder, epoch=2):
-    return torch.load(folder / f"checkpoint-{epoch}.pt")["state_dict"]
-
-
-def measured(words):
-    """The arrays that test.py saves."""
-    measuring_script.main(f"--train_mode --save_path x.npz {words}".split())
-    with np.load("x.npz") as arrays:
-        return dict(arrays)
-
-
 def test_a_network_of_ones_own_is_trained_and_measured(capsys):
     folder = start(f"{TINY} --model nets.py:small --fix_si_pnorm --metrics")
     config = runs.read_config(folder)
@@ -186,11 +158,10 @@ def test_a_network_of_ones_own_is_trained_and_measured(capsys):
     assert torch.equal(weights[0]["1.weight"], weights[-1]["1.weight"])  # by --noninvlr 0
     assert weights[0]["8.weight"].norm() == pytest.approx(10)  # by --init_scale
     assert weights[0]["0.weight"].shape[0] == 6
-    with np.load(folder / "train-tm-prebn.npz") as arrays:
-        assert arrays["params_norm"] == pytest.approx(norms, rel=1e-5)
     # test.py and the notebook's functions know it from the run
-    again = measured(f"--models_dir {folder} --prebn_only")
-    assert again["params_norm"] == pytest.approx(norms, rel=1e-5)
+    for measured in (np.load(folder / "train-tm-prebn.npz"),
+                     measure(folder, "--train_mode --prebn_only")):  # fmt: skip
+        assert measured["params_norm"] == pytest.approx(norms, rel=1e-5)
     model, _, _ = rebuild(runs.Run(folder, config))
     assert list(models.si_parameters(model)) == config["si_weights"]
 
@@ -200,7 +171,7 @@ def test_a_network_of_ones_own_is_trained_and_measured(capsys):
     (("nets.py:body", "nets.py:compiled"), ""),
 ])  # fmt: skip
 def test_a_network_is_trained_as_the_same_one_of_the_papers_or_compiled(names, options):
-    last = [state_of(start(f"{TINY} {options} --model {name}", name[-5:])) for name in names]
+    last = [state_of(start(f"{TINY} {options} --model {name}", name[-5:]), 2) for name in names]
     assert last[0].keys() == last[1].keys() and len(last[0]) > 10
     assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
 
@@ -211,7 +182,8 @@ def test_the_last_linear_layer_is_the_one_that_is_scaled():
     assert model[0][7].weight.norm().item() != pytest.approx(7)
 
 
-def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
+def test_a_package_is_as_good_as_a_file_which_may_import_what_lies_beside_it(tmp_path):
+    assert models.build(Model("torchvision.models:squeezenet1_1"), 10).num_classes == 10
     (tmp_path / "its_parts.py").write_text("from torch.nn import Linear as Part")
     (tmp_path / "net.py").write_text(
         "from its_parts import Part\ndef net(num_classes): return Part(2, num_classes)"
@@ -221,11 +193,7 @@ def test_what_lies_beside_a_networks_file_can_be_imported(tmp_path):
     assert sys.path == before
 
 
-def test_a_package_is_as_good_as_a_file():
-    assert models.build(Model("torchvision.models:squeezenet1_1"), 10).num_classes == 10
-
-
-def test_images_of_any_one_size(tmp_path, capsys):
+def test_images_of_any_one_size(tmp_path, refused):
     random = np.random.RandomState(0)
     for folder in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / folder).mkdir(parents=True)
@@ -235,25 +203,16 @@ def test_images_of_any_one_size(tmp_path, capsys):
     words = TINY.replace("Digits --use_data_size 100", "ImageFolder --data_path .")
     folder = start(f"{words.replace('--noaug', '')} --model nets.py:small")
     assert len(runs.read_log(folder)) == 2
-    shown = error(f"{words} --model ConvNetSI", capsys)
+    shown = refused(start, f"{words} --model ConvNetSI", "none")
     assert "takes images of 32 x 32, these have 20 x 28" in shown
     Image.new("RGB", (30, 28)).save("train/a/odd.png")
-    assert "all images must have the same size" in error(words, capsys)
-
-
-def error(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        start(words, "none")
-    shown = capsys.readouterr().err
-    assert stop.value.code == 2 and shown.count("\n") == 1 and not Path("none").exists()
-    return shown
+    assert "all images must have the same size" in refused(start, words, "none")
 
 
 @pytest.mark.parametrize("function, message", [
     ("plain", "has no scale-invariant weights"),
     ("wide", r"gives (8, 11) for images"),
     ("number", "gives int, not a network"),
-    ("needs_more", "fails when called with num_classes=10"),
     ("nothing", "no function nothing"),
     ("Auxiliary", "gives a tuple in evaluation mode, with 2 tensors of logits"),
     ("Integers", "gives torch.int64, expected floating-point logits"),
@@ -268,19 +227,18 @@ def error(words, capsys):
     ("nothing_trained", "has no trainable parameters"),
     ("no_convolution", "all scale-invariant weights of"),
 ])  # fmt: skip
-def test_what_is_wrong_with_a_network_is_said_in_a_line(capsys, function, message):
+def test_what_is_wrong_with_a_network_is_said_in_a_line(refused, function, message):
     words = TINY.replace("--init_scale 10 ", "").replace("--noninvlr 0", "")
-    assert message in error(f"{words} --model nets.py:{function}", capsys)
+    assert message in refused(start, f"{words} --model nets.py:{function}")
+    assert not Path("run").exists()
 
 
-def test_a_last_batch_that_batch_normalisation_refuses(capsys):
+def test_a_last_batch_that_batch_normalisation_refuses(refused):
     words = f"{TINY} --epochs 1 --model nets.py:vectors_normalised"
-    shown = error(f"{words} --use_data_size 51", capsys)
+    shown = refused(start, f"{words} --use_data_size 51")
     assert "cannot be trained on a batch of 1 image (--batch_size 50, 51 training images)" in shown
-    folder = start(words)
-    with pytest.raises(SystemExit):
-        measured(f"--models_dir {folder} --batch_size 99 --eval_model")
-    assert "cannot be measured with these options (--batch_size 99" in capsys.readouterr().err
+    shown = refused(measure, start(words), "--train_mode --batch_size 99 --eval_model")
+    assert "cannot be measured with these options (--batch_size 99" in shown
     assert not [*Path().rglob("*.npz")]
 
 
@@ -291,13 +249,10 @@ def test_a_last_batch_that_batch_normalisation_refuses(capsys):
 def test_unusual_networks_are_trained_and_measured(function, option):
     words = TINY.replace("--noninvlr 0", option)
     folder = start(f"{words} --epochs 1 --model nets.py:{function} --metrics --trace")
-    found = measured(
-        f"--models_dir {folder} --fisher_trace --hess_trace --calc_grads --calc_l2_init"
-    )
-    for name in ("train-tm.npz", "trace/epoch-0.npz"):
-        found.update(np.load(folder / name))
-    for key in found.keys() - {"gs_norm"}:
-        assert np.isfinite(found[key]).all(), key
+    what = "--train_mode --fisher_trace --hess_trace --calc_grads --calc_l2_init"
+    for found in (measure(folder, what), *map(np.load, folder.rglob("*.npz"))):
+        for key in {*found} - {"gs_norm"}:
+            assert np.isfinite(found[key]).all(), key
 
 
 @pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel"])
@@ -321,7 +276,7 @@ def test_frozen_weights_are_not_rescaled(capsys, option):
     folder = start(f"{TINY} --model nets.py:no_first --trace --metrics {option}")
     assert "note: frozen, so not trained, held or recorded: 0.weight" in capsys.readouterr().out
     assert runs.read_config(folder)["si_weights"] == ["3.weight"]
-    first, last = state_of(folder, 0), state_of(folder)
+    first, last = state_of(folder, 0), state_of(folder, 2)
     assert torch.equal(first["0.weight"], last["0.weight"])
     with np.load(folder / "train-tm-prebn.npz") as arrays:
         assert arrays["params_norm"][-1] == pytest.approx(last["3.weight"].norm().item())
@@ -330,10 +285,9 @@ def test_frozen_weights_are_not_rescaled(capsys, option):
 
 
 def test_an_unused_tensor_has_no_curvature_and_no_gradient():
-    found = {}
+    found = []
     for name in ("Net", "Unused"):
         folder = start(f"{TINY} --use_data_size 20 --epochs 1 --model nets.py:{name}", name)
-        words = f"--models_dir {folder} --epochs 0 --hess_evals --calc_grad_norms"
-        found[name] = measured(words)
+        found.append(measure(folder, "--train_mode --epochs 0 --hess_evals --calc_grad_norms"))
     for key in ("gnorm_m", "hess_evals"):
-        assert found["Unused"][key] == pytest.approx(found["Net"][key], rel=1e-3)
+        assert found[0][key] == pytest.approx(found[1][key], rel=1e-3)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import reference
-import torch
 from conftest import TINY, load_images, state_of
 
 import runs
@@ -21,18 +20,15 @@ QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run, and beside its last checkpoint (3) changed ones: 10 and 11."""
+    """A run, and its last checkpoint (3) once more: rescaled (10) and permuted (11)."""
     directory = tmp_path_factory.mktemp("paths")
     train.main(f"{TINY} --dir {directory} --save_freq 1 --metrics".split())
     folder = runs.trial_folder(directory, 0)
     content = checkpoints.load(runs.checkpoint_path(folder, 3))
     weights = content["state_dict"]
     si = reference.invariant(weights)
-    order = torch.arange(weights[si[0]].shape[0]).flip(0)
-    for epoch, changed in (
-        (10, {name: 4 * weights[name] for name in si}),
-        (11, {si[0]: weights[si[0]][order], si[1]: weights[si[1]][:, order]}),
-    ):
+    permuted = {si[0]: weights[si[0]].flip(0), si[1]: weights[si[1]].flip(1)}
+    for epoch, changed in ((10, {name: 4 * weights[name] for name in si}), (11, permuted)):
         changed = {**content, "epoch": epoch, "state_dict": {**weights, **changed}}
         checkpoints.save(runs.checkpoint_path(folder, epoch), changed)
     return folder
@@ -66,28 +62,26 @@ def test_ends_are_what_the_other_measurements_give(folder, monkeypatch):
     ((x, y),) = test_images.batches(297)
     monkeypatch.setattr(runs.Run, "regime", SimpleNamespace(name="divergence"))
     found = connect(folder, 1, 3)
-    assert found["lr"].tolist() == [0.1] * 2 and found["trial"].tolist() == [0] * 2
-    assert np.isnan(found["elr"]).all()  # off the sphere
     metrics = runs.Metrics.read(folder / "train-tm.npz").rows
     for end, epoch in ((0, 1), (-1, 3)):
         assert found["train_loss"][0, end] == pytest.approx(metrics[epoch]["loss"], rel=1e-6)
         assert found["train_error"][0, end] == pytest.approx(1 - metrics[epoch]["acc"])
-        state = state_of(folder, epoch)
-        state = reference.renewed(state, [x for x, _ in train_images.batches(64)])
-        outputs = reference.Network(state, False)(x)
+        batches = [x for x, _ in train_images.batches(64)]
+        outputs = reference.Network(reference.renewed(state_of(folder, epoch), batches), False)(x)
         error = (outputs.argmax(1) != y).double().mean().item()
         assert found["test_error"][0, end] == pytest.approx(error)
         loss = reference.losses_of(outputs, y).mean().item()
         assert found["test_loss"][0, end] == pytest.approx(loss, rel=1e-5)
-    assert found["epoch"].tolist() == [1, 3] and found["regime"].tolist() == ["", ""]
+    inner = found["train_loss"][0] - np.linspace(*found["train_loss"][0, [0, -1]], 5)
+    assert found["train_loss_barrier"] == pytest.approx(max(inner))
     run = runs.read_run(folder)
     run = replace(run, config={**run.config, "fix_elr": True, "elr": 0.25})
     monkeypatch.setattr(runs, "read_run", lambda folder: run)
-    on_sphere = connect(folder, 1, 3)
-    assert on_sphere["elr"].tolist() == [0.25] * 2
-    assert on_sphere["regime"].tolist() == ["divergence"] * 2
-    inner = found["train_loss"][0] - np.linspace(*found["train_loss"][0, [0, -1]], 5)
-    assert found["train_loss_barrier"] == pytest.approx(max(inner))
+    for ends, elr, regime in ((found, np.nan, ""), (connect(folder, 1, 3), 0.25, "divergence")):
+        expected = {"epoch": [1, 3], "lr": [0.1] * 2, "elr": [elr] * 2, "trial": [0, 0]}
+        for name, values in expected.items():
+            np.testing.assert_array_equal(ends[name], values)
+        assert ends["regime"].tolist() == [regime] * 2
 
 
 def test_command(folder, tmp_path, capsys):
@@ -104,9 +98,9 @@ def test_command(folder, tmp_path, capsys):
 
 
 def test_runs_with_other_images_are_refused(folder, tmp_path):
-    for key in ("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss",
-                "batch_size", "dataset", "use_data_size", "use_test", "corrupt_train",
-                "split_classes"):  # fmt: skip
+    network = ("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss")
+    images = ("dataset", "use_data_size", "use_test", "corrupt_train", "split_classes")
+    for key in (*network, *images, "batch_size"):
         runs.write_config(tmp_path / key, {**runs.read_config(folder), key: "other"})
         with pytest.raises(UserError, match=f"differ in {key}$"):
             paths.connect([runs.checkpoint_path(folder, 1), tmp_path / key / "checkpoint-1.pt"])
