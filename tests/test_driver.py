@@ -4,19 +4,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import processes
 import pytest
 from conftest import ROOT
-from made_runs import saw
+from processes import wait_until
 
-import figures
 import options
 import run_train_and_test as driver
 import runs
@@ -24,6 +24,7 @@ import train
 import utils
 from experiments import EXPERIMENTS, Experiment, block
 from experiments.lines import lines_of
+from experiments.setting import PAPER
 from options import Train
 from utils import UserError
 
@@ -62,110 +63,72 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     done = start({}, "--test")
     assert done.returncode == 0
     train, train_tm, test_em = done.stdout.splitlines()
-    args, _ = options.train_options(train.split()[2:])
-    wanted = {
-        "model": "ConvNetSI", "num_channels": 32, "depth": 3, "dataset": "CIFAR10",
-        "lr_init": 0.01, "wd": 0.001, "batch_size": 128, "noaug": True, "momentum": 0,
-        "no_schedule": True, "metrics": True, "init_scale": 10, "noninvlr": 0,
-        "epochs": 1000, "save_freq": 1,
-    }  # fmt: skip
-    assert {key: getattr(args, key) for key in wanted} == wanted
+    asked, _ = options.train_options(train.split()[2:])
+    place = {"dir": "Experiments/my_experiment/lr_0.01_wd_0.001", "resume": True}
+    assert asked == replace(PAPER, lr_init=0.01, wd=0.001, **place)
     assert "--train_mode" in train_tm and "train-tm-prebn.npz" in train_tm
     assert "--use_test" in test_em and "--train_mode" not in test_em
     assert [p.name for p in tmp_path.iterdir()] == ["run_train_and_test.py"]
 
 
-def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
+def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
+    """The result is that of a training that nothing interrupts."""
+    changes = {**FAST, '"epochs": 1000': '"epochs": 7'}
     experiment, folder = tmp_path / "Experiments" / "my_experiment", tmp_path / TRIAL
 
-    def measured():
-        return [[*runs.Metrics.read(folder / f"{name}.npz").rows] for name in runs.METRICS]
+    def metrics(folder):
+        return {name: runs.Metrics.read(folder / f"{name}.npz").rows for name in runs.METRICS}
 
-    done = start(FAST)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert measured() == [[0, 1, 2, 3]] * 3 and not list(folder.glob("t*-*m.log"))
-    assert "python train.py" in (folder / "train.log").read_text()
+    process = processes.Started(
+        [sys.executable, edited(tmp_path, changes)], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    wait_until((folder / "checkpoint-2.pt").exists, seconds=120)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in out
+    assert not (folder / "checkpoint-7.pt").exists()
+
+    # An experiment below this one is no part of its figures
+    shutil.copytree(folder, experiment / "below" / "lr_0.1" / "trial_0")
+    done = start(changes)
+    assert done.returncode == 0 and re.search(r"0\.1 +0\.001 +0 ", done.stdout), done.stderr
     assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"0\.1 +0\.001 +0 ", done.stdout)
+    assert not list(folder.glob("t*-*m.log"))
+    words = shlex.split((folder / "train.log").read_text().splitlines()[0])
+    assert words[:3] == ["$", "python", "train.py"]
+    train.main([*words[3:], "--dir", str(tmp_path / "whole")])
+    whole = metrics(runs.trial_folder(tmp_path / "whole", 0))
+    np.testing.assert_equal(metrics(folder), whole)
 
     # What is missing is measured by test.py
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
-    done = start(FAST)
-    assert done.returncode == 0 and measured() == [[0, 1, 2, 3]] * 3, done.stdout + done.stderr
+    assert start(changes).returncode == 0
+    np.testing.assert_equal(metrics(folder), whole)
     assert {path.name for path in folder.glob("t*-*m.log")} == {"train-tm.log", "test-em.log"}
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
-    again = start(FAST)
+    again = start(changes)
     assert again.returncode == 0 and again.stdout.count("is finished") == 1
     assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
-    changes = {**FAST, '"epochs": 1000': '"epochs": 7'}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, edited(tmp_path, changes)]
-    process = processes.Started(command, cwd=tmp_path, env=environment)
-    trial = tmp_path / TRIAL
-    limit = time.monotonic() + 120
-    while not (trial / "checkpoint-2.pt").exists():
-        assert time.monotonic() < limit and process.poll() is None, "it does not train"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in out
-    assert not (trial / "checkpoint-7.pt").exists()
-    assert start(changes).returncode == 0
-    words = shlex.split((trial / "train.log").read_text().splitlines()[0])[3:]
-    train.main([*words, "--dir", str(tmp_path / "whole")])
-    whole = runs.trial_folder(tmp_path / "whole", 0)
-    for name in runs.METRICS:
-        one, two = (np.load(folder / f"{name}.npz") for folder in (trial, whole))
-        assert one.keys() == two.keys()
-        assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
 def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
     with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
         done = start(FAST)
-    assert done.returncode == 2
+    assert done.returncode == 2 and not (tmp_path / TRIAL).exists()
     assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
-    assert not (tmp_path / TRIAL).exists()
-
-
-def test_a_folder_with_another_run_is_refused_or_overwritten(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
-    changes = {**FAST, '"epochs": 1000': '"epochs": 1'}
-    words = start(changes, "--test").stdout.splitlines()[0].split()[2:]
-    asked, folder = asdict(options.train_options(words)[0]), tmp_path / TRIAL
-    runs.write_config(folder, {**asked, "momentum": 0.9, "depth": 2})
-    done = start(changes)
-    assert done.returncode == 2
-    assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
-    assert "exp_name), or start anew with --overwrite" in done.stderr
-    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
-    done = start(changes, "--overwrite")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert runs.read_config(folder)["depth"] == 3 and runs.checkpoint_path(folder, 1).exists()
-
-
-def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, capsys):
-    for line in ("lr_0.1", "below/lr_0.1"):
-        make(*saw(60), line=line)
-    figures.report([tmp_path], nested=False)
-    assert f"figure: {tmp_path}/periods.png" in capsys.readouterr().out
 
 
 def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatch):
     def lines(*words):
         return drive("--experiment", "demo", "--test", *words).stdout.splitlines()
 
-    plain = lines()
+    plain, twice = lines(), lines("--trials", "2")
     assert lines("--trials", "1") == plain and len(plain) == 12
     assert not any("--trial " in line for line in plain)
-    twice = lines("--trials", "2")
     assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
     own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
     assert len(own) == 4
@@ -201,41 +164,51 @@ def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(d
     ("--launcher slurm --sbatch time=1-0", "whole numbers"),
     ("--launcher slurm", "needs a SLURM cluster"),
 ])  # fmt: skip
-def test_mistakes_on_the_command_line(drive, monkeypatch, words, message):
-    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))  # noqa: PTH120
+def test_mistakes_on_the_command_line(drive, monkeypatch, tmp_path, words, message):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no SLURM
     done = drive(*words.split())
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
-def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM: nothing is trained in any case
+def test_other_runs_are_refused_or_overwritten_unless_there_is_a_mistake(
+    drive, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
-    lines = lines_of(EXPERIMENTS["demo"])
+    lines, left = lines_of(EXPERIMENTS["demo"]), []
+
+    def run_here(*_):
+        left.append([path for line in lines for path in line.folder.iterdir()])
+
+    monkeypatch.setattr("experiments.local.run_here", run_here)
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
     for line in lines:
-        runs.write_config(line.folder, asdict(line.options))
-    for words in ("--launcher slurm", "--image_folder nowhere"):
-        assert drive("--experiment", "demo", "--overwrite", *words.split()).returncode == 2
-    # Branches would be taken for those of the new run
-    runs.write_config(lines[-1].folder / "branch-2", asdict(lines[0].options))
-    done = drive("--experiment", "demo", "--overwrite", "--launcher", "slurm")
-    assert done.returncode == 2 and "for example branch-2: remove them" in done.stderr
-    assert all((line.folder / runs.CONFIG).exists() for line in lines)
-
-
-def test_mistakes_in_the_parameters_run_nothing(start, tmp_path):
-    images = {'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'}
-    for changes, message in (({"lrs = [0.01]": ""}, "lrs is missing"),
-                             (images, "no folder nowhere/train")):  # fmt: skip
-        done = start(changes)
+        runs.write_config(line.folder, {**asdict(line.options), "momentum": 0.9, "depth": 2})
+    for words, message in (
+        ("", "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)"),
+        ("", "exp_name), or start anew with --overwrite"),
+        ("--overwrite --launcher slurm", "SLURM"), ("--overwrite --image_folder mine", "no folder"),
+        ("--overwrite", "for example branch-2: remove them"),
+    ):  # fmt: skip
+        if "branch" in message:  # it would be taken for one of the new run
+            runs.write_config(lines[-1].folder / "branch-2", {})
+        done = drive("--experiment", "demo", *words.split())
         assert done.returncode == 2 and message in done.stderr
-        assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+    assert all((line.folder / runs.CONFIG).exists() for line in lines)
+    shutil.rmtree(lines[-1].folder / "branch-2")
+    assert drive("--experiment", "demo", "--overwrite").returncode == 0 and left == [[]]
+
+
+def test_a_missing_parameter_is_named(start):
+    done = start({"lrs = [0.01]": ""})
+    assert done.returncode == 2 and "lrs is missing" in done.stderr
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):
-    script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
     hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
 
@@ -265,7 +238,7 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"lrs": [1, "2"]}, "lrs: [1, '2'] is not a list of numbers"),
     ({"lrs": []}, "lrs and wds need at least one value"),
     ({"lrs": [1, 2], "wds": [1, 2, 3]}, "2 lrs and 3 wds cannot be zipped"),
-    ({"lrs": [0.1, 0.1]}, "two lines would share the folder"),
+    ({"lrs": [0.1, 0.1]}, "two lines would share the folder Experiments/my_experiment/lr_0.1"),
     ({"lrs": [1, -1]}, "lrs: -1 is not a finite number >= 0"),
     ({"wds": [float("nan")]}, "wds: nan is not a finite number"),
     ({"combine": "Zip"}, 'combine: \'Zip\' is not "zip" or "cross"'),
@@ -279,7 +252,6 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"network": "ConvNet"}, "network: unknown name 'ConvNet' (did you mean ConvNetSI?)"),
     ({"network": "nowhere.py:f"}, "network: there is no file nowhere.py"),
     ({"network": "ConvNetSIAf"}, "set fix_noninvlr = -1"),
-    ({"dataset": "digits"}, "dataset: unknown name 'digits' (did you mean Digits?)"),
     ({"same_last_layer": "yes"}, "same_last_layer: 'yes' is not True or False"),
     ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
     ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
@@ -289,9 +261,7 @@ def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     ({"params": 3}, "params: 3 is not a dictionary"),
     ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {3: 3}}, "params: unknown option 3"),
-    ({"params": {"metrics": 1}}, "metrics: 1 is not True or False"),
     ({"params": {"epochs": True}}, "epochs: True is not a whole number"),
-    ({"params": {"epochs": 1.5}}, "epochs: 1.5 is not a whole number"),
     ({"params": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to SGD"),
     ({"params": {"c_schedule": 3}}, "--no_schedule and --c_schedule contradict each other"),
     ({"params": {"use_test": False}}, "use_test is both in params and in add_params"),
