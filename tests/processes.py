@@ -18,11 +18,11 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "train", "test"])
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=180):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def _run(words, folder, environment, output, errors):

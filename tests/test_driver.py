@@ -83,7 +83,7 @@ def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, 
         [sys.executable, edited(tmp_path, changes)], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    wait_until((folder / "checkpoint-2.pt").exists, seconds=120)
+    wait_until((folder / "checkpoint-2.pt").exists)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in out
