@@ -33,7 +33,7 @@ FAST = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',
     "lrs = [0.01]": "lrs = [0.1]",
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
-    '"epochs": 1000': '"epochs": 3',
+    '"epochs": 1000': '"epochs": 7',
 }
 TRIAL = "Experiments/my_experiment/lr_0.1_wd_0.001/trial_0"
 
@@ -73,14 +73,13 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
 
 def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
     """The result is that of a training that nothing interrupts."""
-    changes = {**FAST, '"epochs": 1000': '"epochs": 7'}
     experiment, folder = tmp_path / "Experiments" / "my_experiment", tmp_path / TRIAL
 
     def metrics(folder):
         return {name: runs.Metrics.read(folder / f"{name}.npz").rows for name in runs.METRICS}
 
     process = processes.Started(
-        [sys.executable, edited(tmp_path, changes)], cwd=tmp_path,
+        [sys.executable, edited(tmp_path, FAST)], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     wait_until((folder / "checkpoint-2.pt").exists)
@@ -91,7 +90,7 @@ def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, 
 
     # An experiment below this one is no part of its figures
     shutil.copytree(folder, experiment / "below" / "lr_0.1" / "trial_0")
-    done = start(changes)
+    done = start(FAST)
     assert done.returncode == 0 and re.search(r"0\.1 +0\.001 +0 ", done.stdout), done.stderr
     assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob("t*-*m.log"))
@@ -105,21 +104,14 @@ def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, 
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
-    assert start(changes).returncode == 0
+    assert start(FAST).returncode == 0
     np.testing.assert_equal(metrics(folder), whole)
     assert {path.name for path in folder.glob("t*-*m.log")} == {"train-tm.log", "test-em.log"}
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
-    again = start(changes)
+    again = start(FAST)
     assert again.returncode == 0 and again.stdout.count("is finished") == 1
     assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
-    with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
-        done = start(FAST)
-    assert done.returncode == 2 and not (tmp_path / TRIAL).exists()
-    assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
 
 
 def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatch):
@@ -143,8 +135,7 @@ def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatc
 
 def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(drive, tmp_path):
     done = drive("--list")
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 100
     shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
     assert shown == [(name, str(len(lines_of(e)))) for name, e in EXPERIMENTS.items()]
     done = drive("--experiment", "demo", "--status")
@@ -154,10 +145,8 @@ def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(d
 
 @pytest.mark.parametrize("words, message", [
     ("--experiment Figure2", "unknown name 'Figure2' (did you mean figure2?)"),
-    ("--jobs two", "--jobs: no type matching INT"),
     ("--time 0", "--time: 0.0 is not a finite number > 0"),
     ("--experiment demo --image_folder nowhere", "no folder nowhere/train"),
-    ("--launcher slrum", "did you mean slurm?"),
     ("--sbatch partition=main", "--sbatch belongs to --launcher slurm"),
     ("--launcher slurm --time 60", "--time belongs to --launcher local"),
     ("--launcher slurm --sbatch account", "is not name=value"),
@@ -194,14 +183,12 @@ def test_other_runs_are_refused_or_overwritten_unless_there_is_a_mistake(
             runs.write_config(lines[-1].folder / "branch-2", {})
         done = drive("--experiment", "demo", *words.split())
         assert done.returncode == 2 and message in done.stderr
-    assert all((line.folder / runs.CONFIG).exists() for line in lines)
     shutil.rmtree(lines[-1].folder / "branch-2")
+    with utils.locked(tmp_path / "Experiments" / "demo" / runs.LOCK, "it"):
+        done = drive("--experiment", "demo", "--overwrite")  # two at once
+    assert done.returncode == 2 and f"demo is in use by process {os.getpid()}" in done.stderr
+    assert all((line.folder / runs.CONFIG).exists() for line in lines)
     assert drive("--experiment", "demo", "--overwrite").returncode == 0 and left == [[]]
-
-
-def test_a_missing_parameter_is_named(start):
-    done = start({"lrs = [0.01]": ""})
-    assert done.returncode == 2 and "lrs is missing" in done.stderr
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):
@@ -220,57 +207,48 @@ def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+ABSENT = object()
+
+
 def lines_with(params=(), **changes):
     """The lines of the block as it stands, with some of its parameters changed."""
     changes["params"] = {**driver.params, **dict(params)} if params != 3 else 3
-    return lines_of(block.experiment({**vars(driver), **changes}))
+    found = {**vars(driver), **changes}
+    return lines_of(block.experiment({k: v for k, v in found.items() if v is not ABSENT}))
 
 
-def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "net.py").touch()
-    (line,) = lines_with(network="~/net.py:make")
-    assert line.options.model == "~/net.py:make"
+ON_SPHERE = {"fix_elr": "fix_elr"}
 
 
 @pytest.mark.parametrize("changes, message", [
+    ({"lrs": ABSENT}, "lrs is missing from the parameters"),
     ({"lrs": 0.01}, "lrs: 0.01 is not a list of numbers, as in [0.01]"),
     ({"lrs": [1, "2"]}, "lrs: [1, '2'] is not a list of numbers"),
+    ({"lrs": [1, -1]}, "lrs: -1 is not a finite number >= 0"),
     ({"lrs": []}, "lrs and wds need at least one value"),
     ({"lrs": [1, 2], "wds": [1, 2, 3]}, "2 lrs and 3 wds cannot be zipped"),
     ({"lrs": [0.1, 0.1]}, "two lines would share the folder Experiments/my_experiment/lr_0.1"),
-    ({"lrs": [1, -1]}, "lrs: -1 is not a finite number >= 0"),
-    ({"wds": [float("nan")]}, "wds: nan is not a finite number"),
-    ({"combine": "Zip"}, 'combine: \'Zip\' is not "zip" or "cross"'),
+    ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
+    (ON_SPHERE, "elrs needs at least one value"), ({"elrs": [0.1]}, "elrs has no effect"),
+    ({**ON_SPHERE, "elrs": [1], "wds": [1, 2]}, "leave at most one value"),
     ({"exp_name": ""}, "exp_name: '' is not the name of a folder in Experiments/"),
-    ({"exp_name": "../elsewhere"}, "is not the name of a folder"),
-    ({"exp_name": "/tmp/elsewhere"}, "is not the name of a folder"),
-    ({"exp_name": 7}, "exp_name: 7 is not the name of a folder"),
-    ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
+    ({"exp_name": "../x"}, "not the name"), ({"exp_name": "/tmp/x"}, "not the name"),
+    ({"exp_name": 7}, "not the name"), ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
     ({"fix_noninvlr": True}, "fix_noninvlr: True is not a number"),
     ({"fix_noninvlr": -0.5}, "fix_noninvlr: -0.5 is not a finite number >= 0, or -1"),
     ({"network": "ConvNet"}, "network: unknown name 'ConvNet' (did you mean ConvNetSI?)"),
     ({"network": "nowhere.py:f"}, "network: there is no file nowhere.py"),
     ({"network": "ConvNetSIAf"}, "set fix_noninvlr = -1"),
-    ({"same_last_layer": "yes"}, "same_last_layer: 'yes' is not True or False"),
-    ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
-    ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
-    ({"elrs": [0.1]}, "elrs has no effect"),
-    ({"fix_elr": "fix_elr", "elrs": [1], "wds": [1, 2]}, "leave at most one value"),
-    ({"fix_elr": "fix_elr", "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
     ({"params": 3}, "params: 3 is not a dictionary"),
-    ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {3: 3}}, "params: unknown option 3"),
-    ({"params": {"epochs": True}}, "epochs: True is not a whole number"),
+    ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to SGD"),
     ({"params": {"c_schedule": 3}}, "--no_schedule and --c_schedule contradict each other"),
     ({"params": {"use_test": False}}, "use_test is both in params and in add_params"),
-    ({"params": {"lr_init": 1}}, "params holds lr_init: use lrs instead"),
     ({"params": {"dir": "elsewhere"}}, "params holds dir: use exp_name instead"),
     ({"params": {"overwrite": True}}, "use --overwrite of the driver"),
     ({"params": {"resume_epoch": 3}}, "branch off one with train.py"),
     ({"add_params": "--wd 1"}, "add_params holds wd: use wds instead"),
-    ({"add_params": "--epochs 5"}, "epochs is both in params and in add_params"),
     ({"add_params": "--trial '1"}, "No closing quotation"),
     ({"add_params": "--use_test --help"}, "python train.py --help lists the options"),
     ({"add_params": "--keeep 1"}, "did you mean --keep?); train.py --help lists"),
@@ -280,6 +258,12 @@ def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
         lines_with(**changes)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "net.py").touch()
+    assert lines_with(network="~/net.py:make")[0].options.model == "~/net.py:make"
 
 
 def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
@@ -314,11 +298,10 @@ def test_what_official_drivers_put_into_params():
     (line,) = lines_with(params=params, add_params=flags)
     asked, notes = options.train_options(line.commands["train"][1:])
     assert asked == line.options and not notes
-    wanted = {
+    assert asdict(asked).items() >= {
         "init_scale": 10, "fix_si_pnorm_value": 10, "eval_freq": 1000, "epochs": 1000,
         "same_last_layer": True, "resume_epoch": None, "batch_size": 128, "seed": 5, "noaug": True,
-    }  # fmt: skip
-    assert {key: getattr(asked, key) for key in wanted} == wanted
+    }.items()  # fmt: skip
     assert line.folder.name == "trial_3"
     assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
     assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
@@ -341,11 +324,3 @@ def test_variants_on_a_folder_and_quick_ones():
     assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
     found = EXPERIMENTS["sphere_minima_cpu"].in_trials(range(2)).lines  # they have trials 0 and 1
     assert [line["trial"] for line in found] == [0] * 7 + [1] * 2 + [2] * 7 + [3] * 2
-
-
-def test_every_named_experiment_has_valid_lines():
-    for experiment in EXPERIMENTS.values():
-        lines = lines_of(experiment)
-        assert len({line.folder for line in lines}) == len(lines) > 0
-        assert all(len(line.checkpoints) > 1 for line in lines)
-        assert all(line.options.on_sphere == line.name.startswith("elr_") for line in lines)

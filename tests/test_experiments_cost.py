@@ -116,13 +116,12 @@ def test_times_are_those_of_runs_on_this_machine():
 
 
 def test_what_has_never_been_timed_is_not_estimated():
-    line = line_of(model="own.py:network")
-    for gpu in (False, True):
-        assert cost.total([line_of(), line], gpu).seconds is None
-        assert "unknown before the second epoch" in cost.total([line], gpu).on(gpu)
-    assert cost.total([line_of()], gpu=True).seconds is None  # no run on a GPU
+    own = line_of(model="own.py:network")
+    for lines, gpu in (([line_of(), own], False), ([line_of()], True)):  # no run on a GPU
+        assert cost.total(lines, gpu).seconds is None
+        assert "unknown before the second epoch" in cost.total(lines, gpu).on(gpu)
     past_run("a", 0.5, model="own.py:network")
-    assert cost.total([line]).seconds > 0
+    assert cost.total([own]).seconds > 0
 
 
 @pytest.mark.parametrize("more", [{"momentum": 0.0}, {"momentum": 0.9}, {"optimizer": "adam"}])

@@ -165,13 +165,10 @@ def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, request
     run_line(line)
     assert shown(line).count("$ python") == 2 and "tidied" in shown(line)
     assert line.log("second").exists()
-
-
-def test_a_line_that_is_stopped_before_it_begins_does_nothing(tmp_path):
-    runner = LineRunner(scripted(tmp_path, train=""))
-    runner.stop()
-    runner.run()
-    assert runs.read_state(runner.line.folder) is None and not shown(runner.line)
+    never = LineRunner(scripted(tmp_path / "never", train=""))
+    never.stop()
+    never.run()
+    assert runs.read_state(never.line.folder) is None and not shown(never.line)
 
 
 # A command that starts a process of its own and prints its number.
@@ -316,8 +313,7 @@ def test_jobs_in_the_queue_are_not_to_be_run(line, monkeypatch, capsys):
     ({"state": "running"}, None, "running"),
     ({"state": "running", "process": 2**30}, None, "stopped"),  # killed
     ({"state": "running", "host": "elsewhere", "process": 2**30}, None, "running"),
-    ({"state": "failed", "step": "train"}, None, "failed"),
-    ({"state": "stopped"}, None, "stopped"),
+    ({"state": "failed", "step": "train"}, None, "failed"), ({"state": "stopped"}, None, "stopped"),
     ({"state": "done"}, None, "stopped"),  # but not finished
 ])  # fmt: skip
 def test_the_state_of_a_line_is_what_its_note_and_the_queue_say(line, note, queue, state):

@@ -134,14 +134,6 @@ def test_files_of_a_run(run, extra, epochs):
     assert config["commit"] == runs.code_version()
 
 
-def test_a_stopped_run_continues_from_an_epoch_that_is_not_kept(run, cut):
-    cut(3, "--save_freq 9 --epochs 5")
-    assert (run.folder / runs.LATEST).exists()
-    run("--save_freq 9 --epochs 5 --resume")
-    assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (5, 0)]
-    assert [row["epoch"] for row in runs.read_log(run.folder)] == [1, 2, 3, 4, 5]
-
-
 @pytest.mark.parametrize("watched", [False, True])
 def test_the_table_shows_the_log(run, capsys, monkeypatch, watched):
     """Every epoch of it, as the official code does; on a terminal those that are evaluated."""
@@ -169,7 +161,7 @@ def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
 
 
 @pytest.mark.parametrize("extra", [
-    "", "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf --norm group", "--optimizer adam",
+    "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf --norm group", "--optimizer adam",
     "--fix_all_elr --elr 0.01 --momentum 0.9 --epochs 4",
 ])  # fmt: skip
 def test_resumed_run_is_bit_identical(run, extra):
@@ -185,24 +177,21 @@ def test_resumed_run_is_bit_identical(run, extra):
     assert [row["epoch"] for row in runs.read_log(folder)] == [e for e, _ in whole][1:]
 
 
-def test_resuming_a_run_that_has_gone_as_far_changes_nothing(run, capsys):
-    folder = run("--epochs 3")
+def test_a_run_is_complete_when_it_has_gone_as_far_and_all_is_measured(run, capsys):
+    words = "--metrics --save_freq 1 --resume"
+    folder = run(f"--epochs 2 {words}")
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    for epochs in (3, 2):
-        run(f"--epochs {epochs} --resume")
-        assert "complete: checkpoint-3.pt is its last" in capsys.readouterr().out
+    for epochs in (2, 1):
+        run(f"--epochs {epochs} {words}")
+        assert "complete: checkpoint-2.pt is its last" in capsys.readouterr().out
         assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    run("--epochs 4 --resume")
-    assert "epochs 3 to 4 on" in capsys.readouterr().out
-
-
-def test_a_run_without_one_of_its_files_of_metrics_is_not_complete(run):
-    folder = run("--epochs 1 --metrics --save_freq 1")
-    for name in runs.METRICS:
-        before = runs.Metrics.read(folder / f"{name}.npz").rows
-        (folder / f"{name}.npz").unlink()
-        run("--epochs 1 --metrics --save_freq 1 --resume")
-        assert runs.Metrics.read(folder / f"{name}.npz").rows == before
+    for path in (folder / f"{name}.npz" for name in runs.METRICS):
+        rows = runs.Metrics.read(path).rows
+        path.unlink()
+        run(f"--epochs 2 {words}")
+        assert runs.Metrics.read(path).rows == rows
+    run(f"--epochs 3 {words}")
+    assert "epochs 2 to 3 on" in capsys.readouterr().out
 
 
 def test_where_no_run_can_go_on_is_said(run, refused):
@@ -225,8 +214,7 @@ def test_a_run_is_neither_mixed_nor_cut_nor_overwritten_unasked(run, refused):
     folder = run("--epochs 3 --save_freq 10")
     config = (folder / runs.CONFIG).read_text()
     assert "--resume or --overwrite" in refused(run)
-    error = refused(run, "--resume --wd 0.5 --epochs 9 --save_freq 10")
-    assert "wd (saved 0.001, asked 0.5)" in error
+    assert "wd (saved 0.001, asked 0.5)" in refused(run, "--resume --wd 0.5 --epochs 9")
     (folder / "checkpoint-3.pt").rename(folder / runs.LATEST)  # as if it were to go on for longer
     error = refused(run, "--epochs 2 --save_freq 10 --resume")
     assert "has come to epoch 3: --epochs 2 would end it before" in error

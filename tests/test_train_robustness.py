@@ -35,14 +35,6 @@ LONG = TINY.replace("--noaug ", "") + (
 )
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Also where the tests run with SIGINT ignored, as behind `nohup ... &`."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def spawn(folder, extra=""):
     words = f"{LONG} --dir {folder} {extra}".split()
     return processes.Started([sys.executable, ROOT / "train.py", *words])
@@ -92,7 +84,7 @@ def test_killed_run_ends_in_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("number, where, when, newest, more", [
     (signal.SIGTERM, "epoch", (2,), 2, ""),  # in the middle of an epoch
-    (signal.SIGINT, "save", (2,), 1, ""),
+    (signal.SIGINT, "save", (2,), 1, "--save_freq 9"),  # from a state that is not kept
     # However many states within an epoch came after it, a run goes on from a whole one
     (signal.SIGINT, "save", (2, 3), 2, "--save_freq_int 4 --keep 1 --use_test_size 20"),
 ])  # fmt: skip
@@ -177,17 +169,15 @@ def test_litter_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     host = utils.socket.gethostname()
-    gone, here, elsewhere = (
-        tmp_path / f".checkpoint-1.pt.{where}.{process}{utils.PARTIAL}"
-        for where, process in ((host, dead.pid), (host, os.getpid()), ("elsewhere", dead.pid))
-    )
-    for path in (gone, here, elsewhere):
+    owners = f"{host}.{os.getpid()}", f"elsewhere.{dead.pid}", f"{host}.{dead.pid}"
+    paths = [tmp_path / f".checkpoint-1.pt.{owner}{utils.PARTIAL}" for owner in owners]
+    for path in paths:
         path.touch()
     utils.remove_litter(tmp_path)
-    assert set(tmp_path.iterdir()) == {here, elsewhere}
+    assert {*tmp_path.iterdir()} == {*paths[:2]}
 
 
-def test_damaged_newest_checkpoint_is_passed_over(run, whole, capsys):
+def test_damaged_checkpoints_and_lost_rows_of_the_log_are_named(run, whole, capsys):
     folder = run(WORDS)
     (folder / "checkpoint-3.pt").unlink()
     path = folder / "checkpoint-2.pt"
@@ -195,21 +185,22 @@ def test_damaged_newest_checkpoint_is_passed_over(run, whole, capsys):
     run(f"{WORDS} --resume")
     assert "passed over" in capsys.readouterr().out
     assert_equal(contents(folder), whole(WORDS))
+    log = folder / "log.csv"
+    log.write_bytes(log.read_bytes()[:-3])  # its last row is torn
+    run("--epochs 4 --save_freq 1 --resume")
+    assert "lacks 1 of the epochs up to 3" in capsys.readouterr().out
+    assert [row["epoch"] for row in runs.read_log(folder)] == [1, 2, 4]
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_replaced_unasked(run, refused):
+def test_a_run_is_replaced_only_when_asked_and_then_wholly(run, refused):
     folder = run("--epochs 1 --metrics")
     for path in folder.glob("*.pt"):
         path.unlink()
-    before = contents(folder)
+    before = contents(folder)  # its checkpoints are gone
     for words in ("--epochs 1", "--epochs 1 --lr_init 0.7 --resume"):
         refused(run, words)
         assert_equal(contents(folder), before)
     run("--epochs 1 --metrics --resume")  # the same run is trained again
-
-
-def test_what_was_measured_of_a_run_that_is_replaced_does_not_stay(run, refused):
-    folder = run("--epochs 1 --metrics")
     (folder / "train-em.npz").write_bytes(b"of the old run")
     run("--epochs 1 --resume_epoch 1 --lr_init 0.2")
     assert "has branches" in refused(run, "--epochs 1 --lr_init 0.3 --overwrite")
@@ -234,35 +225,27 @@ def stop_measuring(monkeypatch, folder, words, after):
     assert stop.value.code == 128 + signal.SIGTERM
 
 
-def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkeypatch, refused):
-    folder = run("--epochs 2 --save_freq 1 --metrics")
-    before = (folder / "train-tm.npz").read_bytes()
-    words = "--train_mode --eval_model", "train-tm.npz"
-    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
-    stop_measuring(monkeypatch, folder, words, after=1)
-    assert (folder / "train-tm.npz").read_bytes() == before
-    runs.checkpoint_path(folder, 1).unlink()
-    assert "1 epoch whose checkpoints are gone" in refused(measure, folder, *words)
-    assert (folder / "train-tm.npz").read_bytes() == before
-    measure(folder, f"{words[0]} --calc_grads --update", "train-tm.npz")
-    assert runs.Metrics.read(folder / "train-tm.npz").rows.keys() == {0, 1, 2}
-
-
 def test_measuring_stopped_in_the_middle_keeps_what_it_had(run, monkeypatch):
-    folder = run("--save_freq 1 --epochs 3")
-    stop_measuring(monkeypatch, folder, ("--eval_model",), after=2)
-    assert list(runs.Metrics.read(folder / "out.npz").rows) == [0, 1]
+    folder = run("--epochs 2 --save_freq 1")
+    stop_measuring(monkeypatch, folder, ("--eval_model",), after=1)
+    assert list(runs.Metrics.read(folder / "out.npz").rows) == [0]
     real, read = checkpoints.load, []
     monkeypatch.setattr(checkpoints, "load", lambda path: read.append(path.name) or real(path))
     measure(folder, "--eval_model --update")
-    assert read == ["checkpoint-2.pt", "checkpoint-3.pt"]
+    assert read == ["checkpoint-1.pt", "checkpoint-2.pt"]
 
 
-def test_epochs_that_the_log_has_lost_are_counted(run, capsys):
-    run("--epochs 2")
-    (run.folder / "log.csv").write_bytes(b"")
-    run("--epochs 3 --resume")
-    assert "lacks 2 of the epochs up to 2" in capsys.readouterr().out
+def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkeypatch, refused):
+    folder = run("--epochs 2 --save_freq 1 --metrics")
+    path, words = folder / "train-tm.npz", ("--train_mode --eval_model", "train-tm.npz")
+    before = path.read_bytes()
+    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
+    stop_measuring(monkeypatch, folder, words, after=1)
+    runs.checkpoint_path(folder, 1).unlink()
+    assert "1 epoch whose checkpoints are gone" in refused(measure, folder, *words)
+    assert path.read_bytes() == before
+    measure(folder, "--train_mode --calc_grads --update", path.name)
+    assert runs.Metrics.read(path).rows.keys() == {0, 1, 2}
 
 
 def test_damaged_checkpoints_are_passed_over_while_one_can_be_measured(run, capsys, refused):
@@ -285,7 +268,7 @@ def test_a_second_process_is_refused_while_the_first_lives(run, refused):
     with utils.locked(run.folder / runs.LOCK, "run"):
         assert f"in use by process {os.getpid()}" in refused(run)
     (run.folder / runs.LOCK).write_text("process 1 on nowhere")  # a stale one stops nobody
-    run()
+    run("--epochs 1")
 
 
 def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, tmp_path, refused):
@@ -297,8 +280,7 @@ def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, 
     base = TINY.replace("--use_data_size 200", "").replace("--use_test", "")
     error = refused(run, f"{words} --metrics", base=base)
     assert "which is needed for --use_test and --metrics" in error and not run.folder.exists()
-    run(words, base=base)
-    assert (run.folder / "checkpoint-1.pt").exists()
+    assert (run(words, base=base) / "checkpoint-1.pt").exists()
 
 
 def test_divergence_is_recorded_and_stops_the_line(run, capsys, monkeypatch):

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import options
 import utils
 from utils import Interrupted, UserError, locked, user_errors, write_atomically
 
@@ -86,9 +88,8 @@ def test_a_lock_is_waited_for(tmp_path):
     with ThreadPoolExecutor() as pool, locked(path, "the file"):
         pool.submit(other)
         assert begun.wait(30)
-        time.sleep(0.1)
-        with pytest.raises(UserError, match="in use"):
-            locked(path, "the file", patience=0.2).__enter__()
+        with pytest.raises(UserError, match="in use"), locked(path, "the file", patience=0.2):
+            pass
         seen.append("first")
     assert seen == ["first", "other"]
 
@@ -168,6 +169,17 @@ def test_a_process_of_another_user_is_alive(monkeypatch):
 
 
 # --- words ---
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(options.names(options.Train)), st.text(max_size=6))
+def test_any_text_is_a_value_or_a_clean_refusal(name, text):
+    try:
+        options.train_options([f"--{name}={text}"])
+    except UserError as error:
+        assert "\n" not in str(error)
+    except SystemExit as stop:
+        assert stop.code == 2
 
 
 def test_durations():
