@@ -123,16 +123,6 @@ def test_nothing_follows_a_failed_command(tmp_path, capsys, step, body, how):
     assert capsys.readouterr().out == (f"[it] {message}\n" if how else "")
 
 
-@pytest.mark.parametrize("files", [2, 3])
-def test_what_train_py_has_measured_is_not_measured_again(tmp_path, files):
-    line = scripted(tmp_path, train="", second="")
-    runs.checkpoint_path(line.folder, 0).touch()
-    for name in runs.METRICS[:files]:
-        runs.Metrics({0: {"loss": 1.0}}).write(line.folder / f"{name}.npz")
-    run_line(line)
-    assert line.log("second").exists() == (files == 2)
-
-
 def shown(line):
     return line.log("train").read_text() if line.log("train").exists() else ""
 

@@ -58,14 +58,6 @@ def test_every_other_option_makes_another_run(tmp_path, key):
         assert found == ("branch-3" if key == "epochs" else f"branch-3_{key}={value}")
 
 
-def test_a_constant_rate_can_go_on_for_longer(tmp_path):
-    asked = Train(no_schedule=True, epochs=5)
-    runs.write_config(tmp_path, asdict(asked))
-    runs.check_same_run(tmp_path, replace(asked, epochs=9))
-    with pytest.raises(UserError, match="wd"):
-        runs.check_same_run(tmp_path, replace(asked, epochs=9, wd=9.0))
-
-
 def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
     old = {k: v for k, v in asdict(Train()).items() if k not in ("norm", "norm_eps", "optimizer")}
     runs.write_config(tmp_path, {**old, "keep_epochs": [0, 5], "keep_going": False})
@@ -201,11 +193,8 @@ def test_two_processes_fill_one_file(tmp_path):
 
 
 def test_metrics_tell_not_measured_from_nan(tmp_path):
-    table = runs.Metrics()
-    table.add(2, {"loss": math.nan, "evals": np.arange(3.0)})
-    table.add(0.5, {"loss": 1.0})
-    table.add(0.5, {"acc": 0.25})
-    table.write(tmp_path / "x.npz")
+    rows = {2: {"loss": math.nan, "evals": np.arange(3.0)}, 0.5: {"loss": 1.0, "acc": 0.25}}
+    runs.Metrics(rows).write(tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         assert file["report_epochs"].tolist() == [0.5, 2]
         assert file["missing"].tolist() == ["0.5 evals", "2.0 acc"]

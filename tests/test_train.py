@@ -33,28 +33,9 @@ def si_names(name="ConvNetSI", norm="batch"):
     return list(models.si_parameters(models.build(Model(name, 2, norm=norm), 10)))
 
 
-@pytest.mark.parametrize("name, value, extra", [
-    ("ConvNetSI", -1, "--fix_si_pnorm"), ("ResNet18SI", 5, "--fix_si_pnorm --fix_si_pnorm_value 5"),
-    ("ConvNetSI", -1, ""), ("ResNet18SIAf", -1, "--momentum 0.9 --noninvlr -1 --wd 0.01"),
-])  # fmt: skip
-def test_fixed_norm_is_held(run, name, value, extra):
-    """By --fix_si_pnorm, or on the sphere, where the effective rate is held with it."""
-    sphere = TINY.replace("--lr_init 0.1 --wd 0.001", "--fix_elr --elr 0.01")
-    words = f"--model {name} {extra} --epochs 2 --save_freq_int 4"
-    folder = run(words, base=TINY if "pnorm" in extra else sphere)
-    si = si_names(name)
-    norms = [models.norm(state[k] for k in si).item() for state in states(folder).values()]
-    assert len(norms) == 9  # 3 whole epochs, and 3 steps within each of 2
-    wanted = value if value > 0 else norms[0]
-    assert all(abs(norm / wanted - 1) < 1e-6 for norm in norms)
-    if "pnorm" not in extra:
-        rates = [row["effective_lr"] for row in runs.read_log(folder)]
-        assert rates == pytest.approx([0.01] * 2, rel=1e-6)
-
-
 @pytest.mark.parametrize("extra, steps", [
     ("", 4), ("--fix_si_pnorm --momentum 0.9", 4), ("--fbgd", 1), ("--norm weight", 4),
-    ("--fix_all_elr --elr 0.01", 4),
+    ("--fix_elr --elr 0.01", 4), ("--fix_all_elr --elr 0.01", 4),
 ])  # fmt: skip
 def test_trace_is_what_the_steps_did(run, extra, steps):
     within = "" if "--fbgd" in extra else "--save_freq_int 4"
@@ -66,6 +47,7 @@ def test_trace_is_what_the_steps_did(run, extra, steps):
     weights = [torch.cat([s[k].double().flatten() for k in si]) for s in states(folder).values()]
     norms = [w.norm().item() for w in weights[:-1]]
     assert trace["si_norm"] == pytest.approx(norms, rel=1e-6)
+    assert (np.ptp(norms) < 1e-6 * norms[0]) == ("fix" in extra)  # held after every step
     turned = [1 - F.cosine_similarity(a, b, 0).item() for a, b in itertools.pairwise(weights)]
     assert trace["one_minus_cosine"] == pytest.approx(turned, rel=1e-3, abs=1e-12)
     losses = trace["loss"].reshape(2, steps)
