@@ -137,8 +137,7 @@ def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(d
     assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 100
     shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
     assert shown == [(name, str(len(lines_of(e)))) for name, e in EXPERIMENTS.items()]
-    done = drive("--experiment", "demo", "--status")
-    assert done.returncode == 0 and "4 not started" in done.stdout
+    assert "4 not started" in drive("--experiment", "demo", "--status").stdout
     assert not (tmp_path / "Experiments").exists()
 
 
@@ -319,7 +318,5 @@ def test_variants_on_a_folder_and_quick_ones():
     assert found.lines == ({"norm": "layer"}, {}) and many.on_folder(None) is many
     quick = many.at_quick()
     assert (quick.options.epochs, quick.options.depth, quick.lines) == (1, 2, ({"depth": 1},))
-    trials = [(line.get("norm"), line["trial"]) for line in many.in_trials(range(2)).lines]
-    assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
     found = EXPERIMENTS["sphere_minima_cpu"].in_trials(range(2)).lines  # they have trials 0 and 1
     assert [line["trial"] for line in found] == [0] * 7 + [1] * 2 + [2] * 7 + [3] * 2

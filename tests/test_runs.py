@@ -68,9 +68,6 @@ def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
             runs.check_same_run(tmp_path, Train(**{key: value}))
 
 
-# --- files ---
-
-
 def test_checkpoints_are_in_the_order_of_training(tmp_path):
     for name in ("10.pt", "9.pt", "9-12.pt", "9-3.pt", "x.pt", "9.pt.tmp"):
         (tmp_path / f"checkpoint-{name}").touch()
@@ -224,9 +221,6 @@ def test_log_round_trip(tmp_path_factory, written):
         runs.append_log(folder, row)
     back = [(row["epoch"], row["loss"]) for row in runs.read_log(folder)]
     np.testing.assert_array_equal(np.array(back, float), np.array(written, float))
-
-
-# --- runs found ---
 
 
 def test_runs_are_found_in_order_and_branches_only_when_asked(tmp_path):

@@ -139,9 +139,6 @@ def test_columns_of_the_table_stay_in_place_when_training_diverges(capsys):
     assert {len(row) for row in rows} == {len(header)}
 
 
-# --- going on ---
-
-
 @pytest.mark.parametrize("extra", [
     "--momentum 0.9 --fix_si_pnorm", "--model ConvNetSIAf --norm group", "--optimizer adam",
     "--fix_all_elr --elr 0.01 --momentum 0.9 --epochs 4",
@@ -206,9 +203,6 @@ def test_a_run_is_neither_mixed_nor_cut_nor_overwritten_unasked(run, refused):
     assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0)]
 
 
-# --- branches ---
-
-
 def test_a_branch_goes_on_where_its_trial_would_also_after_a_stop(run, cut):
     """Its epochs to save and to evaluate are counted from where it begins."""
     trial = states(run("--momentum 0.5 --save_freq 1 --epochs 4"))
@@ -235,9 +229,6 @@ def test_branch_with_changed_options_has_its_own_folder(run, refused, capsys):
     assert "checkpoint-7.pt" in refused(run, "--resume_epoch 7")
     assert "belongs to another network" in refused(run, "--resume_epoch 1 --num_channels 3")
     assert [*folder.glob("branch-*")] == [branch]
-
-
-# --- mistakes are told at once ---
 
 
 def test_the_name_of_a_network_is_checked_before_the_data_are_loaded(run, monkeypatch, refused):

@@ -104,9 +104,8 @@ def test_a_polite_stop_says_how_to_go_on(
     assert stop.value.code == 128 + number
     out, error = capsys.readouterr()
     assert "with --resume continues in" in out and error == f"train.py: stopped by {number.name}\n"
-    folder = run.folder
-    assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LOCK).exists()
-    assert newest_checkpoint(folder)[0] == newest
+    assert not [*run.folder.glob(f".*{utils.PARTIAL}"), *run.folder.glob(runs.LOCK)]
+    assert newest_checkpoint(run.folder)[0] == newest
     assert_equal(contents(run(f"{WORDS} {more} --resume")), whole(f"{WORDS} {more}"))
 
 
@@ -152,8 +151,7 @@ def test_full_disk_costs_an_epoch_and_one_line(run, whole, monkeypatch, refused,
         patch.setattr(os, "fsync", fsync)
         assert "No space left on device" in refused(run, WORDS, status=1)
     assert not list(run.folder.glob(f".*{utils.PARTIAL}"))
-    for path in runs.checkpoints_in(run.folder).values():
-        checkpoints.load(path)
+    contents(run.folder)  # all files can be read
     assert_equal(contents(run(f"{WORDS} --resume")), whole(WORDS))
 
 

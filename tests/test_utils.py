@@ -20,8 +20,6 @@ import options
 import utils
 from utils import Interrupted, UserError, locked, user_errors, write_atomically
 
-# --- files ---
-
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), Interrupted(2), MemoryError()])
 @pytest.mark.parametrize("where", [(os, "fsync"), (Path, "replace")])
@@ -41,9 +39,6 @@ def test_what_replaces_a_file_is_on_the_disk_already(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda a, b: events.append("renamed") or replace(a, b))
     write_atomically(path, b"content")
     assert events == [7, "renamed"] and path.read_bytes() == b"content"
-
-
-# --- locks ---
 
 
 def test_a_lock_excludes_names_its_owner_and_goes(tmp_path):
@@ -92,9 +87,6 @@ def test_a_lock_is_waited_for(tmp_path):
             pass
         seen.append("first")
     assert seen == ["first", "other"]
-
-
-# --- errors and signals ---
 
 
 NO_MEMORY = "error: not enough memory .*: a smaller --batch_size or --num_channels needs less"
@@ -159,16 +151,13 @@ def test_errors_in_a_thread_are_one_line_too(refused):
         raise UserError("no such thing")
 
     with ThreadPoolExecutor() as pool:
-        error = refused(pool.submit(work).result)
+        error = refused(lambda: pool.submit(work).result())
     assert error == "x.py: error: no such thing\n"
 
 
 def test_a_process_of_another_user_is_alive(monkeypatch):
     monkeypatch.setattr(os, "kill", Mock(side_effect=PermissionError))
     assert utils.is_alive(1)
-
-
-# --- words ---
 
 
 @settings(max_examples=30, deadline=None)
