@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -190,16 +191,29 @@ def test_where_no_run_can_go_on_is_said(run, refused):
 
 
 def test_a_run_is_neither_mixed_nor_cut_nor_overwritten_unasked(run, refused):
-    folder = run("--epochs 3 --save_freq 10")
-    config = (folder / runs.CONFIG).read_text()
-    assert "--resume or --overwrite" in refused(run)
-    assert "wd (saved 0.001, asked 0.5)" in refused(run, "--resume --wd 0.5 --epochs 9")
+    words = "--epochs 3 --save_freq 10 --metrics"
+    folder = run(words)
+
+    def files():
+        return {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
     (folder / "checkpoint-3.pt").rename(folder / runs.LATEST)  # as if it were to go on for longer
     error = refused(run, "--epochs 2 --save_freq 10 --resume")
     assert "has come to epoch 3: --epochs 2 would end it before" in error
-    assert (folder / runs.CONFIG).read_text() == config
+    run("--resume_epoch 0 --epochs 1 --lr_init 0.2")
+    for path in folder.glob("*.pt"):  # its metrics are worth as much
+        path.unlink()
+    before = files()
+    for more, message in (
+        ("", "--resume or --overwrite"), ("--overwrite", "has branches"),
+        ("--resume --wd 0.5 --epochs 9", "wd (saved 0.001, asked 0.5)"),
+    ):  # fmt: skip
+        assert message in refused(run, more) and files() == before
+    run(f"{words} --resume")  # the same run is trained again
+    shutil.rmtree(next(folder.glob("branch-*")))
+    (folder / "train-em.npz").write_bytes(b"of the old run")
     run("--overwrite --wd 0.5 --epochs 1")
-    assert runs.read_config(folder)["wd"] == 0.5
+    assert runs.read_config(folder)["wd"] == 0.5 and not [*folder.glob("*.npz")]
     assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0)]
 
 
