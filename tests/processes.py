@@ -9,12 +9,20 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "train", "test"])
+
+
+def wait_until(condition, seconds=180):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
 
 
 def _run(words, folder, environment, output, errors):

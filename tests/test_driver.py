@@ -4,19 +4,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import processes
 import pytest
 from conftest import ROOT
-from made_runs import saw
+from processes import wait_until
 
-import figures
 import options
 import run_train_and_test as driver
 import runs
@@ -24,6 +24,7 @@ import train
 import utils
 from experiments import EXPERIMENTS, Experiment, block
 from experiments.lines import lines_of
+from experiments.setting import PAPER
 from options import Train
 from utils import UserError
 
@@ -32,9 +33,8 @@ FAST = {
     'dataset = "CIFAR10"': 'dataset = "Digits"',
     "lrs = [0.01]": "lrs = [0.1]",
     '"num_channels": 32': '"num_channels": 1, "use_data_size": 150, "gpu": -1',
-    '"epochs": 1000': '"epochs": 3',
+    '"epochs": 1000': '"epochs": 7',
 }
-TRIAL = "Experiments/my_experiment/lr_0.1_wd_0.001/trial_0"
 
 
 def edited(folder, changes):
@@ -62,38 +62,50 @@ def test_dry_run_prints_the_papers_setting_and_runs_nothing(start, tmp_path):
     done = start({}, "--test")
     assert done.returncode == 0
     train, train_tm, test_em = done.stdout.splitlines()
-    args, _ = options.train_options(train.split()[2:])
-    wanted = {
-        "model": "ConvNetSI", "num_channels": 32, "depth": 3, "dataset": "CIFAR10",
-        "lr_init": 0.01, "wd": 0.001, "batch_size": 128, "noaug": True, "momentum": 0,
-        "no_schedule": True, "metrics": True, "init_scale": 10, "noninvlr": 0,
-        "epochs": 1000, "save_freq": 1,
-    }  # fmt: skip
-    assert {key: getattr(args, key) for key in wanted} == wanted
+    asked, _ = options.train_options(train.split()[2:])
+    place = {"dir": "Experiments/my_experiment/lr_0.01_wd_0.001", "resume": True}
+    assert asked == replace(PAPER, lr_init=0.01, wd=0.001, **place)
     assert "--train_mode" in train_tm and "train-tm-prebn.npz" in train_tm
     assert "--use_test" in test_em and "--train_mode" not in test_em
     assert [p.name for p in tmp_path.iterdir()] == ["run_train_and_test.py"]
 
 
-def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
-    experiment, folder = tmp_path / "Experiments" / "my_experiment", tmp_path / TRIAL
+def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
+    """The result is that of a training that nothing interrupts."""
+    experiment = tmp_path / "Experiments" / "my_experiment"
+    folder = experiment / "lr_0.1_wd_0.001" / "trial_0"
 
-    def measured():
-        return [[*runs.Metrics.read(folder / f"{name}.npz").rows] for name in runs.METRICS]
+    def metrics(folder):
+        return {name: runs.Metrics.read(folder / f"{name}.npz").rows for name in runs.METRICS}
 
+    process = processes.Started(
+        [sys.executable, edited(tmp_path, FAST)], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    wait_until((folder / "checkpoint-2.pt").exists)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in out
+    assert not (folder / "checkpoint-7.pt").exists()
+
+    # An experiment below this one is no part of its figures
+    shutil.copytree(folder, experiment / "below" / "lr_0.1" / "trial_0")
     done = start(FAST)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert measured() == [[0, 1, 2, 3]] * 3 and not list(folder.glob("t*-*m.log"))
-    assert "python train.py" in (folder / "train.log").read_text()
+    assert done.returncode == 0 and re.search(r"0\.1 +0\.001 +0 ", done.stdout), done.stderr
     assert (experiment / "periods.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"0\.1 +0\.001 +0 ", done.stdout)
+    assert not list(folder.glob("t*-*m.log"))
+    words = shlex.split((folder / "train.log").read_text().splitlines()[0])
+    assert words[:3] == ["$", "python", "train.py"]
+    train.main([*words[3:], "--dir", str(tmp_path / "whole")])
+    whole = metrics(runs.trial_folder(tmp_path / "whole", 0))
+    np.testing.assert_equal(metrics(folder), whole)
 
     # What is missing is measured by test.py
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
-    done = start(FAST)
-    assert done.returncode == 0 and measured() == [[0, 1, 2, 3]] * 3, done.stdout + done.stderr
+    assert start(FAST).returncode == 0
+    np.testing.assert_equal(metrics(folder), whole)
     assert {path.name for path in folder.glob("t*-*m.log")} == {"train-tm.log", "test-em.log"}
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
@@ -102,74 +114,16 @@ def test_a_line_is_trained_measured_drawn_and_then_finished(start, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-def test_interrupted_driver_goes_on_to_the_same_result(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
-    changes = {**FAST, '"epochs": 1000': '"epochs": 7'}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, edited(tmp_path, changes)]
-    process = processes.Started(command, cwd=tmp_path, env=environment)
-    trial = tmp_path / TRIAL
-    limit = time.monotonic() + 120
-    while not (trial / "checkpoint-2.pt").exists():
-        assert time.monotonic() < limit and process.poll() is None, "it does not train"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in out
-    assert not (trial / "checkpoint-7.pt").exists()
-    assert start(changes).returncode == 0
-    words = shlex.split((trial / "train.log").read_text().splitlines()[0])[3:]
-    train.main([*words, "--dir", str(tmp_path / "whole")])
-    whole = runs.trial_folder(tmp_path / "whole", 0)
-    for name in runs.METRICS:
-        one, two = (np.load(folder / f"{name}.npz") for folder in (trial, whole))
-        assert one.keys() == two.keys()
-        assert all(np.array_equal(one[key], two[key]) for key in one)
-
-
-def test_two_drivers_do_not_work_on_one_experiment(start, tmp_path):
-    with utils.locked(tmp_path / "Experiments" / "my_experiment" / runs.LOCK, "it"):
-        done = start(FAST)
-    assert done.returncode == 2
-    assert f"experiment my_experiment is in use by process {os.getpid()}" in done.stderr
-    assert not (tmp_path / TRIAL).exists()
-
-
-def test_a_folder_with_another_run_is_refused_or_overwritten(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "report", lambda *_, **__: None)
-    changes = {**FAST, '"epochs": 1000': '"epochs": 1'}
-    words = start(changes, "--test").stdout.splitlines()[0].split()[2:]
-    asked, folder = asdict(options.train_options(words)[0]), tmp_path / TRIAL
-    runs.write_config(folder, {**asked, "momentum": 0.9, "depth": 2})
-    done = start(changes)
-    assert done.returncode == 2
-    assert "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)" in done.stderr
-    assert "exp_name), or start anew with --overwrite" in done.stderr
-    assert [path.name for path in folder.iterdir()] == [runs.CONFIG]
-    done = start(changes, "--overwrite")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert runs.read_config(folder)["depth"] == 3 and runs.checkpoint_path(folder, 1).exists()
-
-
-def test_an_experiment_below_another_is_no_part_of_its_figures(make, tmp_path, capsys):
-    for line in ("lr_0.1", "below/lr_0.1"):
-        make(*saw(60), line=line)
-    figures.report([tmp_path], nested=False)
-    assert f"figure: {tmp_path}/periods.png" in capsys.readouterr().out
-
-
 def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatch):
     def lines(*words):
         return drive("--experiment", "demo", "--test", *words).stdout.splitlines()
 
-    plain = lines()
+    plain, twice = lines(), lines("--trials", "2")
     assert lines("--trials", "1") == plain and len(plain) == 12
     assert not any("--trial " in line for line in plain)
-    twice = lines("--trials", "2")
     assert len(twice) == 24 and sum("--trial 1" in line for line in twice) == 4
-    own = [line for line in lines("--image_folder", "mine") if "train.py" in line]
-    assert len(own) == 4
-    assert all("--dataset ImageFolder" in line and "--data_path mine" in line for line in own)
+    own = "\n".join(lines("--image_folder", "mine"))
+    assert own.count("--dataset ImageFolder") == own.count("--data_path mine") == 4
     asked = []
     monkeypatch.setattr("experiments.lines.check_data", lambda lines: None)
     monkeypatch.setattr("experiments.local.run_here", lambda *words: asked.append(words[2]) or 0)
@@ -180,62 +134,66 @@ def test_trials_folders_of_images_and_jobs_on_the_command_line(drive, monkeypatc
 
 def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(drive, tmp_path):
     done = drive("--list")
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 100
     shown = re.findall(r"^(\w+) +(\d+) +\d", done.stdout, re.MULTILINE)
     assert shown == [(name, str(len(lines_of(e)))) for name, e in EXPERIMENTS.items()]
-    done = drive("--experiment", "demo", "--status")
-    assert done.returncode == 0 and "4 not started" in done.stdout
+    assert "4 not started" in drive("--experiment", "demo", "--status").stdout
     assert not (tmp_path / "Experiments").exists()
 
 
 @pytest.mark.parametrize("words, message", [
     ("--experiment Figure2", "unknown name 'Figure2' (did you mean figure2?)"),
-    ("--jobs two", "--jobs: no type matching INT"),
     ("--time 0", "--time: 0.0 is not a finite number > 0"),
     ("--experiment demo --image_folder nowhere", "no folder nowhere/train"),
-    ("--launcher slrum", "did you mean slurm?"),
     ("--sbatch partition=main", "--sbatch belongs to --launcher slurm"),
     ("--launcher slurm --time 60", "--time belongs to --launcher local"),
     ("--launcher slurm --sbatch account", "is not name=value"),
     ("--launcher slurm --sbatch time=1-0", "whole numbers"),
     ("--launcher slurm", "needs a SLURM cluster"),
 ])  # fmt: skip
-def test_mistakes_on_the_command_line(drive, monkeypatch, words, message):
-    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))  # noqa: PTH120
+def test_mistakes_on_the_command_line(drive, monkeypatch, tmp_path, words, message):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no SLURM
     done = drive(*words.split())
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
-def test_a_mistake_overwrites_nothing(drive, monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM: nothing is trained in any case
+def test_other_runs_are_refused_or_overwritten_unless_there_is_a_mistake(
+    drive, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
-    lines = lines_of(EXPERIMENTS["demo"])
+    lines, left = lines_of(EXPERIMENTS["demo"]), []
+
+    def run_here(*_):
+        left.append([path for line in lines for path in line.folder.iterdir()])
+
+    monkeypatch.setattr("experiments.local.run_here", run_here)
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
     for line in lines:
-        runs.write_config(line.folder, asdict(line.options))
-    for words in ("--launcher slurm", "--image_folder nowhere"):
-        assert drive("--experiment", "demo", "--overwrite", *words.split()).returncode == 2
-    # Branches would be taken for those of the new run
-    runs.write_config(lines[-1].folder / "branch-2", asdict(lines[0].options))
-    done = drive("--experiment", "demo", "--overwrite", "--launcher", "slurm")
-    assert done.returncode == 2 and "for example branch-2: remove them" in done.stderr
-    assert all((line.folder / runs.CONFIG).exists() for line in lines)
-
-
-def test_mistakes_in_the_parameters_run_nothing(start, tmp_path):
-    images = {'dataset = "CIFAR10"': 'dataset = "ImageFolder"', '"./datasets"': '"./nowhere"'}
-    for changes, message in (({"lrs = [0.01]": ""}, "lrs is missing"),
-                             (images, "no folder nowhere/train")):  # fmt: skip
-        done = start(changes)
+        runs.write_config(line.folder, {**asdict(line.options), "momentum": 0.9, "depth": 2})
+    for words, message in (
+        ("", "depth (saved 2, asked 3), momentum (saved 0.9, asked 0.0)"),
+        ("", "exp_name), or start anew with --overwrite"),
+        ("--overwrite --launcher slurm", "SLURM"), ("--overwrite --image_folder mine", "no folder"),
+        ("--overwrite", "for example branch-2: remove them"),
+    ):  # fmt: skip
+        if "branch" in message:  # it would be taken for one of the new run
+            runs.write_config(lines[-1].folder / "branch-2", {})
+        done = drive("--experiment", "demo", *words.split())
         assert done.returncode == 2 and message in done.stderr
-        assert done.stderr.count("\n") == 1 and not (tmp_path / "Experiments").exists()
+    shutil.rmtree(lines[-1].folder / "branch-2")
+    with utils.locked(tmp_path / "Experiments" / "demo" / runs.LOCK, "it"):
+        done = drive("--experiment", "demo", "--overwrite")  # two at once
+    assert done.returncode == 2 and f"demo is in use by process {os.getpid()}" in done.stderr
+    assert all((line.folder / runs.CONFIG).exists() for line in lines)
+    assert drive("--experiment", "demo", "--overwrite").returncode == 0 and left == [[]]
 
 
 def test_a_name_without_quotes_is_one_line(tmp_path):
-    script = edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, edited(tmp_path, {'network = "ConvNetSI"': "network = ConvNetSI"})],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
     hint = "name 'ConvNetSI' is not defined; a text is in quotes, as in \"ConvNetSI\"\n"
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(hint)
 
@@ -247,60 +205,48 @@ def test_a_mistake_inside_a_function_keeps_its_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+ABSENT = object()
+
+
 def lines_with(params=(), **changes):
     """The lines of the block as it stands, with some of its parameters changed."""
     changes["params"] = {**driver.params, **dict(params)} if params != 3 else 3
-    return lines_of(block.experiment({**vars(driver), **changes}))
+    found = {**vars(driver), **changes}
+    return lines_of(block.experiment({k: v for k, v in found.items() if v is not ABSENT}))
 
 
-def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "net.py").touch()
-    (line,) = lines_with(network="~/net.py:make")
-    assert line.options.model == "~/net.py:make"
+ON_SPHERE = {"fix_elr": "fix_elr"}
 
 
 @pytest.mark.parametrize("changes, message", [
+    ({"lrs": ABSENT}, "lrs is missing from the parameters"),
     ({"lrs": 0.01}, "lrs: 0.01 is not a list of numbers, as in [0.01]"),
     ({"lrs": [1, "2"]}, "lrs: [1, '2'] is not a list of numbers"),
+    ({"lrs": [1, -1]}, "lrs: -1 is not a finite number >= 0"),
     ({"lrs": []}, "lrs and wds need at least one value"),
     ({"lrs": [1, 2], "wds": [1, 2, 3]}, "2 lrs and 3 wds cannot be zipped"),
-    ({"lrs": [0.1, 0.1]}, "two lines would share the folder"),
-    ({"lrs": [1, -1]}, "lrs: -1 is not a finite number >= 0"),
-    ({"wds": [float("nan")]}, "wds: nan is not a finite number"),
-    ({"combine": "Zip"}, 'combine: \'Zip\' is not "zip" or "cross"'),
+    ({"lrs": [0.1, 0.1]}, "two lines would share the folder Experiments/my_experiment/lr_0.1"),
+    ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
+    (ON_SPHERE, "elrs needs at least one value"), ({"elrs": [0.1]}, "elrs has no effect"),
+    ({**ON_SPHERE, "elrs": [1], "wds": [1, 2]}, "leave at most one value"),
     ({"exp_name": ""}, "exp_name: '' is not the name of a folder in Experiments/"),
-    ({"exp_name": "../elsewhere"}, "is not the name of a folder"),
-    ({"exp_name": "/tmp/elsewhere"}, "is not the name of a folder"),
-    ({"exp_name": 7}, "exp_name: 7 is not the name of a folder"),
-    ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
+    ({"exp_name": "../x"}, "not the name"), ({"exp_name": "/tmp/x"}, "not the name"),
+    ({"exp_name": 7}, "not the name"), ({"data_path": 7}, "data_path: 7 is not a text in quotes"),
     ({"fix_noninvlr": True}, "fix_noninvlr: True is not a number"),
     ({"fix_noninvlr": -0.5}, "fix_noninvlr: -0.5 is not a finite number >= 0, or -1"),
     ({"network": "ConvNet"}, "network: unknown name 'ConvNet' (did you mean ConvNetSI?)"),
     ({"network": "nowhere.py:f"}, "network: there is no file nowhere.py"),
     ({"network": "ConvNetSIAf"}, "set fix_noninvlr = -1"),
-    ({"dataset": "digits"}, "dataset: unknown name 'digits' (did you mean Digits?)"),
-    ({"same_last_layer": "yes"}, "same_last_layer: 'yes' is not True or False"),
-    ({"fix_elr": "elr"}, 'fix_elr: \'elr\' is not "fix_lr", "fix_elr" or "fix_all_elr"'),
-    ({"fix_elr": "fix_elr"}, "elrs needs at least one value"),
-    ({"elrs": [0.1]}, "elrs has no effect"),
-    ({"fix_elr": "fix_elr", "elrs": [1], "wds": [1, 2]}, "leave at most one value"),
-    ({"fix_elr": "fix_elr", "elrs": [0]}, "elrs: 0 is not a finite number > 0"),
     ({"params": 3}, "params: 3 is not a dictionary"),
-    ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {3: 3}}, "params: unknown option 3"),
-    ({"params": {"metrics": 1}}, "metrics: 1 is not True or False"),
-    ({"params": {"epochs": True}}, "epochs: True is not a whole number"),
-    ({"params": {"epochs": 1.5}}, "epochs: 1.5 is not a whole number"),
+    ({"params": {"num_chanels": 3}}, "'num_chanels' (did you mean num_channels?)"),
     ({"params": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to SGD"),
     ({"params": {"c_schedule": 3}}, "--no_schedule and --c_schedule contradict each other"),
     ({"params": {"use_test": False}}, "use_test is both in params and in add_params"),
-    ({"params": {"lr_init": 1}}, "params holds lr_init: use lrs instead"),
     ({"params": {"dir": "elsewhere"}}, "params holds dir: use exp_name instead"),
     ({"params": {"overwrite": True}}, "use --overwrite of the driver"),
     ({"params": {"resume_epoch": 3}}, "branch off one with train.py"),
     ({"add_params": "--wd 1"}, "add_params holds wd: use wds instead"),
-    ({"add_params": "--epochs 5"}, "epochs is both in params and in add_params"),
     ({"add_params": "--trial '1"}, "No closing quotation"),
     ({"add_params": "--use_test --help"}, "python train.py --help lists the options"),
     ({"add_params": "--keeep 1"}, "did you mean --keep?); train.py --help lists"),
@@ -310,6 +256,12 @@ def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
         lines_with(**changes)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "net.py").touch()
+    assert lines_with(network="~/net.py:make")[0].options.model == "~/net.py:make"
 
 
 def test_lists_are_zipped_and_one_goes_with_all_or_crossed():
@@ -344,11 +296,10 @@ def test_what_official_drivers_put_into_params():
     (line,) = lines_with(params=params, add_params=flags)
     asked, notes = options.train_options(line.commands["train"][1:])
     assert asked == line.options and not notes
-    wanted = {
+    assert asdict(asked).items() >= {
         "init_scale": 10, "fix_si_pnorm_value": 10, "eval_freq": 1000, "epochs": 1000,
         "same_last_layer": True, "resume_epoch": None, "batch_size": 128, "seed": 5, "noaug": True,
-    }  # fmt: skip
-    assert {key: getattr(asked, key) for key in wanted} == wanted
+    }.items()  # fmt: skip
     assert line.folder.name == "trial_3"
     assert "--eval_on_train_subsets" in line.commands["train-tm"]  # since labels are corrupted
     assert f"--models_dir {line.folder}" in " ".join(line.commands["test-em"])
@@ -367,15 +318,5 @@ def test_variants_on_a_folder_and_quick_ones():
     assert found.lines == ({"norm": "layer"}, {}) and many.on_folder(None) is many
     quick = many.at_quick()
     assert (quick.options.epochs, quick.options.depth, quick.lines) == (1, 2, ({"depth": 1},))
-    trials = [(line.get("norm"), line["trial"]) for line in many.in_trials(range(2)).lines]
-    assert trials == [("layer", 0), (None, 0), ("layer", 1), (None, 1)]
     found = EXPERIMENTS["sphere_minima_cpu"].in_trials(range(2)).lines  # they have trials 0 and 1
     assert [line["trial"] for line in found] == [0] * 7 + [1] * 2 + [2] * 7 + [3] * 2
-
-
-def test_every_named_experiment_has_valid_lines():
-    for experiment in EXPERIMENTS.values():
-        lines = lines_of(experiment)
-        assert len({line.folder for line in lines}) == len(lines) > 0
-        assert all(len(line.checkpoints) > 1 for line in lines)
-        assert all(line.options.on_sphere == line.name.startswith("elr_") for line in lines)

@@ -43,14 +43,11 @@ def reference(width, model="ConvNetSI", depth=3):
     return cost.reference(model, width, depth, "batch")
 
 
-def test_the_table_holds_the_networks_parameters():
+def test_parameters_and_times_are_those_of_the_table_or_between_and_beyond_its_widths():
     for architecture, widths in cost.REFERENCE.items():
-        for width, (numel, seconds) in widths.items():
+        for width, (numel, ms) in widths.items():
             assert parameters(f"{architecture}SI", width) == numel
-            assert reference(width, f"{architecture}SIAf") == pytest.approx((numel, seconds / 1e3))
-
-
-def test_between_and_beyond_the_widths_of_the_table():
+            assert reference(width, f"{architecture}SIAf") == pytest.approx((numel, ms / 1e3))
     assert reference(12)[0] == pytest.approx(parameters("ConvNetSI", 12), rel=0.02)
     assert reference(64)[0] == pytest.approx(parameters("ConvNetSI", 64), rel=0.02)
     assert reference(8)[1] < reference(12)[1] < reference(16)[1]
@@ -78,30 +75,23 @@ def test_a_line_takes_its_start_its_epochs_and_its_checkpoints():
 
 def test_an_image_folder_has_as_many_images_as_there_are_files(tmp_path, monkeypatch):
     for name in ("a", "b", "c"):
-        folder = tmp_path / "own" / "train" / name
-        folder.mkdir(parents=True)
-        (folder / "a.png").touch()
+        (tmp_path / "own" / "train" / name).mkdir(parents=True)
+        (tmp_path / "own" / "train" / name / "a.png").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
     for path, images in ((f"{tmp_path}/own", 3), ("~/own", 3), ("none", 50_000)):
-        line = line_of("ImageFolder", data_path=path)
-        assert cost.images(line.options) == (images, 10_000)
+        assert cost.images(Train(dataset="ImageFolder", data_path=path)) == (images, 10_000)
 
 
 def test_what_is_left_of_a_line():
     line = line_of(epochs=100, save_freq=10, use_data_size=5000, use_test_size=1500)
-
-    def leave(trained, measured):
-        runs.write_log(line.folder, [{"epoch": e, "seconds": 2.0} for e in range(1, trained + 1)])
-        metrics = runs.Metrics({e: {"loss": 1.0} for e in range(0, measured + 1, 10)})
-        metrics.write(line.folder / "train-tm.npz")
-
     assert cost.in_epochs(line) == pytest.approx(100 + 11 * 1.1) == cost.in_epochs(line, left=True)
-    leave(40, 40)
-    assert cost.in_epochs(line, left=True) == pytest.approx(60 + 6 * 1.1)
-    left = cost.total([line], left=True).seconds
-    assert left == pytest.approx(cost.START + 5000 * reference(8)[1] * (60 + 6 * 1.1))
-    leave(108, 100)
-    assert cost.total([line], left=True).seconds == 0
+    for trained, left in ((40, 60 + 6 * 1.1), (108, 0)):
+        runs.write_log(line.folder, [{"epoch": trained, "seconds": 2.0}])
+        metrics = runs.Metrics({e: {"loss": 1.0} for e in range(0, trained + 1, 10)})
+        metrics.write(line.folder / "train-tm.npz")
+        assert cost.in_epochs(line, left=True) == pytest.approx(left)
+        seconds = cost.START + 5000 * reference(8)[1] * left if left else 0
+        assert cost.total([line], left=True).seconds == pytest.approx(seconds)
     (line.folder / "train-tm.npz").write_bytes(b"damaged")
     assert cost.in_epochs(line, left=True) == pytest.approx(11 * 1.1)
 
@@ -114,10 +104,9 @@ def test_times_are_those_of_runs_on_this_machine():
     for name, content in (("c", b"{"), ("d", b'{"device": "CPU, 2 threads"}'), ("e", b"[]")):
         past_run(name, 0.1)  # damaged and old ones are passed over
         (cost.ROOT / "y" / name / "trial_0" / runs.CONFIG).write_bytes(content)
-    known = cost.total([line])
+    known, scaled = cost.total([line]), cost.total([wide])
     assert known.seconds == pytest.approx(cost.START + work * 0.5 * 2)  # of two threads
     assert "as in runs here" in known.on(gpu=False)
-    scaled = cost.total([wide])
     ratio = reference(32)[1] / reference(8)[1]
     assert scaled.seconds == pytest.approx(cost.START + work * ratio)
     assert "other networks" in scaled.on(gpu=False)
@@ -127,13 +116,12 @@ def test_times_are_those_of_runs_on_this_machine():
 
 
 def test_what_has_never_been_timed_is_not_estimated():
-    line = line_of(model="own.py:network")
-    for gpu in (False, True):
-        assert cost.total([line_of(), line], gpu).seconds is None
-        assert "unknown before the second epoch" in cost.total([line], gpu).on(gpu)
-    assert cost.total([line_of()], gpu=True).seconds is None  # no run on a GPU
+    own = line_of(model="own.py:network")
+    for lines, gpu in (([line_of(), own], False), ([line_of()], True)):  # no run on a GPU
+        assert cost.total(lines, gpu).seconds is None
+        assert "unknown before the second epoch" in cost.total(lines, gpu).on(gpu)
     past_run("a", 0.5, model="own.py:network")
-    assert cost.total([line]).seconds > 0
+    assert cost.total([own]).seconds > 0
 
 
 @pytest.mark.parametrize("more", [{"momentum": 0.0}, {"momentum": 0.9}, {"optimizer": "adam"}])

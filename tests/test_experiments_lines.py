@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from made_runs import saw
+from processes import wait_until
 
 import runs
 from experiments import Experiment, local, status
@@ -48,17 +49,14 @@ def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **con
     runs.write_log(line.folder, rows)
 
 
-AWAY = {"epochs": (0, 2), "losses": (1, float("inf"))}
-
-
 @pytest.mark.parametrize("left, state", [
     ({}, "done"),
     ({"epochs": (0, 2), "measured": (0, 2)}, "stopped"),  # not at its end
     ({"measured": (0, 2)}, "stopped"),  # the last one is not measured
     ({"measured": (0, 4)}, "stopped"),  # one in the middle
     ({"measured": (2, 4)}, "stopped"),
-    ({**AWAY, "measured": (0, 2)}, "diverged"),
-    ({**AWAY, "measured": (0,)}, "stopped"),
+    ({"epochs": (0, 2), "measured": (0, 2), "losses": (1, float("inf"))}, "diverged"),
+    ({"epochs": (0, 2), "measured": (0,), "losses": (1, float("inf"))}, "stopped"),
 ])  # fmt: skip
 def test_a_line_is_finished_when_all_up_to_its_end_is_measured(line, left, state, capsys):
     assert not is_finished(line)
@@ -70,12 +68,11 @@ def test_a_line_is_finished_when_all_up_to_its_end_is_measured(line, left, state
 
 
 def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
-    for name in runs.METRICS:
-        leave(line)
-        (line.folder / f"{name}.npz").unlink()
-        assert not is_finished(line)
-        (line.folder / f"{name}.npz").write_bytes(b"damaged")
-        assert not is_finished(line)
+    for path in (line.folder / f"{name}.npz" for name in runs.METRICS):
+        for spoil in (Path.unlink, lambda path: path.write_bytes(b"damaged")):
+            leave(line)
+            spoil(path)
+            assert not is_finished(line)
     leave(line, wd=0.5)
     with pytest.raises(UserError, match="wd"):
         is_finished(line)
@@ -84,14 +81,12 @@ def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
 
 def scripted(folder, **bodies):
     """A line whose commands are these Python texts."""
-    commands = {}
+    trial = folder / "trial_0"
+    trial.mkdir(parents=True)
+    commands = {step: [str(folder / f"{step}.py"), "--word"] for step in bodies}
     for step, body in bodies.items():
-        path = folder / f"{step}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(body)
-        commands[step] = [str(path), "--word"]
-    (folder / "run" / "trial_0").mkdir(parents=True)
-    return Line("it", folder / "run" / "trial_0", Train(epochs=1, save_freq=1), commands)
+        Path(commands[step][0]).write_text(body)
+    return Line("it", trial, Train(epochs=1, save_freq=1), commands)
 
 
 def run_line(line, **more):
@@ -100,11 +95,9 @@ def run_line(line, **more):
     return runner
 
 
-NOTE = "import os, sys; print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
-
-
 def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
-    line = scripted(tmp_path, first=NOTE, second=NOTE)
+    note = "import os, sys; print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
+    line = scripted(tmp_path, first=note, second=note)
     assert run_line(line, threads=3).failed is None
     assert runs.read_state(line.folder) == {
         "state": "done", "host": socket.gethostname(), "process": os.getpid(), "job": None,
@@ -115,39 +108,19 @@ def test_commands_run_in_order_and_their_output_is_kept(tmp_path, capsys):
     assert capsys.readouterr().out.count("[it] ['--word'] 3") == 2
 
 
-KILLED = "import os; os.kill(os.getpid(), 9)"
-
-
-@pytest.mark.parametrize("step, body, failed", [
-    ("train", "", None), ("train", "exit(1)", "train failed"), ("train", "exit(2)", "train failed"),
+@pytest.mark.parametrize("step, body, how", [
+    ("train", "exit(1)", "failed"), ("other", "exit(3)", "failed"),
     ("train", "exit(3)", None),  # diverged: it is measured all the same
-    ("other", "exit(3)", "other failed"), ("train", KILLED, "train was killed by SIGKILL"),
+    ("train", "import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
 ])  # fmt: skip
-def test_nothing_follows_a_failed_command(tmp_path, capsys, step, body, failed):
+def test_nothing_follows_a_failed_command(tmp_path, capsys, step, body, how):
     line = scripted(tmp_path, **{step: body, "second": ""})
-    message = failed and f"{failed}: {line.log(step)}"
+    message = how and f"{step} {how}: {line.log(step)}"
     assert run_line(line).failed == message
     record = runs.read_state(line.folder)
-    expected = ("failed", step, False) if failed else ("done", None, True)
+    expected = ("failed", step, False) if how else ("done", None, True)
     assert (record["state"], record.get("step"), line.log("second").exists()) == expected
-    assert capsys.readouterr().out == (f"[it] {message}\n" if failed else "")
-
-
-@pytest.mark.parametrize("measured", [True, False])
-def test_what_train_py_has_measured_is_not_measured_again(tmp_path, measured):
-    line = scripted(tmp_path, train="", second="")
-    for name in runs.METRICS[: None if measured else 2]:
-        runs.Metrics({0: {"loss": 1.0}}).write(line.folder / f"{name}.npz")
-    runs.checkpoint_path(line.folder, 0).touch()
-    run_line(line)
-    assert line.log("second").exists() == (not measured)
-
-
-def until(condition, seconds=60):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.01)
+    assert capsys.readouterr().out == (f"[it] {message}\n" if how else "")
 
 
 def shown(line):
@@ -158,20 +131,15 @@ def started(runner):
     """Runs a line in a thread, until its command has printed something."""
     thread = threading.Thread(target=runner.run)
     thread.start()
-    until(lambda: shown(runner.line).count("\n") > 1)
+    wait_until(lambda: shown(runner.line).count("\n") > 1)
     return thread
 
 
-@pytest.fixture
-def sigint_is_ignored():
-    """As in `nohup python ... &`."""
+def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, request):
+    """Also where SIGINT is ignored, as in `nohup python ... &`. Its second command does not run,
+    and the next call appends to the same log."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_is_ignored):
-    """Its second command does not run, and the next call appends to the same log."""
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     body = (
         "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(30)\n"
         "except KeyboardInterrupt:\n    print('tidied', file=sys.stderr)\n    sys.exit(130)\n"
@@ -190,14 +158,13 @@ def test_a_line_that_is_stopped_ends_its_command_in_good_order(tmp_path, sigint_
     never = LineRunner(scripted(tmp_path / "never", train=""))
     never.stop()
     never.run()
-    assert runs.read_state(never.line.folder) is None and not never.line.log("train").exists()
+    assert runs.read_state(never.line.folder) is None and not shown(never.line)
 
 
 # A command that starts a process of its own and prints its number.
-FAMILY = """import signal, subprocess, sys, time
+FAMILY = """import signal, subprocess, time
 {ignore}
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-print(child.pid, flush=True)
+print(subprocess.Popen(["sleep", "300"]).pid, flush=True)
 time.sleep({seconds})
 """
 
@@ -208,10 +175,8 @@ def child(line):
 
 def is_dead(pid):
     """Ended, or a zombie that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True).stdout
+    return state[:1] in (b"", b"Z")
 
 
 @pytest.mark.parametrize("ignore, seconds", [
@@ -226,7 +191,7 @@ def test_with_a_command_ends_all_that_it_has_started(tmp_path, monkeypatch, igno
         runner.stop()
         assert not is_alive(runner.process.pid)
     thread.join(60)
-    until(lambda: is_dead(child(runner.line)))
+    wait_until(lambda: is_dead(child(runner.line)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses prctl")
@@ -238,59 +203,54 @@ def test_a_command_dies_with_the_process_that_runs_it(tmp_path):
         f"LineRunner(Line('it', Path({str(line.folder)!r}), None, {line.commands})).run()"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
-    until(lambda: shown(line).count("\n") > 1)
+    wait_until(lambda: shown(line).count("\n") > 1)
     command = int(subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True).stdout)
     driver.kill()
     driver.wait()
-    until(lambda: is_dead(command))
+    wait_until(lambda: is_dead(command))
     os.kill(child(line), signal.SIGKILL)
 
 
 @pytest.fixture
-def bare(monkeypatch):
-    """Lines are all to be run, at no known cost; returns what is drawn."""
-    drawn = []
+def drawn(monkeypatch):
+    """What figures would be drawn of; none are, and no cost is estimated."""
+    found = []
     monkeypatch.setattr(local, "print_cost", lambda lines, gpu: None)
-    monkeypatch.setattr(local, "to_do", list)
-    monkeypatch.setattr(local, "print_estimate", lambda *_: None)
-    figures = SimpleNamespace(report=lambda folders, nested: drawn.append((folders, nested)))
+    figures = SimpleNamespace(report=lambda folders, nested: found.append((folders, nested)))
     monkeypatch.setitem(sys.modules, "figures", figures)
-    return drawn
+    return found
 
 
 @pytest.mark.parametrize("jobs, cores, threads", [
     (1, 8, None), (2, 8, "4"), (3, 8, "2"), (4, 2, "1"),
 ])  # fmt: skip
-def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, bare, jobs, cores, threads):
+def test_lines_that_run_at_once_share_the_cores(tmp_path, monkeypatch, jobs, cores, threads):
     monkeypatch.setattr(local, "cores", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    runners = local.run_lines([scripted(tmp_path / name, train="") for name in "abcd"], jobs)
-    assert {r.environment.get("OMP_NUM_THREADS") for r in runners} == {threads}
-    assert {runs.read_state(r.line.folder)["state"] for r in runners} == {"done"}
+    runners = local.run_lines([scripted(tmp_path / name, train="") for name in "ab"], jobs)
+    assert [r.environment.get("OMP_NUM_THREADS") for r in runners] == [threads] * 2
+    assert [runs.read_state(r.line.folder)["state"] for r in runners] == ["done"] * 2
 
 
-def test_lines_are_stopped_when_their_time_is_over(tmp_path, bare, capsys, monkeypatch):
+def test_lines_are_stopped_when_their_time_is_over(tmp_path, drawn, capsys, monkeypatch):
     """What has not begun does not begin; the figures of what there is, if any, are drawn."""
-    fast, slow, never = lines = [
-        scripted(tmp_path / name, train=body)
-        for name, body in (("a", ""), ("b", "import time; time.sleep(300)"), ("c", ""))
-    ]
+    bodies = {"fast": "", "slow": "import time; time.sleep(300)", "never": ""}
+    lines = [scripted(tmp_path / name, train=body) for name, body in bodies.items()]
     began = time.monotonic()
-    assert local.run_here(SMALL, lines, 1, began + 3) == local.OUT_OF_TIME
-    assert time.monotonic() - began < 30 and len(bare) == 1
-    assert runs.read_state(fast.folder)["state"] == "done"
-    assert runs.read_state(slow.folder)["state"] == "stopped"
-    assert runs.read_state(never.folder) is None
+    assert local.run_here(SMALL, lines, 1, began + 2) == local.OUT_OF_TIME
+    assert time.monotonic() - began < 30 and len(drawn) == 1
+    fast, slow, never = (runs.read_state(line.folder) for line in lines)
+    assert (fast["state"], slow["state"], never) == ("done", "stopped", None)
     assert "the same command continues" in capsys.readouterr().out
 
     def nothing(folders, nested):
         raise UserError("there are no measured runs")
 
     monkeypatch.setattr(sys.modules["figures"], "report", nothing)
-    assert local.run_here(SMALL, [slow], 1, time.monotonic() + 1) == local.OUT_OF_TIME
+    assert local.run_here(SMALL, lines[1:2], 1, time.monotonic()) == local.OUT_OF_TIME
 
 
-def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare):
+def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, drawn):
     good, away, bad = (scripted(tmp_path / str(i), train=f"exit({i})") for i in (0, 3, 1))
     for line, loss in ((good, 1), (away, float("inf")), (bad, 1)):
         runs.write_log(line.folder, [{"epoch": 7, "train_loss": loss}])
@@ -299,24 +259,20 @@ def test_the_exit_status_tells_failed_and_diverged_lines(tmp_path, capsys, bare)
     assert f"diverged in epoch 7: {away.log('train')}" in capsys.readouterr().out
     assert local.run_here(SMALL, [good, away, bad], 2) == 1
     assert capsys.readouterr().out.endswith(f"[it] train failed: {bad.log('train')}\n")
-    assert bare == [([Path("Experiments/x")], False)] * 3
-    assert local.run_here(SMALL, [bad], 1) == 1 and len(bare) == 3  # nothing to draw
+    assert drawn == [([Path("Experiments/x")], False)] * 3
+    assert local.run_here(SMALL, [bad], 1) == 1 and len(drawn) == 3  # nothing to draw
 
 
 def test_the_estimate_counts_the_start_of_every_line(line, monkeypatch, capsys):
     now = iter((100.0, 111.0))
     monkeypatch.setattr(local.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(local.cost, "in_epochs", lambda line, left: 100)
-    over = SimpleNamespace(
-        wait=lambda _: runs.write_log(
-            line.folder, [{"epoch": e, "seconds": s} for e, s in ((1, 4.0), (2, 3.0))]
-        )
-    )
+    rows = [{"epoch": 1, "seconds": 4.0}, {"epoch": 2, "seconds": 3.0}]
+    over = SimpleNamespace(wait=lambda _: runs.write_log(line.folder, rows))
     local.print_estimate([line] * 4, 2, over)
     # 4 lines of 100 epochs of 3 s, 2 at once, and 2 more starts of 11 - 7 s
-    assert "about 10 min to train and measure 4 lines: 3.00 s an epoch, 4 s to start" in (
-        capsys.readouterr().out
-    )
+    expected = "about 10 min to train and measure 4 lines: 3.00 s an epoch, 4 s to start"
+    assert expected in capsys.readouterr().out
 
 
 def test_commands_give_the_options_of_the_line_and_add_to_the_files():
@@ -326,32 +282,6 @@ def test_commands_give_the_options_of_the_line_and_add_to_the_files():
         asked, given = measure_options(made.commands[name][1:])
         assert asked.update and asked.gpu == -1 and asked.models_dir == str(made.folder)
         assert not given & {*FROM_RUN}
-
-
-def test_lines_that_cannot_be_are_refused():
-    for lines, message in ((rates((0.1, 0.1)), "share the folder Experiments/x/lr_0.1"),
-                           (({"lr_init": -1.0},), "--lr_init: -1")):  # fmt: skip
-        with pytest.raises(UserError, match=message):
-            lines_of(replace(SMALL, lines=lines))
-
-
-SQUEUE = """#!/bin/sh
-case "$*" in
-  *--array*) printf '7_0 RUNNING\\n7_1 PENDING\\n7_2 PENDING\\n';;
-  *) printf '7_0 RUNNING\\n7_[1-2%%1] PENDING\\n';;
-esac
-exit {status}
-"""
-
-
-def test_the_queue_is_what_slurm_says(tmp_path, monkeypatch):
-    """Task by task: SLURM shows the pending ones of an array as one row unless asked."""
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    tasks = {"7_0": "RUNNING", "7_1": "PENDING", "7_2": "PENDING"}
-    for exit_status, queue in ((0, tasks), (1, None)):
-        (tmp_path / "squeue").write_text(SQUEUE.format(status=exit_status))
-        (tmp_path / "squeue").chmod(0o755)
-        assert status.squeue() == queue
 
 
 def test_jobs_in_the_queue_are_not_to_be_run(line, monkeypatch, capsys):
@@ -373,8 +303,7 @@ def test_jobs_in_the_queue_are_not_to_be_run(line, monkeypatch, capsys):
     ({"state": "running"}, None, "running"),
     ({"state": "running", "process": 2**30}, None, "stopped"),  # killed
     ({"state": "running", "host": "elsewhere", "process": 2**30}, None, "running"),
-    ({"state": "failed", "step": "train"}, None, "failed"),
-    ({"state": "stopped"}, None, "stopped"),
+    ({"state": "failed", "step": "train"}, None, "failed"), ({"state": "stopped"}, None, "stopped"),
     ({"state": "done"}, None, "stopped"),  # but not finished
 ])  # fmt: skip
 def test_the_state_of_a_line_is_what_its_note_and_the_queue_say(line, note, queue, state):

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import ROOT
+from processes import wait_until
+from torch.testing import assert_close
 
 import run_train_and_test
 import runs
@@ -49,13 +49,6 @@ def slurm(tmp_path_factory):
     del os.environ["SLURM_CONF"]
 
 
-def wait(condition, seconds=180):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.1)
-
-
 def call(*words):
     subprocess.run(words, capture_output=True, check=True)
 
@@ -86,28 +79,27 @@ def test_killed_preempted_and_cancelled_jobs(slurm, tmp_path, monkeypatch, capsy
     jobs = [runs.read_state(line.folder)["job"] for line in lines]
     assert all(jobs) and "3 jobs submitted" in capsys.readouterr().out
 
-    wait(lambda: len(runs.read_log(killed.folder)) > 3)
+    wait_until(lambda: len(runs.read_log(killed.folder)) > 3)
     assert state(killed) == "running"
     os.kill(runs.read_state(killed.folder)["process"], signal.SIGKILL)
-    wait(lambda: len(runs.read_log(preempted.folder)) > 3)
+    wait_until(lambda: len(runs.read_log(preempted.folder)) > 3)
     call("scancel", "--signal=USR2", jobs[1])  # SLURM's warning before time-out and pre-emption
-    wait(lambda: len(runs.read_log(cancelled.folder)) > 3)
+    wait_until(lambda: len(runs.read_log(cancelled.folder)) > 3)
     call("scancel", "--signal=KILL", jobs[2])
-    wait(lambda: jobs[2] not in status.squeue())
+    wait_until(lambda: jobs[2] not in status.squeue())
     assert state(cancelled) == "failed"
     for line, job in ((killed, jobs[0]), (preempted, jobs[1])):
-        wait(lambda line=line: state(line) == "queued")
+        wait_until(lambda line=line: state(line) == "queued")
         assert len(runs.read_log(line.folder)) < line.options.epochs
         call("scontrol", "update", f"jobid={job}", "StartTime=now")  # not in two minutes
 
     submit(lines)
     out = capsys.readouterr().out
     assert out.count("already") == 2 and "1 job submitted" in out
-    wait(lambda: [state(line) for line in lines] == ["done"] * 3)
+    wait_until(lambda: [state(line) for line in lines] == ["done"] * 3)
     assert "3 done" in status.table(lines)
     for line, weights in zip(lines, expected, strict=True):
-        found = final(line)
-        assert all(torch.equal(found[key], weights[key]) for key in weights)
+        assert_close(final(line), weights, rtol=0, atol=0)
     submit(lines)
     assert capsys.readouterr().out.count("is finished") == 3
 
@@ -132,32 +124,45 @@ def test_the_number_of_a_job_is_that_of_its_task(monkeypatch):
     assert cluster_jobs.job_number() == "12"
 
 
-def fake_sbatch(folder, monkeypatch, script):
-    """Put a program sbatch and a squeue without jobs in the place of SLURM's."""
-    for name, text in {"sbatch": script, "squeue": "exit 0"}.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-
-def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, monkeypatch):
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts a shell script in the place of a program of SLURM. No jobs are in the queue at first."""
     monkeypatch.chdir(tmp_path)
-    fake_sbatch(tmp_path, monkeypatch, """echo "$@" > asked
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    def put(name, script):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    put("squeue", "exit 0")
+    return put
+
+
+def test_the_queue_is_what_slurm_says(program):
+    """Task by task: SLURM shows the pending ones of an array as one row unless asked."""
+    script = """case "$*" in
+        *--array*) echo 7_0 RUNNING; echo 7_1 PENDING;; *) echo '7_[0-1] PENDING';;
+        esac"""
+    program("squeue", script)
+    assert status.squeue() == {"7_0": "RUNNING", "7_1": "PENDING"}
+    program("squeue", f"{script}; exit 1")
+    assert status.squeue() is None
+
+
+def test_jobs_that_slurm_would_refuse_cost_no_run(tmp_path, program):
+    program("sbatch", """echo "$@" > asked
         echo sbatch: error: invalid partition specified: nowhere >&2; exit 1""")  # fmt: skip
     line = lines_of(EXPERIMENTS["demo"])[0]
     runs.write_config(line.folder, {"lr_init": 0.1})
-    options = "partition=nowhere,nodelist=a,b,time=5"
-    words = f"--experiment demo --overwrite --launcher slurm --sbatch {options}"
+    words = "--experiment demo --overwrite --launcher slurm --sbatch"
     with pytest.raises(UserError, match="refused the jobs: invalid partition specified: nowhere"):
-        run_train_and_test.main(words.split())
+        run_train_and_test.main([*words.split(), "partition=nowhere,nodelist=a,b,time=5"])
     assert (line.folder / runs.CONFIG).exists()
-    asked = (tmp_path / "asked").read_text()
-    named = "--partition=nowhere --nodelist=a,b --time=5"
-    assert asked == f"--test-only {named} --cpus-per-task=4 --wrap=true\n"
+    named = "--partition=nowhere --nodelist=a,b --time=5 --cpus-per-task=4"
+    assert (tmp_path / "asked").read_text() == f"--test-only {named} --wrap=true\n"
 
 
-def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(program, monkeypatch, capsys):
     lines, asked = lines_of(EXPERIMENT), {}
 
     def map_array(call, todo):
@@ -168,7 +173,7 @@ def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(tmp_path, monkey
     executor = SimpleNamespace(update_parameters=asked.update, map_array=map_array)
     submitit = SimpleNamespace(SlurmExecutor=lambda **_: executor)
     monkeypatch.setitem(sys.modules, "submitit", submitit)
-    fake_sbatch(tmp_path, monkeypatch, "exit 0")
+    program("sbatch", "exit 0")
     submit(lines, "partition=main,gpus_per_node=2")
     assert "3 lines: GPU time unknown" in capsys.readouterr().out
     notes = [runs.read_state(line.folder) for line in lines]
@@ -183,18 +188,16 @@ def test_lines_are_noted_before_their_jobs_and_failed_ones_fail(tmp_path, monkey
         cluster_jobs.SlurmJob()(lines[0])
 
 
-def test_when_a_checkpoint_returns_the_command_has_ended(tmp_path, monkeypatch):
+def test_when_a_checkpoint_returns_the_command_has_ended(tmp_path, monkeypatch, request):
     """Else the next job might train the line while this one still does."""
     for name, value in {"SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    script = tmp_path / "train.py"
-    script.write_text(
+    (tmp_path / "train.py").write_text(
         "import os, time\nprint(os.environ['OMP_NUM_THREADS'], flush=True)\n"
         "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(0.5)"
     )
-    (tmp_path / "run").mkdir()
-    line = Line("it", tmp_path / "run", None, {"train": [str(script)]})
+    line = Line("it", tmp_path, None, {"train": [str(tmp_path / "train.py")]})
     job = cluster_jobs.SlurmJob()
 
     def warned(number, frame):  # as submitit does: it calls checkpoint in the signal's handler
@@ -205,12 +208,13 @@ def test_when_a_checkpoint_returns_the_command_has_ended(tmp_path, monkeypatch):
 
     def warn():
         log = line.log("train")
-        wait(lambda: log.exists() and log.read_text().count("\n") > 1)
+        wait_until(lambda: log.exists() and log.read_text().count("\n") > 1)
         os.kill(os.getpid(), signal.SIGUSR2)
 
     before = signal.signal(signal.SIGUSR2, warned)
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR2, before))
     threading.Thread(target=warn).start()
     with pytest.raises(KeyboardInterrupt):
         job(line)
-    signal.signal(signal.SIGUSR2, before)
     assert runs.read_state(line.folder)["state"] == "queued"
+    assert line.log("train").read_text().splitlines()[1:] == ["3"]

@@ -1,10 +1,10 @@
 """Kills, full disks, damaged files, two processes at once, divergence: nothing is lost."""
 
 import errno
+import functools
 import math
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +13,12 @@ import time
 import numpy as np
 import processes
 import pytest
+import torch
 from conftest import ROOT, TINY, measure
+from numpy.testing import assert_equal
 from PIL import Image
+from processes import wait_until
+from torch.utils._pytree import tree_map_only
 
 import runs
 import test as test_script
@@ -26,23 +30,8 @@ from runs.resuming import newest_checkpoint
 
 WORDS = "--epochs 3 --save_freq 1 --metrics"
 LONG = TINY.replace("--noaug ", "") + (
-    " --epochs 24 --save_freq 4 --metrics --keep 3 --momentum 0.9 --fix_si_pnorm"
+    " --epochs 16 --save_freq 4 --metrics --keep 3 --momentum 0.9 --fix_si_pnorm"
 )
-
-
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Also where the tests run with SIGINT ignored, as behind `nohup ... &`."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
 
 
 def spawn(folder, extra=""):
@@ -52,101 +41,98 @@ def spawn(folder, extra=""):
 
 def contents(folder):
     """Everything of a run that must not depend on how often it was interrupted."""
-    found = {}
+    found = {"log": [{**row, "seconds": None} for row in runs.read_log(folder)]}
+    for name in runs.METRICS:
+        found[name] = runs.Metrics.read(folder / f"{name}.npz").rows
     for path in runs.checkpoints_in(folder).values():
         content = checkpoints.load(path)
-        for key, tensor in content["state_dict"].items():
-            found[f"{path.name} {key}"] = tensor.numpy()
-        for i, state in content["optimizer"]["state"].items():
-            if state.get("momentum_buffer") is not None:
-                found[f"{path.name} momentum {i}"] = state["momentum_buffer"].numpy()
-    for name in runs.METRICS:
-        with np.load(folder / f"{name}.npz") as file:
-            found |= {f"{name} {key}": array for key, array in file.items()}
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_log(folder)]
-    return {**found, "log": np.array([[*row.values()] for row in rows], dtype=float)}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+        tensors = content["state_dict"], content["optimizer"]["state"]
+        found[path.name] = tree_map_only(torch.Tensor, torch.Tensor.numpy, tensors)
+    return found
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What a run of WORDS leaves if nothing interrupts it."""
-    directory = tmp_path_factory.mktemp("whole")
-    train.main(f"{TINY} {WORDS} --dir {directory}".split())
-    return contents(directory / "trial_0")
+    """What a run with these words leaves if nothing interrupts it."""
 
+    @functools.cache
+    def of(words):
+        directory = tmp_path_factory.mktemp("whole")
+        train.main(f"{TINY} {words} --dir {directory}".split())
+        return contents(directory / "trial_0")
 
-def kill_until_done(folder, seed, most):
-    """Resume and kill at random moments, up to `most` times, then let it finish."""
-    generator, kills = random.Random(seed), 0
-    log = folder / "trial_0" / runs.LOG
-    while True:
-        process = spawn(folder, "--resume")
-        before = log.stat().st_mtime_ns if log.exists() else 0
-        if kills < most:  # once it has done an epoch, so that every start makes progress
-            wait_until(lambda p=process, b=before: (
-                p.poll() is not None or (log.exists() and log.stat().st_mtime_ns != b)
-            ))  # fmt: skip
-            time.sleep(generator.uniform(0, 0.15))
-            process.kill()
-        process.communicate()
-        if process.returncode == 0:
-            return kills
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
+    return of
 
 
 def test_killed_run_ends_in_the_same_bits(tmp_path):
-    whole = spawn(tmp_path / "whole")
-    kills = kill_until_done(tmp_path / "cut", seed=0, most=3)
-    assert whole.wait() == 0 and kills >= 2
-    assert_same(contents(tmp_path / "whole/trial_0"), contents(tmp_path / "cut/trial_0"))
-    assert not list((tmp_path / "cut/trial_0").glob(f".*{utils.PARTIAL}"))
-    assert not (tmp_path / "cut/trial_0" / runs.LATEST).exists()
+    """Killed at random moments, each time after an epoch at least."""
+    whole, generator, kills = spawn(tmp_path / "whole"), random.Random(0), 0
+    folder = tmp_path / "cut" / "trial_0"
+    for attempt in range(4):
+        process, done = spawn(tmp_path / "cut", "--resume"), len(runs.read_log(folder))
+        if attempt < 3:
+            wait_until(lambda p=process, n=done: p.poll() == 0 or len(runs.read_log(folder)) > n)
+            time.sleep(generator.uniform(0, 0.15))
+            process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert whole.wait() == process.returncode == 0 and kills >= 2
+    assert_equal(contents(folder), contents(tmp_path / "whole" / "trial_0"))
+    assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LATEST).exists()
 
 
-@pytest.mark.parametrize("number, where", [(signal.SIGTERM, "epoch"), (signal.SIGINT, "save")])
-def test_a_polite_stop_says_how_to_go_on(run, whole, capsys, monkeypatch, number, where):
-    """In the middle of an epoch, and of the saving after it."""
+@pytest.mark.parametrize("number, where, when, newest, more", [
+    (signal.SIGTERM, "epoch", (2,), 2, ""),  # in the middle of an epoch
+    (signal.SIGINT, "save", (2,), 1, "--save_freq 9"),  # from a state that is not kept
+    # However many states within an epoch came after it, a run goes on from a whole one
+    (signal.SIGINT, "save", (2, 3), 2, "--save_freq_int 4 --keep 1 --use_test_size 20"),
+])  # fmt: skip
+def test_a_polite_stop_says_how_to_go_on(
+    run, whole, capsys, monkeypatch, number, where, when, newest, more
+):
     real = getattr(train.Training, where)
 
-    def interrupted(self, epoch, *more, **options):
-        if epoch == 2:
+    def interrupted(self, *arguments, **options):
+        if arguments[: len(when)] == when:
             os.kill(os.getpid(), number)
-        return real(self, epoch, *more, **options)
+        return real(self, *arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(train.Training, where, interrupted)
-        run(WORDS)
+        run(f"{WORDS} {more}")
     assert stop.value.code == 128 + number
     out, error = capsys.readouterr()
     assert "with --resume continues in" in out and error == f"train.py: stopped by {number.name}\n"
-    folder = run.folder
-    assert not list(folder.glob(f".*{utils.PARTIAL}")) and not (folder / runs.LOCK).exists()
-    _, content = newest_checkpoint(folder)
-    assert content["epoch"] == (2 if where == "epoch" else 1)
-    assert_same(whole, contents(run(f"{WORDS} --resume")))
+    assert not [*run.folder.glob(f".*{utils.PARTIAL}"), *run.folder.glob(runs.LOCK)]
+    assert newest_checkpoint(run.folder)[0] == newest
+    assert_equal(contents(run(f"{WORDS} {more} --resume")), whole(f"{WORDS} {more}"))
+
+
+def without_torch(folder, line, instead):
+    """Start a script where `import torch` does something else instead."""
+    (folder / "torch.py").write_text(instead)
+    script, *words = line.split()
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *words], cwd=folder, text=True, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("line", ["train.py", "test.py --models_dir x", "run_train_and_test.py"])
 def test_a_stop_while_torch_is_imported_is_one_line(tmp_path, line):
-    script, *words = line.split()
-    (tmp_path / "torch.py").write_text(
-        f"import pathlib, time; pathlib.Path('{tmp_path}/here').touch(); time.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, ROOT / script, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    instead = "import pathlib, time; pathlib.Path('here').touch(); time.sleep(60)"
+    process = without_torch(tmp_path, line, instead)
     wait_until((tmp_path / "here").exists)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 130 and error == f"{script}: stopped by SIGINT\n"
+    assert process.returncode == 130 and error == f"{line.split()[0]}: stopped by SIGINT\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_a_mistake_is_told_before_torch_is_imported(tmp_path, script):
+    process = without_torch(tmp_path, f"{script} --epoch 3", "raise SystemExit('imported')")
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 2 and "did you mean --epochs?" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("after", [3, 10])
@@ -164,9 +150,8 @@ def test_full_disk_costs_an_epoch_and_one_line(run, whole, monkeypatch, refused,
         patch.setattr(os, "fsync", fsync)
         assert "No space left on device" in refused(run, WORDS, status=1)
     assert not list(run.folder.glob(f".*{utils.PARTIAL}"))
-    for path in runs.checkpoints_in(run.folder).values():
-        checkpoints.load(path)
-    assert_same(whole, contents(run(f"{WORDS} --resume")))
+    contents(run.folder)  # all files can be read
+    assert_equal(contents(run(f"{WORDS} --resume")), whole(WORDS))
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(run, refused, tmp_path):
@@ -178,67 +163,30 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(run, refused, tmp_path):
 
 
 def test_litter_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead = subprocess.Popen(["true"])
     dead.wait()
     host = utils.socket.gethostname()
-    gone, here, elsewhere = (
-        tmp_path / f".checkpoint-1.pt.{where}.{process}{utils.PARTIAL}"
-        for where, process in ((host, dead.pid), (host, os.getpid()), ("elsewhere", dead.pid))
-    )
-    for path in (gone, here, elsewhere):
+    owners = f"{host}.{os.getpid()}", f"elsewhere.{dead.pid}", f"{host}.{dead.pid}"
+    paths = [tmp_path / f".checkpoint-1.pt.{owner}{utils.PARTIAL}" for owner in owners]
+    for path in paths:
         path.touch()
     utils.remove_litter(tmp_path)
-    assert set(tmp_path.iterdir()) == {here, elsewhere}
+    assert {*tmp_path.iterdir()} == {*paths[:2]}
 
 
-def test_damaged_newest_checkpoint_is_passed_over(run, whole, capsys):
+def test_damaged_checkpoints_and_lost_rows_of_the_log_are_named(run, whole, capsys):
     folder = run(WORDS)
     (folder / "checkpoint-3.pt").unlink()
     path = folder / "checkpoint-2.pt"
     path.write_bytes(path.read_bytes()[:1000])
     run(f"{WORDS} --resume")
     assert "passed over" in capsys.readouterr().out
-    assert_same(whole, contents(folder))
-
-
-def test_a_run_stopped_within_an_epoch_goes_on_with_keep(run, monkeypatch):
-    """What it goes on from is a whole epoch, however many states within epochs came after it."""
-    words = f"{WORDS} --save_freq_int 4 --keep 1 --use_test_size 20"
-    expected = contents(run(words))
-    shutil.rmtree(run.folder)
-    save = train.Training.save
-
-    def stop(self, epoch, part=0, **more):
-        save(self, epoch, part, **more)
-        if (epoch, part) == (2, 3):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr(train.Training, "save", stop)
-        run(words)
-    assert runs.checkpoint_path(run.folder, 2).exists()
-    assert_same(expected, contents(run(f"{words} --resume")))
-
-
-def test_a_run_whose_checkpoints_are_gone_is_not_replaced_unasked(run, refused):
-    folder = run("--epochs 1 --metrics")
-    for path in folder.glob("*.pt"):
-        path.unlink()
-    before = contents(folder)
-    for words in ("--epochs 1", "--epochs 1 --lr_init 0.7 --resume"):
-        refused(run, words)
-        assert_same(before, contents(folder))
-    run("--epochs 1 --metrics --resume")  # the same run is trained again
-
-
-def test_what_was_measured_of_a_run_that_is_replaced_does_not_stay(run, refused):
-    folder = run("--epochs 1 --metrics")
-    (folder / "train-em.npz").write_bytes(b"of the old run")
-    run("--epochs 1 --resume_epoch 1 --lr_init 0.2")
-    assert "has branches" in refused(run, "--epochs 1 --lr_init 0.3 --overwrite")
-    shutil.rmtree(next(folder.glob("branch-*")))
-    run("--epochs 1 --lr_init 0.3 --overwrite")
-    assert not [*folder.glob("*.npz")]
+    assert_equal(contents(folder), whole(WORDS))
+    log = folder / "log.csv"
+    log.write_bytes(log.read_bytes()[:-3])  # its last row is torn
+    run("--epochs 4 --save_freq 1 --resume")
+    assert "lacks 1 of the epochs up to 3" in capsys.readouterr().out
+    assert [row["epoch"] for row in runs.read_log(folder)] == [1, 2, 4]
 
 
 def stop_measuring(monkeypatch, folder, words, after):
@@ -257,35 +205,27 @@ def stop_measuring(monkeypatch, folder, words, after):
     assert stop.value.code == 128 + signal.SIGTERM
 
 
-def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkeypatch, refused):
-    folder = run("--epochs 2 --save_freq 1 --metrics")
-    before = (folder / "train-tm.npz").read_bytes()
-    words = "--train_mode --eval_model", "train-tm.npz"
-    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
-    stop_measuring(monkeypatch, folder, words, after=1)
-    assert (folder / "train-tm.npz").read_bytes() == before
-    runs.checkpoint_path(folder, 1).unlink()
-    assert "1 epoch whose checkpoints are gone" in refused(measure, folder, *words)
-    assert (folder / "train-tm.npz").read_bytes() == before
-    measure(folder, f"{words[0]} --calc_grads --update", "train-tm.npz")
-    assert runs.Metrics.read(folder / "train-tm.npz").rows.keys() == {0, 1, 2}
-
-
 def test_measuring_stopped_in_the_middle_keeps_what_it_had(run, monkeypatch):
-    folder = run("--save_freq 1 --epochs 3")
-    stop_measuring(monkeypatch, folder, ("--eval_model",), after=2)
-    assert list(runs.Metrics.read(folder / "out.npz").rows) == [0, 1]
+    folder = run("--epochs 2 --save_freq 1")
+    stop_measuring(monkeypatch, folder, ("--eval_model",), after=1)
+    assert list(runs.Metrics.read(folder / "out.npz").rows) == [0]
     real, read = checkpoints.load, []
     monkeypatch.setattr(checkpoints, "load", lambda path: read.append(path.name) or real(path))
     measure(folder, "--eval_model --update")
-    assert read == ["checkpoint-2.pt", "checkpoint-3.pt"]
+    assert read == ["checkpoint-1.pt", "checkpoint-2.pt"]
 
 
-def test_epochs_that_the_log_has_lost_are_counted(run, capsys):
-    run("--epochs 2")
-    (run.folder / "log.csv").write_bytes(b"")
-    run("--epochs 3 --resume")
-    assert "lacks 2 of the epochs up to 2" in capsys.readouterr().out
+def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkeypatch, refused):
+    folder = run("--epochs 2 --save_freq 1 --metrics")
+    path, words = folder / "train-tm.npz", ("--train_mode --eval_model", "train-tm.npz")
+    before = path.read_bytes()
+    monkeypatch.setattr(test_script, "WRITE_EVERY", -1)
+    stop_measuring(monkeypatch, folder, words, after=1)
+    runs.checkpoint_path(folder, 1).unlink()
+    assert "1 epoch whose checkpoints are gone" in refused(measure, folder, *words)
+    assert path.read_bytes() == before
+    measure(folder, "--train_mode --calc_grads --update", path.name)
+    assert runs.Metrics.read(path).rows.keys() == {0, 1, 2}
 
 
 def test_damaged_checkpoints_are_passed_over_while_one_can_be_measured(run, capsys, refused):
@@ -308,7 +248,7 @@ def test_a_second_process_is_refused_while_the_first_lives(run, refused):
     with utils.locked(run.folder / runs.LOCK, "run"):
         assert f"in use by process {os.getpid()}" in refused(run)
     (run.folder / runs.LOCK).write_text("process 1 on nowhere")  # a stale one stops nobody
-    run()
+    run("--epochs 1")
 
 
 def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, tmp_path, refused):
@@ -320,46 +260,30 @@ def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, 
     base = TINY.replace("--use_data_size 200", "").replace("--use_test", "")
     error = refused(run, f"{words} --metrics", base=base)
     assert "which is needed for --use_test and --metrics" in error and not run.folder.exists()
-    run(words, base=base)
-    assert (run.folder / "checkpoint-1.pt").exists()
+    assert (run(words, base=base) / "checkpoint-1.pt").exists()
 
 
-@pytest.fixture
-def diverge(run, capsys):
-    """Train until the loss is infinite, in the first epoch: returns what is printed."""
+def test_divergence_is_recorded_and_stops_the_line(run, capsys, monkeypatch):
     base = TINY.replace("--lr_init 0.1", "--lr_init 1e30").replace("--noninvlr 0", "--noninvlr -1")
-
-    def start(extra):
+    for extra, states in (
+        ("", "saved; --resume --metrics measures them"),
+        ("--resume", "saved; --resume --metrics measures them"),
+        ("--resume --metrics", "saved and measured"), ("--resume --metrics", "saved and measured"),
+        ("--resume", "saved and measured"), ("--overwrite --metrics", "saved and measured"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             run(f"--epochs 5 --save_freq 2 {extra}", base)
-        assert stop.value.code == runs.DIVERGED_STATUS
-        return capsys.readouterr().out
-
-    return start
-
-
-def test_divergence_is_recorded_and_stops_the_line(run, diverge, monkeypatch):
-    for extra in ("--metrics", "--metrics --resume"):
-        assert "diverged" in diverge(extra)
+        out = capsys.readouterr().out
+        assert stop.value.code == runs.DIVERGED_STATUS and "diverged" in out and states in out
         assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (1, 0)]
-    (row,) = runs.read_log(run.folder)
-    assert not math.isfinite(row["train_loss"])
-    with np.load(run.folder / "train-tm.npz") as file:
-        assert np.isfinite(file["loss"]).tolist() == [True, False]
-    curvature = measure(
-        run.folder, "--hess_evals --hess_trace --prebn_only --train_mode --epochs 1"
-    )
+        (row,) = runs.read_log(run.folder)
+        assert not math.isfinite(row["train_loss"])
+        tables = [runs.Metrics.read(run.folder / f"{name}.npz").rows for name in runs.METRICS]
+        finite = [[math.isfinite(row["loss"]) for row in rows.values()] for rows in tables]
+        assert finite == ([[True, False]] * 3 if "and measured" in states else [[]] * 3)
+    words = "--hess_evals --hess_trace --prebn_only --train_mode --epochs 1"
+    curvature = measure(run.folder, words)
     assert np.isnan(curvature["hess_evals"]).all() and np.isnan(curvature["hess_trace"]).all()
     # NaN is a result, not a gap
     monkeypatch.setattr(Meter, "measure", lambda self: pytest.fail("measured again"))
     measure(run.folder, "--update --train_mode --eval_model", "train-tm.npz")
-
-
-def test_a_diverged_run_says_what_is_measured_and_can_be_measured_later(run, diverge):
-    for extra in ("", "--resume"):
-        assert "saved; --resume --metrics measures them" in diverge(extra)
-    for extra in ("--resume --metrics", "--resume --metrics", "--resume"):
-        assert "saved and measured" in diverge(extra)
-    for name in runs.METRICS:
-        assert list(runs.Metrics.read(run.folder / f"{name}.npz").rows) == [0, 1]
-    assert len(runs.read_log(run.folder)) == 1
