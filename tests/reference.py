@@ -374,7 +374,8 @@ def statistics_of(p):
     """Mean, deviation, minimum, maximum and median of probabilities (images, classes)."""
     if not len(p):
         return [[math.nan] * p.shape[1]] * 5
-    found = (p.mean(0), p.std(0), p.amin(0), p.amax(0), p.median(0)[0])
+    deviation = ((p - p.mean(0)).square().sum(0) / (len(p) - 1)).sqrt()
+    found = (p.mean(0), deviation, p.amin(0), p.amax(0), p.median(0)[0])
     return [part.tolist() for part in found]
 
 

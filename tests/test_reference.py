@@ -197,7 +197,6 @@ ARRAYS = (
 )
 
 
-@pytest.mark.filterwarnings("ignore:std")
 @pytest.mark.parametrize("name", MEASURED)
 def test_arrays_are_the_plain_ones(trained, noise, name):
     flags, of = MEASURED[name]
