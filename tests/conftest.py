@@ -141,10 +141,8 @@ WAITING = {
 
 
 class Recording(TorchDispatchMode):
-    """Records the ATen operations of a call: numbers by value, tensors by their memory.
-
-    A tensor made outside of the call is not kept alive, as a CUDA graph does not keep it.
-    """
+    """Records the ATen operations of a call: numbers by value, tensors by their memory. Tensors
+    made outside of the call are not kept alive, as a CUDA graph does not keep them."""
 
     def __init__(self):
         super().__init__()
@@ -211,8 +209,6 @@ class GraphOnCpu:
     @torch.no_grad()
     def replay(self):
         for operation, recorded, made in self.operations:
-            if operation.is_view and not any(t is not None for t in made):
-                continue  # the view is there already
             args, kwargs = pytree.tree_map_only(OutsideMemory, OutsideMemory.tensor, recorded)
             results = pytree.tree_leaves(operation(*args, **kwargs))
             for kept, result in zip(made, results, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, state_of
+from steps import content_of, meter_of, train_epochs, trainer_of
 from torch.nn import functional as F
 
 import data
@@ -17,9 +18,6 @@ import models
 import runs
 import test as test_script
 import train
-from measuring import Meter, parameter_names
-from options import Measure, Model, Train
-from training import Trainer
 from training.device import memory_format, products, select_device
 
 DRY = os.environ.get("GPU_CHECKS") == "dry"
@@ -31,6 +29,7 @@ CPU = torch.device("cpu")
 NUMBER = -1 if DRY else 0
 WIDTH, BATCH = (2, 16) if DRY else (32, 128)  # on a GPU those of the papers' figures
 COUNT = 6 * BATCH + BATCH // 3  # images: six batches and a smaller one
+SIZE = {"width": WIDTH, "batch_size": BATCH}
 SMALL = f"--num_channels {WIDTH} --batch_size {BATCH} --use_data_size {COUNT} --lr_init 0.01"
 
 
@@ -63,44 +62,9 @@ def images_on(device, count=COUNT, norm="batch"):
     return images.to(device, memory_format(device, 32, norm))
 
 
-def trainer_of(model="ConvNetSI", norm="batch", **options):
-    torch.manual_seed(0)
-    network = models.build(Model(model, WIDTH, norm=norm, init_scale=10), 10)
-    network.to(GPU, memory_format=memory_format(GPU, 32, norm))
-    options = {"lr_init": 0.01, "wd": 0.001, "momentum": 0.0, "noninvlr": 0.0, **options}
-    return Trainer(network, Train(batch_size=BATCH, **options), COUNT, GPU)
-
-
 def called(function, *arguments):
     """Takes the place of a captured graph."""
     function(*arguments)
-
-
-def content_of(trainer):
-    """Weights, statistics and moments."""
-    moments = [v for s in trainer.optimizer.state.values() for v in s.values() if v is not None]
-    state = [*trainer.model.state_dict().values(), *map(torch.as_tensor, moments)]
-    return [value.detach().cpu().clone() for value in state]
-
-
-def epochs(trainer, images, numbers, augment=False):
-    """Train; after every step NaN is written over freed memory. Returns losses and traces."""
-    results = []
-    for number in numbers:
-        trainer.set_lr(trainer.base_lr / (1 + number))
-        generator = torch.Generator().manual_seed(number)
-        for x, y in images.batches(BATCH, generator, shuffle=True, augment=augment):
-            trainer.step(x, y)
-            torch.full((2**10 if DRY else 2**20,), float("nan"), device=images.images.device)
-        results.append(trainer.finish_epoch())
-        if trainer.trace:
-            results.append(trainer.trace.take())
-    return results
-
-
-def meter_of(model, images, flags, **options):
-    options = Measure(batch_size=BATCH, **dict.fromkeys(flags, True), **options)
-    return Meter(model, images, options, {"si": parameter_names(model, si_only=True)})
 
 
 # --- is float32 exact, and are batches those of the CPU? ---
@@ -147,9 +111,9 @@ def test_batches_are_those_of_the_cpu(augment):
 def test_replayed_steps_are_the_called_ones(options):
     """Also with a smaller last batch, a changing rate, and freed memory overwritten."""
     images = images_on(GPU, norm=options.get("norm", "batch"))
-    plain, trainer = trainer_of(**options), trainer_of(**options)
+    plain, trainer = (trainer_of(images, **SIZE, **options) for _ in range(2))
     plain.captured = called
-    expected, found = (epochs(t, images, range(3), augment=True) for t in (plain, trainer))
+    expected, found = (train_epochs(t, images, range(3), True) for t in (plain, trainer))
     assert trainer.captured.graph is not None
     state, again = content_of(plain), content_of(trainer)
     report(f"replayed steps, {options}", difference=distance(again, state), loss=found[0]["loss"])
@@ -164,16 +128,17 @@ def test_replayed_steps_are_the_called_ones(options):
 def test_replayed_measurements_are_the_called_ones(flags, precision, monkeypatch):
     """Training continues and weights are loaded in between; buffers and mode do not change."""
     monkeypatch.setattr("measuring.meter.EVALUATION_BATCH", {"cpu": BATCH, "cuda": BATCH})
-    images, trainer = images_on(GPU), trainer_of()
-    replayed = meter_of(trainer.model, images, flags, precision=precision)
+    images = images_on(GPU)
+    trainer, other = trainer_of(images, **SIZE), trainer_of(images, **SIZE, lr_init=0.1)
+    train_epochs(other, images, [5])
+    asked = {"batch_size": BATCH, "precision": precision, **dict.fromkeys(flags, True)}
+    replayed = meter_of(trainer.model, images, **asked)
     for number in range(3):
-        epochs(trainer, images, [number])
+        train_epochs(trainer, images, [number])
         if number == 1:
-            other = trainer_of(lr_init=0.1)
-            epochs(other, images, [5])
             trainer.model.load_state_dict(other.model.state_dict())
         before = content_of(trainer)
-        plain = meter_of(trainer.model, images, flags, precision=precision)
+        plain = meter_of(trainer.model, images, **asked)
         plain.captured = called
         np.testing.assert_equal(replayed.measure()["si"], plain.measure()["si"])
         assert all(map(torch.equal, content_of(trainer), before)) and trainer.model.training
@@ -185,8 +150,8 @@ def test_captures_survive_the_graphs_of_earlier_runs():
     """A finished run's graph, even one in a reference cycle, is not freed during a capture."""
     images = images_on(GPU)
     for _ in range(3):
-        trainer = trainer_of()
-        epochs(trainer, images, [0, 1])
+        trainer = trainer_of(images, **SIZE)
+        train_epochs(trainer, images, [0, 1])
         assert trainer.captured.graph is not None
         trainer.cycle = trainer
     report("captures after dead graphs", broken=0)
@@ -195,7 +160,8 @@ def test_captures_survive_the_graphs_of_earlier_runs():
 @pytest.mark.skipif(DRY, reason="asks the driver")
 @pytest.mark.parametrize("options", [{}, {"fix_elr": True, "elr": 1e-3, "trace": True}], ids=str)
 def test_steps_do_not_wait_for_the_device(options):
-    images, trainer = images_on(GPU, 40 * BATCH), trainer_of(**options)
+    images = images_on(GPU, 40 * BATCH)
+    trainer = trainer_of(images, **SIZE, **options)
     batches = images.batches(BATCH, torch.Generator().manual_seed(0), shuffle=True, augment=True)
     for _ in range(6):
         trainer.step(*next(batches))
@@ -212,12 +178,11 @@ def test_steps_do_not_wait_for_the_device(options):
 
 
 def start(folder, extra="", gpu=NUMBER):
-    base = TINY.replace("--gpu -1", f"--gpu {gpu}").replace("--use_data_size 200", "")
-    if "momentum" in extra or "adam" in extra:
-        base = base.replace("--momentum 0", "")
-    if "d_schedule" in extra:
-        base = base.replace("--no_schedule", "")
-    train.main(f"{base.replace('--noaug', '')} {SMALL} --dir {folder} {extra}".split())
+    left_out = "--momentum 0", "--no_schedule"
+    base = TINY.replace("--gpu -1", f"--gpu {gpu}").replace("--noaug", "")
+    for words, names in zip(left_out, (("momentum", "adam"), ("d_schedule",)), strict=True):
+        base = base.replace(words, "") if any(name in extra for name in names) else base
+    train.main(f"{base} {SMALL} --dir {folder} {extra}".split())
     return runs.trial_folder(folder, 0)
 
 
@@ -229,9 +194,8 @@ def weights(folder, epoch):
 def moved_apart(one, two, epoch):
     """The distance of two runs, divided by how far they have come."""
     first, second, initial = weights(one, epoch), weights(two, epoch), weights(two, 0)
-    difference = [a - b for a, b in zip(first, second, strict=True)]
-    way = [a - b for a, b in zip(second, initial, strict=True)]
-    return (models.norm(difference) / models.norm(way)).item()
+    way, apart = ([a - b for a, b in zip(second, each, strict=True)] for each in (initial, first))
+    return (models.norm(apart) / models.norm(way)).item()
 
 
 @pytest.mark.parametrize("extra", [
