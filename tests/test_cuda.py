@@ -146,17 +146,6 @@ def test_replayed_measurements_are_the_called_ones(flags, precision, monkeypatch
     report(f"replayed measurement, {flags[-1]}, {precision}", differences=0)
 
 
-def test_captures_survive_the_graphs_of_earlier_runs():
-    """A finished run's graph, even one in a reference cycle, is not freed during a capture."""
-    images = images_on(GPU)
-    for _ in range(3):
-        trainer = trainer_of(images, **SIZE)
-        train_epochs(trainer, images, [0, 1])
-        assert trainer.captured.graph is not None
-        trainer.cycle = trainer
-    report("captures after dead graphs", broken=0)
-
-
 @pytest.mark.skipif(DRY, reason="asks the driver")
 @pytest.mark.parametrize("options", [{}, {"fix_elr": True, "elr": 1e-3, "trace": True}], ids=str)
 def test_steps_do_not_wait_for_the_device(options):

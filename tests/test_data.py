@@ -57,13 +57,13 @@ def test_which_images_are_kept_and_held_out(digits):
 
 
 class OfFullSize:
-    """Stands for torchvision's CIFAR-10: 50,000 and 10,000 black images."""
+    """Stands for torchvision's CIFAR-10, but has 60,000 and 10,000 images, which are black."""
 
     base_folder, filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 
     def __init__(self, root, train, download):
         self.places.append(root)
-        count = 50_000 if train else 10_000
+        count = 60_000 if train else 10_000
         self.data = np.zeros((count, 32, 32, 3), np.uint8)
         self.targets, self.classes = [i % 10 for i in range(count)], list(range(10))
         self.targets[-5000:] = [9] * 5000
@@ -77,8 +77,8 @@ def cifar(monkeypatch):
 
 
 @pytest.mark.parametrize("folder, use_test, size, sizes", [
-    ("", True, 50_000, [50_000, 10_000]), ("cifar10", False, None, [45_000, 5_000]),
-    ("CIFAR10", False, 20_000, [20_000, 5_000]), (None, True, None, [50_000, 10_000]),
+    ("", True, 60_000, [60_000, 10_000]), ("cifar10", False, None, [55_000, 5_000]),
+    ("CIFAR10", False, 20_000, [20_000, 5_000]), (None, True, None, [60_000, 10_000]),
 ])  # fmt: skip
 def test_cifar_lies_where_the_official_code_keeps_it_and_five_thousand_are_held_out(
     tmp_path, cifar, folder, use_test, size, sizes

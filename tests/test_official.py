@@ -15,7 +15,6 @@ import reference
 import torch
 from conftest import ROOT, load_images, measure
 
-import data
 import models
 import options
 import runs
@@ -101,12 +100,6 @@ def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
     for wrong in (1351, 1501):
         with pytest.raises(UserError, match="more than the 1350"):
             load_images("Digits", use_data_size=wrong)
-
-
-def test_of_a_larger_set_too_five_thousand_are_held_out(monkeypatch):
-    many = data._image_set(np.zeros((60_000, 1, 1, 3), np.uint8), np.arange(60_000) % 10, 10)
-    monkeypatch.setitem(data.DATASETS, "SVHN", lambda path: (many, many))
-    assert [len(part) for part in load_images("SVHN")] == [55_000, 5_000]
 
 
 @pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])
