@@ -74,11 +74,11 @@ def epoch_of(pixels, labels, seed, augment):
 
 
 def convnet_blocks(depth):
-    """Of every convolution of a ConvNet: its number in `conv_layers`, its width in units of c, and
-    whether the image is pooled after it. (Its norm, its ReLU and the pooling are numbered too.)
+    """Of every convolution of a ConvNet: its number in `conv_layers`, where its norm, its ReLU and
+    the pooling are numbered too; its width in units of c; whether the image is pooled after it.
 
-    One keeps width and size, then come by stage k = 0, 1, 2 ceil((depth - k) / 3) of them, the last
-    of which doubles the width and halves the image.
+    The first keeps the width. Then stage k = 0, 1, 2 has ceil((depth - k) / 3) of them, and the
+    last of a stage doubles the width and halves the image.
     """
     blocks, number, width = [(0, 1, False)], 3, 1
     for stage in range(3):
@@ -213,7 +213,7 @@ def gradients(state, x, y, train=True, squared=False, **kind):
     logits = Network(inside, train, **kind)(x)
     loss = losses_of(logits, y, squared).mean()
     found = torch.autograd.grad(loss, list(leaves.values()))
-    state.update({k: v for k, v in inside.items() if k not in leaves})
+    state.update({k: inside[k] for k in state if k not in leaves})
     return logits.detach(), loss.item(), dict(zip(leaves, found, strict=True))
 
 
@@ -224,13 +224,12 @@ def factor(progress, o):
     """The factor on the learning rate after a fraction of training."""
     if o.cosan_schedule:
         return (1 + math.cos(math.pi * progress)) / 2
-    if o.no_schedule:
-        return 1.0
-    if o.c_schedule:
-        return float(np.interp(progress, [0.25, 1], [1, 1 / o.c_schedule]))
-    if o.d_schedule:
+    if o.d_schedule and not o.c_schedule:
         return o.d_schedule ** -sum(progress > quarter for quarter in (0.25, 0.5, 0.75))
-    return float(np.interp(progress, [0.5, 0.9], [1, 0.01]))
+    times, factors = [0.5, 0.9], [1, 0.01]
+    if o.c_schedule:
+        times, factors = [0.25, 1], [1, 1 / o.c_schedule]
+    return 1.0 if o.no_schedule else float(np.interp(progress, times, factors))
 
 
 class Optimiser:

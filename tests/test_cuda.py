@@ -9,14 +9,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, state_of
+from conftest import TINY, measure, state_of
 from steps import content_of, meter_of, train_epochs, trainer_of
 from torch.nn import functional as F
 
 import data
 import models
 import runs
-import test as test_script
 import train
 from training.device import memory_format, products, select_device
 
@@ -44,9 +43,8 @@ def device(request):
 
 
 def report(name, **figures):
-    shown = ", ".join(f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}"
-                      for k, v in figures.items())  # fmt: skip
-    print(f"\n  {name}: {shown}", flush=True)
+    shown = (f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+    print(f"\n  {name}: {', '.join(shown)}", flush=True)
 
 
 def distance(a, b):
@@ -86,10 +84,11 @@ def test_float32_is_exact_and_tf32_is_not():
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_batches_are_those_of_the_cpu(augment):
-    parts = [images_on(d).batches(BATCH, torch.Generator().manual_seed(1), shuffle=True,
-                                  augment=augment) for d in (GPU, CPU)]  # fmt: skip
+    how = {"shuffle": True, "augment": augment}
+    gpu, cpu = (images_on(d).batches(BATCH, torch.Generator().manual_seed(1), **how)
+                for d in (GPU, CPU))  # fmt: skip
     worst = 0.0
-    for (x, y), (u, v) in zip(*parts, strict=True):
+    for (x, y), (u, v) in zip(gpu, cpu, strict=True):
         assert torch.equal(y.cpu(), v)
         worst = max(worst, (x.cpu() - u).abs().max().item())
     report("batches", augment=augment, difference=worst)
@@ -238,14 +237,11 @@ EVERYTHING = (
 def test_metrics_are_those_of_the_cpu(tmp_path, mode):
     """Every quantity of test.py, of the same network."""
     folder = start(tmp_path / "run", "--num_channels 4 --epochs 2 --save_freq 2", gpu=-1)
-    rows = {}
-    for name, number in (("gpu", NUMBER), ("cpu", -1)):
-        path = tmp_path / f"{name}.npz"
-        test_script.main(f"--models_dir {folder} --save_path {path} --gpu {number} {mode} "
-                         f"{EVERYTHING}".split())  # fmt: skip
-        rows[name] = runs.Metrics.read(path).rows[2]
-    errors = {key: float(np.max(np.abs(rows["gpu"][key] - value) / np.max(np.abs(value))))
-              for key, value in rows["cpu"].items()}  # fmt: skip
+    gpu, cpu = (
+        measure(folder, f"--epochs 2 {mode} {EVERYTHING} --gpu {number}", f"{name}.npz")
+        for name, number in (("gpu", NUMBER), ("cpu", -1))
+    )
+    errors = {key: np.abs(gpu[key] - cpu[key]).max() / np.abs(cpu[key]).max() for key in cpu}
     key = max(errors, key=errors.get)
     report(f"metrics, {mode}", quantities=len(errors), worst=f"{key} {errors[key]:.1e}")
     assert errors[key] < 1e-3
