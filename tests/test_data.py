@@ -177,27 +177,6 @@ def test_the_cache_is_used_until_a_file_changes_or_it_is_damaged(folder, monkeyp
     assert capsys.readouterr().out.count("are not cached") == 2
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda f: Image.new("RGB", (28, 28)).save(f / "train/red/01.png"), "01.png.* 28x28"),
-    (lambda f: (f / "train/red/01.png").write_bytes(b"no image"), "01.png is not an image"),
-    (lambda f: os.truncate(f / "train/red/01.png", 70), "01.png is not an image"),
-    (lambda f: (f / "train/red/x.JPG").symlink_to("nowhere"), "x.JPG is not an image"),
-    (lambda f: (f / "train/red/again").symlink_to(f / "train"), "again is not an image"),
-    (lambda f: Image.new("RGB", (32, 32)).save(f / "train/odd.PNG"), "odd.PNG is in no class"),
-    (lambda f: (f / "train/green").symlink_to("nowhere"), "green is a broken link"),
-    (lambda f: (f / "test/red").rename(f / "test/green"), "green, red"),
-    (lambda f: [(f / part / "green").mkdir() for part in ("train", "test")], "no images in.*green"),
-    (lambda f: [Image.new("RGB", (8, 9)).save(p) for p in f.glob("test/*/*")], "of test/ 8x9"),
-    (lambda f: (f / "train").rename(f / "tarin"), "no folder .*train"),
-    (lambda f: [shutil.rmtree(f / part / "red") for part in ("train", "test")], "nothing to learn"),
-    (lambda f: [p.unlink() for p in f.glob("train/*/*")], "no images in"),
-])  # fmt: skip
-def test_image_folder_mistakes_are_named(folder, damage, message):
-    damage(folder)
-    with pytest.raises(UserError, match=message):
-        load_images("ImageFolder", folder)
-
-
 # --- what a file shows ---
 
 RED, SHADES = (200, 30, 10), np.arange(1024, dtype=np.uint16).reshape(32, 32)
@@ -225,16 +204,38 @@ def test_pixels_are_those_that_a_viewer_shows(folder, name, image, expected):
     assert len(images) == 21 and off.min() <= (3 if name.lower().endswith("jpg") else 0)
 
 
-@pytest.mark.parametrize("name, image, save", [
-    ("alpha.png", Image.new("RGBA", (32, 32), (*RED, 0)), {}),
-    ("palette.png", PALETTE, {"transparency": 0}),
-    ("key.png", Image.new("RGB", (32, 32), RED), {"transparency": RED}),
-    ("film.gif", TURNED, {"save_all": True, "append_images": [Image.new("L", (32, 32))]}),
-    ("deep.png", Image.fromarray(SHADES), {"transparency": 7}),
-    ("float.tif", Image.new("F", (32, 32), 0.5), {}),
-    ("wide.tif", Image.new("I", (32, 32), 70_000), {}),
+def put(image, name, **save):
+    """A change of the folder: one more file among its red images."""
+    return lambda folder: image.save(folder / "train" / "red" / name, **save)
+
+
+FILM = {"save_all": True, "append_images": [Image.new("L", (32, 32), 9)]}
+
+
+@pytest.mark.parametrize("damage, message", [
+    (put(Image.new("RGB", (28, 28)), "01.png"), "01.png.* 28x28"),
+    (lambda f: (f / "train/red/01.png").write_bytes(b"no image"), "01.png is not an image"),
+    (lambda f: os.truncate(f / "train/red/01.png", 70), "01.png is not an image"),
+    (lambda f: (f / "train/red/x.JPG").symlink_to("nowhere"), "x.JPG is not an image"),
+    (lambda f: (f / "train/red/again").symlink_to(f / "train"), "again is not an image"),
+    (lambda f: Image.new("RGB", (32, 32)).save(f / "train/odd.PNG"), "odd.PNG is in no class"),
+    (lambda f: (f / "train/green").symlink_to("nowhere"), "green is a broken link"),
+    (lambda f: (f / "test/red").rename(f / "test/green"), "green, red"),
+    (lambda f: [(f / part / "green").mkdir() for part in ("train", "test")], "no images in.*green"),
+    (lambda f: [Image.new("RGB", (8, 9)).save(p) for p in f.glob("test/*/*")], "of test/ 8x9"),
+    (lambda f: (f / "train").rename(f / "tarin"), "no folder .*train"),
+    (lambda f: [shutil.rmtree(f / part / "red") for part in ("train", "test")], "nothing to learn"),
+    (lambda f: [p.unlink() for p in f.glob("train/*/*")], "no images in"),
+    # Files without definite colours of 8 bits
+    (put(Image.new("RGBA", (32, 32), (*RED, 0)), "alpha.png"), "alpha.png has transparent"),
+    (put(PALETTE, "palette.png", transparency=0), "palette.png has transparent"),
+    (put(Image.new("RGB", (32, 32), RED), "key.png", transparency=RED), "key.png has transparent"),
+    (put(Image.fromarray(SHADES), "deep.png", transparency=7), "deep.png has a transparent shade"),
+    (put(Image.new("L", (32, 32)), "film.gif", **FILM), "film.gif holds 2 images"),
+    (put(Image.new("F", (32, 32), 0.5), "float.tif"), "float.tif has pixels of PIL's mode F"),
+    (put(Image.new("I", (32, 32), 70_000), "wide.tif"), "wide.tif has pixels of PIL's mode I"),
 ])  # fmt: skip
-def test_images_without_definite_8_bit_colours_are_refused_by_name(folder, name, image, save):
-    image.save(folder / "train" / "red" / name, **save)
-    with pytest.raises(UserError, match=name):
+def test_mistakes_in_a_folder_of_images_are_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(UserError, match=message):
         load_images("ImageFolder", folder)

@@ -58,17 +58,13 @@ GRID = {
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """A folder of 100 and 40 images of noise in 5 classes.
-
-    In noise no two patches are alike. In digits many are, and the rounding of one step decides
-    which of them a maximum is taken from in the next.
-    """
+    """A folder of 100 and 40 images of noise in 5 classes. In noise no two patches are alike. In
+    digits many are, and rounding decides which of them a maximum is taken from."""
     folder, random = tmp_path_factory.mktemp("noise"), np.random.RandomState(0)
-    for part, count in (("train", 100), ("test", 40)):
-        for i in range(count):
-            path = folder / part / "abcde"[random.randint(5)] / f"{i:03}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.randint(256, size=(32, 32, 3)).astype(np.uint8)).save(path)
+    for part, i in [("train", i) for i in range(100)] + [("test", i) for i in range(40)]:
+        path = folder / part / "abcde"[random.randint(5)] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.randint(256, size=(32, 32, 3)).astype(np.uint8)).save(path)
     return folder
 
 

@@ -175,8 +175,8 @@ def test_bfloat16_is_of_training_and_metrics_and_not_of_weights_and_curvature(ru
     """Its rounding shows in losses and gradients, a little; test.py measures the same."""
     losses, states = [], []
     for precision in ("fp32", "bf16"):
-        folder = run(f"--epochs 1 --save_freq 1 --metrics --lr_init 0.001 --overwrite "
-                     f"--precision {precision}")  # fmt: skip
+        words = "--epochs 1 --save_freq 1 --metrics --lr_init 0.001 --overwrite --precision"
+        folder = run(f"{words} {precision}")
         losses.append(runs.read_log(folder)[0]["train_loss"])
         states.append([state_of(folder, epoch) for epoch in (0, 1)])
     exact, rounded = losses
@@ -184,11 +184,8 @@ def test_bfloat16_is_of_training_and_metrics_and_not_of_weights_and_curvature(ru
     assert all(map(torch.equal, *(state.values() for state, _ in states)))
     assert all(value.dtype != torch.bfloat16 for value in states[1][1].values())
     on_the_way = runs.Metrics.read(folder / "train-tm.npz").rows[1]
-    flags = "--train_mode --eval_model --calc_grad_norms --hess_trace --epochs 1"
-    plain, low = (
-        measure(folder, f"{flags} --precision {precision}", f"{precision}.npz")
-        for precision in ("fp32", "bf16")
-    )
+    flags = "--train_mode --eval_model --calc_grad_norms --hess_trace --epochs 1 --precision"
+    plain, low = (measure(folder, f"{flags} {each}", f"{each}.npz") for each in ("fp32", "bf16"))
     for key in ("loss", "gnorm_m"):
         assert low[key] == on_the_way[key] != plain[key]
     assert low["loss"] == pytest.approx(plain["loss"], rel=2e-2)
