@@ -38,22 +38,27 @@ def test_batches_have_the_layout_asked_for(digits):
         assert all(x.is_contiguous(memory_format=layout) for x, _ in images.batches(16))
 
 
-def test_which_images_are_kept_and_held_out(digits):
-    train, held_out = load_images("Digits")
-    assert (len(train), len(held_out)) == (1350, 150) and len(digits[0]) == 1500
-    assert torch.equal(torch.cat([train.images, held_out.images]), digits[0].images)
+def test_which_images_are_kept_and_held_out(digits, capsys):
+    """As in official lines, the size of the whole set stands for all that are not held out."""
+    for how in ({}, {"use_data_size": 1500}):
+        train, held_out = load_images("Digits", **how)
+        assert (len(train), len(held_out)) == (1350, 150) and len(digits[0]) == 1500
+        assert torch.equal(torch.cat([train.images, held_out.images]), digits[0].images)
+    assert capsys.readouterr().out.count("note:") == 1
     train, test = load_images("Digits", use_test=True, use_data_size=100, use_test_size=20)
     assert torch.equal(train.images, digits[0].images[:100])
     assert torch.equal(test.images, digits[1].images[:20])
-    for wrong, message in [
-        ({"use_data_size": 1501}, "1501 is more than the 1500"),
-        ({"use_test_size": 298}, "298 is more than the 297"),
-        ({"use_data_size": 1}, "1 training image of Digits of fewer than two"),
-        ({"use_data_size": 2, "split_classes": 1}, "0 training images"),
-        ({"use_test_size": 1, "split_classes": 1}, "no images of Digits to evaluate on"),
+    for use_test, wrong, message in [
+        (False, {"use_data_size": 1351}, "1351 is more than the 1350"),
+        (False, {"use_data_size": 1501}, "1501 is more than the 1350"),
+        (True, {"use_data_size": 1501}, "1501 is more than the 1500"),
+        (True, {"use_test_size": 298}, "298 is more than the 297"),
+        (True, {"use_data_size": 1}, "1 training image of Digits of fewer than two"),
+        (True, {"use_data_size": 2, "split_classes": 1}, "0 training images"),
+        (True, {"use_test_size": 1, "split_classes": 1}, "no images of Digits to evaluate on"),
     ]:
         with pytest.raises(UserError, match=message):
-            load_images("Digits", use_test=True, **wrong)
+            load_images("Digits", use_test=use_test, **wrong)
 
 
 class OfFullSize:

@@ -20,7 +20,6 @@ import options
 import runs
 from options import Measure, Model, Train
 from runs import checkpoints
-from utils import UserError
 
 PAGE = (ROOT / "docs" / "official-code.md").read_text()
 
@@ -91,15 +90,6 @@ def test_options_with_an_effect_are_not_named(line):
 
 
 # --- data ---
-
-
-def test_the_size_of_the_whole_set_stands_for_what_is_not_held_out(capsys):
-    train, held_out = load_images("Digits", use_data_size=1500)
-    assert (len(train), len(held_out)) == (1350, 150)
-    assert capsys.readouterr().out.count("note:") == 1
-    for wrong in (1351, 1501):
-        with pytest.raises(UserError, match="more than the 1350"):
-            load_images("Digits", use_data_size=wrong)
 
 
 @pytest.mark.parametrize("half, classes", [(0, [0, 1, 2, 8, 9]), (1, [3, 4, 5, 6, 7])])

@@ -6,14 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, measure
+from conftest import measure
 from made_runs import CONFIG
 
 import figures
 import models
 import runs
 from options import Model
-from theory.dynamics import effective_lr
 
 EPOCHS = np.arange(6)
 LOSS = {"loss": np.geomspace(2, 0.01, 6), "acc": np.linspace(0.1, 0.9, 6)}
@@ -112,16 +111,6 @@ def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run,
     (found,) = runs.find_runs(tmp_path)
     assert found.config["model"] == "ConvNetSI" and "acc" in found.metrics("test-em")
     assert len(found.log()["epoch"]) == 1
-
-
-def test_effective_rate_follows_the_schedule(run):
-    folder = run("--cosan_schedule --metrics", base=TINY.replace("--no_schedule", ""))
-    (found,) = runs.find_runs(folder)
-    log, measured = found.log(), found.curves["effective_lr"].values
-    assert len(set(log["lr"])) == 3
-    np.testing.assert_allclose(measured[1:], log["effective_lr"], rtol=1e-5)
-    first = effective_lr(log["lr"][0], found.curves["si_norm"].values[0])
-    assert measured[0] == pytest.approx(float(first))
 
 
 def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path, capsys):
