@@ -140,11 +140,10 @@ WAITING = {
 }  # fmt: skip
 
 
-class Recording(TorchDispatchMode):
-    """Records the ATen operations of a call: numbers by value, tensors by their memory.
-
-    A tensor made outside of the call is not kept alive, as a CUDA graph does not keep it.
-    """
+class GraphOnCpu(TorchDispatchMode):
+    """Stands for a CUDA graph: records the ATen operations of a call, and repeats them without
+    running its Python. Numbers are recorded by value, tensors by their memory; those made outside
+    of the call are not kept alive."""
 
     def __init__(self):
         super().__init__()
@@ -179,6 +178,15 @@ class Recording(TorchDispatchMode):
         for storage, content in self.before.values():
             storage.copy_(content)
 
+    @torch.no_grad()
+    def replay(self):
+        for operation, recorded, made in self.operations:
+            args, kwargs = pytree.tree_map_only(OutsideMemory, OutsideMemory.tensor, recorded)
+            results = pytree.tree_leaves(operation(*args, **kwargs))
+            for kept, result in zip(made, results, strict=True):
+                if kept is not None:
+                    kept.copy_(result)
+
 
 class OutsideMemory:
     """Where a tensor lies that a recorded call did not make itself."""
@@ -199,27 +207,6 @@ def address(tensor):
     return tensor.untyped_storage()._cdata
 
 
-class GraphOnCpu:
-    """Stands for a CUDA graph: repeats the operations of one call without running its Python."""
-
-    def __init__(self, function, arguments):
-        with Recording() as recording:
-            function(*arguments)
-        recording.undo()
-        self.operations = recording.operations
-
-    @torch.no_grad()
-    def replay(self):
-        for operation, recorded, made in self.operations:
-            if operation.is_view and not any(t is not None for t in made):
-                continue  # the view is there already
-            args, kwargs = pytree.tree_map_only(OutsideMemory, OutsideMemory.tensor, recorded)
-            results = pytree.tree_leaves(operation(*args, **kwargs))
-            for kept, result in zip(made, results, strict=True):
-                if kept is not None:
-                    kept.copy_(result)
-
-
 class CapturedOnCpu(Captured):
     """Captures and replays on a CPU as on a GPU."""
 
@@ -232,7 +219,9 @@ class CapturedOnCpu(Captured):
 
     def _capture(self, function, arguments):
         self.arguments = [argument.clone() for argument in arguments]
-        self.graph = GraphOnCpu(function, self.arguments)
+        with GraphOnCpu() as self.graph:
+            function(*self.arguments)
+        self.graph.undo()
 
 
 @pytest.fixture

@@ -62,12 +62,12 @@ def chaotic(make, rho_factor, loss, line, **config):
 
 def on_sphere(make, elr, loss, error, gradient=5.0, trial=10):
     config = {"fix_elr": True, "elr": elr, "base_lr": elr, "trial": trial}
-    run = make(loss, np.ones(len(loss)), config, train_acc=1 - error)
-    arrays = {"report_epochs": np.arange(len(loss)), "loss": loss, "acc": 1 - error}
-    np.savez(run.folder / "train-tm.npz", **arrays)
-    np.savez(run.folder / "test-em.npz", **arrays)
-    np.savez(run.folder / "train-tm-prebn.npz", report_epochs=arrays["report_epochs"],
-             params_norm=np.ones(len(loss)), gnorm_m=np.full(len(loss), gradient))  # fmt: skip
+    n, at = len(loss), {"report_epochs": np.arange(len(loss))}
+    run = make(loss, np.ones(n), config, train_acc=1 - error)
+    for name in ("train-tm", "test-em"):
+        np.savez(run.folder / f"{name}.npz", **at, loss=loss, acc=1 - error)
+    si = {"params_norm": np.ones(n), "gnorm_m": np.full(n, gradient)}
+    np.savez(run.folder / "train-tm-prebn.npz", **at, **si)
     return run
 
 
@@ -103,8 +103,8 @@ def make(tmp_path):
                    "train_loss": loss, "si_norm": rho,
                    "train_acc": np.full(n, 0.5), "test_acc": np.full(n, 0.9),
                    "effective_lr": 0.1 / np.asarray(rho) ** 2, **columns}  # fmt: skip
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
-        runs.write_log(folder, rows)
+        rows = zip(*columns.values(), strict=True)
+        runs.write_log(folder, [dict(zip(columns, row, strict=True)) for row in rows])
         return runs.Run(folder, runs.read_config(folder))
 
     return run
@@ -120,11 +120,9 @@ EVALS = np.random.default_rng(5).permuted(np.arange(1, 1 + 10 * len(TRAIN_AT)))
 
 @pytest.fixture
 def distinct(make):
-    """A run whose every column, epoch and array differs from every other; three turns.
-
-    A schedule is in it, states within an epoch, a norm of all weights other than ρ, eigenvalues in
-    either order, files over other epochs.
-    """
+    """A run whose every column, epoch and array differs from every other; three turns. It has a
+    schedule, states within an epoch, a norm of all weights other than ρ, eigenvalues in either
+    order, and files over other epochs."""
 
     def run(config=None, seed=3, line="distinct"):
         rng = np.random.default_rng(seed)
@@ -137,28 +135,17 @@ def distinct(make):
         made = make(loss, rho, config, line, lr=rates, train_acc=rng.uniform(0.1, 0.4, 60),
                     test_loss=np.arange(60), test_acc=rng.uniform(0.5, 0.6, 60))  # fmt: skip
 
-        def drawn(low, high, at):
-            return rng.uniform(low, high, len(at))
+        def write(name, at, more=None, **ranges):
+            arrays = {key: rng.uniform(*ends, len(at)) for key, ends in ranges.items()}
+            np.savez(made.folder / f"{name}.npz", report_epochs=at, **arrays, **(more or {}))
 
-        names = ("conv.0.weight_norm", "conv.1.weight_norm", "linear.weight_norm")
-        evals = np.sort(EVALS.reshape(-1, 10))
-        for name, at, arrays in (
-            ("train-tm", TRAIN_AT, {
-                "loss": drawn(1, 2, TRAIN_AT), "acc": drawn(0.6, 0.7, TRAIN_AT),
-                "gnorm_m": drawn(10, 20, TRAIN_AT), "params_norm": drawn(30, 40, TRAIN_AT),
-                "hess_evals": evals, "fisher_evals": evals[::-1, ::-1] + 1000,
-            }),
-            ("train-tm-prebn", SI_AT, {
-                "loss": drawn(60, 70, SI_AT), "gnorm_m": drawn(50, 60, SI_AT),
-                "params_norm": drawn(2, 3, SI_AT),
-                **{key: drawn(i + 4, i + 5, SI_AT) for i, key in enumerate(names)},
-            }),
-            ("test-em", TEST_AT, {
-                "loss": drawn(80, 90, TEST_AT), "acc": drawn(0.7, 0.8, TEST_AT),
-                "params_norm": drawn(90, 95, TEST_AT),
-            }),
-        ):  # fmt: skip
-            np.savez(made.folder / f"{name}.npz", report_epochs=at, **arrays)
+        evals, names = np.sort(EVALS.reshape(-1, 10)), ("conv.0", "conv.1", "linear")
+        spectra = {"hess_evals": evals, "fisher_evals": evals[::-1, ::-1] + 1000}
+        norms = {f"{name}.weight_norm": (4 + i, 5 + i) for i, name in enumerate(names)}
+        write("train-tm", TRAIN_AT, spectra, loss=(1, 2), acc=(0.6, 0.7), gnorm_m=(10, 20),
+              params_norm=(30, 40))  # fmt: skip
+        write("train-tm-prebn", SI_AT, loss=(60, 70), gnorm_m=(50, 60), params_norm=(2, 3), **norms)
+        write("test-em", TEST_AT, loss=(80, 90), acc=(0.7, 0.8), params_norm=(90, 95))
         return made
 
     return run

@@ -13,7 +13,6 @@ import time
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "train", "test"])
 
@@ -45,24 +44,19 @@ class Started:
         reading, writing = os.pipe()
         other_reading, other_writing = os.pipe()
         errors = writing if stderr == subprocess.STDOUT else other_writing
-        words = [str(word) for word in command[1:]]
-        self.process = SERVER.Process(
-            target=_run,
-            args=(words, str(cwd or Path.cwd()), dict(env or os.environ), DupFd(writing),
-                  DupFd(errors)),
-        )  # fmt: skip
+        words, folder = [str(word) for word in command[1:]], str(cwd or Path.cwd())
+        arguments = words, folder, dict(env or os.environ), DupFd(writing), DupFd(errors)
+        self.process = SERVER.Process(target=_run, args=arguments)
         self.process.start()
         for end in (writing, other_writing):
             os.close(end)
         self.stdout, self.stderr = os.fdopen(reading), os.fdopen(other_reading)
         self.pid = self.process.pid
 
-    @property
-    def returncode(self):
-        return self.process.exitcode
-
     def poll(self):
         return self.process.exitcode
+
+    returncode = property(poll)
 
     def wait(self, timeout=None):
         self.process.join(timeout)

@@ -1,15 +1,18 @@
 """Training and measuring once more, plainly: shares no line with the project, torch alone.
 
-What train.py and test.py leave on disk is held against this: images as floats, networks as
-functions of a state dict, the loop, the optimisers and the projection written out.
+Images are floats, networks functions of a state dict; the optimisers, the loop and the projection
+are written out.
 """
 
+import itertools
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.autograd.functional import hessian, jacobian
 from torch.nn import functional as F
 
 
@@ -38,8 +41,6 @@ def split(folder, use_test=True, use_data_size=None, corrupt_train=0.0):
         cut = len(y) - len(y) // 10
         (x, y), test = (x[:cut], y[:cut]), (x[cut:], y[cut:])
     x, y = x[:use_data_size], y[:use_data_size]
-    if not corrupt_train:
-        return (x, y, torch.zeros(len(y), dtype=torch.bool)), test
     random, classes = np.random.RandomState(228), int(y.max()) + 1
     corrupted = torch.tensor(random.rand(len(y)) <= corrupt_train)
     y[corrupted] = torch.tensor(random.choice(classes, int(corrupted.sum())))
@@ -73,11 +74,11 @@ def epoch_of(pixels, labels, seed, augment):
 
 
 def convnet_blocks(depth):
-    """Of every convolution of a ConvNet: its number in `conv_layers`, its width in units of c, and
-    whether the image is pooled after it. (Its norm, its ReLU and the pooling are numbered too.)
+    """Of every convolution of a ConvNet: its number in `conv_layers`, where its norm, its ReLU and
+    the pooling are numbered too; its width in units of c; whether the image is pooled after it.
 
-    One keeps width and size, then come by stage k = 0, 1, 2 ceil((depth - k) / 3) of them, the last
-    of which doubles the width and halves the image.
+    The first keeps the width. Then stage k = 0, 1, 2 has ceil((depth - k) / 3) of them, and the
+    last of a stage doubles the width and halves the image.
     """
     blocks, number, width = [(0, 1, False)], 3, 1
     for stage in range(3):
@@ -90,47 +91,36 @@ def convnet_blocks(depth):
 
 def shapes(name, c, classes, depth=3, norm="batch"):
     """The shape of everything in the state dict of a network of width c, by its name."""
-    found, affine = {}, name.endswith("Af")
-
-    def conv(key, inputs, outputs, kernel=3):
-        weight = f"{key}.weight"
-        if norm == "weight":
-            weight = f"{key}.parametrizations.weight.original"
-            found[f"{key}.parametrizations.weight.0.g"] = (outputs, 1, 1, 1)
-        found[weight] = (outputs, inputs, kernel, kernel)
-
-    def norm_of(key, channels):
-        if affine:
-            found.update({f"{key}.weight": (channels,), f"{key}.bias": (channels,)})
-        if norm == "batch":
-            found.update({f"{key}.running_mean": (channels,), f"{key}.running_var": (channels,)})
-            found[f"{key}.num_batches_tracked"] = ()
-
+    convs, norms, inputs = [], [], 3  # (name, inputs, outputs, kernel); (name, channels)
     if name.startswith("ConvNet"):
-        inputs = 3
         for i, width, _ in convnet_blocks(depth):
-            conv(f"conv_layers.{i}", inputs, c * width)
-            norm_of(f"conv_layers.{i + 1}", c * width)
+            convs.append((f"conv_layers.{i}", inputs, c * width, 3))
+            norms.append((f"conv_layers.{i + 1}", c * width))
             inputs = c * width
-        return found | {
-            "linear_layers.2.weight": (classes, inputs), "linear_layers.2.bias": (classes,)
-        }  # fmt: skip
-    conv("conv1", 3, c)
-    inputs = c
-    for layer in range(1, 5):
-        outputs = c * 2 ** (layer - 1)
-        for block in range(2):
-            key = f"layer{layer}.{block}"
-            norm_of(f"{key}.bn1", inputs)
-            conv(f"{key}.conv1", inputs, outputs)
-            norm_of(f"{key}.bn2", outputs)
-            conv(f"{key}.conv2", outputs, outputs)
+        found = {"linear_layers.2.weight": (classes, inputs), "linear_layers.2.bias": (classes,)}
+    else:
+        convs, inputs = [("conv1", 3, c, 3)], c
+        for layer, block in itertools.product(range(1, 5), range(2)):
+            key, outputs = f"layer{layer}.{block}", c * 2 ** (layer - 1)
+            convs += [(f"{key}.conv1", inputs, outputs, 3), (f"{key}.conv2", outputs, outputs, 3)]
+            norms += [(f"{key}.bn1", inputs), (f"{key}.bn2", outputs)]
             if inputs != outputs:
-                norm_of(f"{key}.shortcut.0", inputs)
-                conv(f"{key}.shortcut.1", inputs, outputs, 1)
+                convs.append((f"{key}.shortcut.1", inputs, outputs, 1))
+                norms.append((f"{key}.shortcut.0", inputs))
             inputs = outputs
-    norm_of("bn", inputs)
-    found["linear.weight"] = (classes, inputs)
+        norms.append(("bn", inputs))
+        found = {"linear.weight": (classes, inputs)}
+    for key, inputs, outputs, kernel in convs:
+        weight = "parametrizations.weight.original" if norm == "weight" else "weight"
+        found[f"{key}.{weight}"] = (outputs, inputs, kernel, kernel)
+        if norm == "weight":
+            found[f"{key}.parametrizations.weight.0.g"] = (outputs, 1, 1, 1)
+    for key, channels in norms:
+        vectors = ("weight", "bias") * name.endswith("Af")
+        if norm == "batch":
+            vectors += ("running_mean", "running_var")
+            found[f"{key}.num_batches_tracked"] = ()
+        found |= {f"{key}.{each}": (channels,) for each in vectors}
     return found
 
 
@@ -155,14 +145,14 @@ class Network:
     def norm(self, name, x):
         state, channels = self.state, x.shape[1]
         if self.kind == "batch":
-            mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+            names = [f"{name}.running_mean", f"{name}.running_var"]
+            mean, var = (state[key] for key in names)
             if self.train:
+                mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
                 n = x.numel() / channels
-                now, square = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-                state[f"{name}.running_mean"] = 0.9 * mean + 0.1 * now.detach()
-                state[f"{name}.running_var"] = 0.9 * var + 0.1 * square.detach() * n / (n - 1)
+                for key, now in zip(names, (mean, var * n / (n - 1)), strict=True):
+                    state[key] = 0.9 * state[key] + 0.1 * now.detach()
                 state[f"{name}.num_batches_tracked"] = state[f"{name}.num_batches_tracked"] + 1
-                mean, var = now, square
             x = (x - mean.view(-1, 1, 1)) / (var.view(-1, 1, 1) + self.eps).sqrt()
         elif self.kind != "weight":
             size = {"layer": channels, "instance": 1, "group": math.gcd(channels, self.groups)}
@@ -185,15 +175,13 @@ class Network:
 
     def resnet(self, x):
         x = self.conv("conv1", x)
-        for layer in range(1, 5):
-            for block in range(2):
-                name, stride = f"layer{layer}.{block}", 1 + (layer > 1 and block == 0)
-                o = F.relu(self.norm(f"{name}.bn1", x))
-                s = x
-                if stride == 2:  # only there the shape changes
-                    s = self.conv(f"{name}.shortcut.1", self.norm(f"{name}.shortcut.0", o), 2)
-                o = self.conv(f"{name}.conv1", o, stride)
-                x = self.conv(f"{name}.conv2", F.relu(self.norm(f"{name}.bn2", o))) + s
+        for layer, block in itertools.product(range(1, 5), range(2)):
+            name, stride = f"layer{layer}.{block}", 1 + (layer > 1 and block == 0)
+            o = F.relu(self.norm(f"{name}.bn1", x))
+            if stride == 2:  # only there the shape changes
+                x = self.conv(f"{name}.shortcut.1", self.norm(f"{name}.shortcut.0", o), 2)
+            o = self.conv(f"{name}.conv1", o, stride)
+            x = x + self.conv(f"{name}.conv2", F.relu(self.norm(f"{name}.bn2", o)))
         x = F.relu(self.norm("bn", x)).mean((2, 3))
         return x @ self.state["linear.weight"].T
 
@@ -225,7 +213,7 @@ def gradients(state, x, y, train=True, squared=False, **kind):
     logits = Network(inside, train, **kind)(x)
     loss = losses_of(logits, y, squared).mean()
     found = torch.autograd.grad(loss, list(leaves.values()))
-    state.update({k: v for k, v in inside.items() if k not in leaves})
+    state.update({k: inside[k] for k in state if k not in leaves})
     return logits.detach(), loss.item(), dict(zip(leaves, found, strict=True))
 
 
@@ -236,13 +224,12 @@ def factor(progress, o):
     """The factor on the learning rate after a fraction of training."""
     if o.cosan_schedule:
         return (1 + math.cos(math.pi * progress)) / 2
-    if o.no_schedule:
-        return 1.0
-    if o.c_schedule:
-        return float(np.interp(progress, [0.25, 1], [1, 1 / o.c_schedule]))
-    if o.d_schedule:
+    if o.d_schedule and not o.c_schedule:
         return o.d_schedule ** -sum(progress > quarter for quarter in (0.25, 0.5, 0.75))
-    return float(np.interp(progress, [0.5, 0.9], [1, 0.01]))
+    times, factors = [0.5, 0.9], [1, 0.01]
+    if o.c_schedule:
+        times, factors = [0.25, 1], [1, 1 / o.c_schedule]
+    return 1.0 if o.no_schedule else float(np.interp(progress, times, factors))
 
 
 class Optimiser:
@@ -255,19 +242,17 @@ class Optimiser:
     def step(self, state, grads, rates, decays):
         self.steps += 1
         for k, rate in rates.items():
-            g = grads[k]
-            if self.kind == "adamw":
-                state[k] = state[k] * (1 - rate * decays[k])
+            g, decay = grads[k], decays[k] * state[k]
+            if self.kind == "sgd":
+                change = self.first[k] = self.momentum * self.first.get(k, 0) + g + decay
             else:
-                g = g + decays[k] * state[k]
-            if self.kind != "sgd":
+                g = g + decay if self.kind == "adam" else g
                 m = self.first[k] = 0.9 * self.first.get(k, 0) + 0.1 * g
                 v = self.second[k] = 0.999 * self.second.get(k, 0) + 0.001 * g**2
                 root = (v / (1 - 0.999**self.steps)).sqrt() + 1e-8
-                state[k] = state[k] - rate * m / (1 - 0.9**self.steps) / root
-            else:
-                v = self.first[k] = self.momentum * self.first.get(k, 0) + g
-                state[k] = state[k] - rate * v
+                change = m / (1 - 0.9**self.steps) / root
+                change = change + decay if self.kind == "adamw" else change
+            state[k] = state[k] - rate * change
 
 
 def train(state, o, first=0):
@@ -276,32 +261,28 @@ def train(state, o, first=0):
     `o` has the options of train.py as attributes, read from the run's configuration.
     """
     (x, y, _), test = split(Path(o.data_path), o.use_test, o.use_data_size, o.corrupt_train or 0.0)
-    si, others = invariant(state), set(trainable(state)) - set(invariant(state))
-    radius = length(state[k] for k in si)
-    if o.fix_si_pnorm and o.fix_si_pnorm_value > 0:
-        radius = o.fix_si_pnorm_value
-    sphere = o.fix_elr or o.fix_all_elr
+    si, sphere = invariant(state), o.fix_elr or o.fix_all_elr
+    held_at = o.fix_si_pnorm_value if o.fix_si_pnorm else -1
+    radius = held_at if held_at > 0 else length(state[k] for k in si)
     base = o.elr * radius**2 if sphere else o.lr_init
     optimiser = Optimiser(o.optimizer, o.momentum)
     network = {"norm": o.norm, "depth": o.depth, "squared": o.use_squared_loss}
     for epoch in range(first, first + o.epochs):
         rate = base * factor((epoch - first) / o.epochs, o)
-        rates = dict.fromkeys(si, rate)
-        rates |= dict.fromkeys(others, rate if o.noninvlr == -1 else o.noninvlr)
+        own = rate if o.noninvlr == -1 else o.noninvlr  # of the other weights
+        rates = {k: rate if k in si else own for k in trainable(state)}
         decays = {k: 0.0 if sphere and k in si else o.wd for k in rates}
         order = epoch_of(x, y, seed_of(o.seed, o.trial, epoch), not o.noaug)
-        loss = right = 0
+        loss = right = seen = 0
         summed = dict.fromkeys(rates, 0)
-        batches = list(zip(*(part.split(o.batch_size) for part in order), strict=True))
-        for number, (a, b) in enumerate(batches, 1):
+        for a, b in zip(*(part.split(o.batch_size) for part in order), strict=True):
             logits, batch_loss, grads = gradients(state, a, b, **network)
             loss, right = loss + batch_loss * len(b), right + (logits.argmax(1) == b).sum().item()
-            if o.fbgd:  # one step an epoch, with the mean over all images
-                summed = {k: summed[k] + grads[k] * len(b) / len(y) for k in rates}
-                if number < len(batches):
-                    continue
-                grads = summed
-            optimiser.step(state, grads, rates, decays)
+            summed, seen = {k: summed[k] + grads[k] * len(b) for k in rates}, seen + len(b)
+            if o.fbgd and seen < len(y):  # one step an epoch, with the mean over all images
+                continue
+            mean = {k: summed[k] / seen for k in rates} if o.fbgd else grads
+            optimiser.step(state, mean, rates, decays)
             if sphere or o.fix_si_pnorm:
                 project(state, si, radius, o.fix_all_elr)
         rho = length(state[k] for k in si)
@@ -316,14 +297,14 @@ def train(state, o, first=0):
 
 
 def project(state, si, radius, each_filter=False):
-    if each_filter:
-        count = sum(len(state[k]) for k in si)
-        for k in si:
+    """Rescale the SI weights to a norm, each filter to an equal part of it if asked for."""
+    count, now = sum(len(state[k]) for k in si), length(state[k] for k in si)
+    for k in si:
+        if each_filter:
             filters = [w * (radius / math.sqrt(count) / length([w])) for w in state[k]]
             state[k] = torch.stack(filters)
-        return
-    now = length(state[k] for k in si)
-    state.update({k: state[k] * (radius / now) for k in si})
+        else:
+            state[k] = state[k] * (radius / now)
 
 
 # --- measuring ---
@@ -331,12 +312,11 @@ def project(state, si, radius, each_filter=False):
 
 def renewed(state, batches):
     """`state` with the mean of the batches' own statistics instead of the running ones."""
-    statistics = {k: 0 for k in state if "running" in k}
-    for count, x in enumerate(batches, 1):
-        fresh = {**state, **{k: torch.zeros_like(state[k]) for k in statistics}}
+    zero = {k: torch.zeros_like(v) for k, v in state.items() if "running" in k}
+    seen = [{**state, **zero} for _ in batches]
+    for fresh, x in zip(seen, batches, strict=True):
         Network(fresh, True)(x)  # moves them by a tenth of the batch's own
-        statistics = {k: v + (10 * fresh[k] - v) / count for k, v in statistics.items()}
-    return {**state, **statistics}
+    return {**state, **{k: sum(10 * fresh[k] for fresh in seen) / len(seen) for k in zero}}
 
 
 def evaluate(state, pixels, labels, squared=False, **kind):
@@ -393,8 +373,8 @@ def statistics_of(p):
     """Mean, deviation, minimum, maximum and median of probabilities (images, classes)."""
     if not len(p):
         return [[math.nan] * p.shape[1]] * 5
-    deviation = p.std(0) if len(p) > 1 else torch.full_like(p[0], math.nan)
-    found = (p.mean(0), deviation, p.min(0)[0], p.max(0)[0], p.median(0)[0])
+    deviation = ((p - p.mean(0)).square().sum(0) / (len(p) - 1)).sqrt()
+    found = (p.mean(0), deviation, p.amin(0), p.amax(0), p.median(0)[0])
     return [part.tolist() for part in found]
 
 
@@ -402,31 +382,31 @@ def curvature(state, images, batch_size, squared=False, **kind):
     """(Hessian, Fisher matrix) of the SI weights by subset of the images, in train mode.
 
     The subsets are "" (all), "_corrupt" and "_normal", each in the batches of the whole set. The
-    Fisher matrix is the mean of J^T A J with J the derivative of an image's outputs by the weights
+    Fisher matrix is the mean of JᵀAJ with J the derivative of an image's outputs by the weights
     and A that of its loss, twice, by the outputs.
     """
     state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     names = invariant(state)
-    sizes = [state[k].numel() for k in names]
-    w = torch.cat([state[k].flatten() for k in names]).requires_grad_()
-    found = {ending: [0, 0] for ending in ("", "_corrupt", "_normal")}
-    for x, y, bad in zip(*(part.split(batch_size) for part in images), strict=True):
-        parts = zip(names, w.split(sizes), strict=True)
+    w = torch.cat([state[k].flatten() for k in names])
+
+    def outputs(w, x):
+        parts = zip(names, w.split([state[k].numel() for k in names]), strict=True)
         weights = {k: v.view(state[k].shape) for k, v in parts}
-        out = Network({**state, **weights}, True, **kind)(x.double())
-        losses, p = losses_of(out, y, squared), out.detach().softmax(1)
-        jacobian = torch.stack([
-            torch.autograd.grad(o, w, retain_graph=True)[0] for o in out.flatten()
-        ]).view(*out.shape, -1)  # fmt: skip
+        return Network({**state, **weights}, True, **kind)(x.double())
+
+    def loss(w, x, y, part):
+        return losses_of(outputs(w, x), y, squared)[part].sum()
+
+    sums = {"_corrupt": 0, "_normal": 0}
+    for x, y, bad in zip(*(part.split(batch_size) for part in images), strict=True):
+        slopes, p = jacobian(partial(outputs, x=x), w), outputs(w, x).softmax(1)
         inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         if squared:
             inner = torch.eye(p.shape[1]).double().expand_as(inner) * 2 / p.shape[1]
-        for ending, part in (("", bad | ~bad), ("_corrupt", bad), ("_normal", ~bad)):
-            (slope,) = torch.autograd.grad(losses[part].sum(), w, create_graph=True)
-            rows = [torch.autograd.grad(g, w, retain_graph=True)[0] for g in slope]
-            j = jacobian[part]
-            fisher = torch.einsum("nia,nij,njb->ab", j, inner[part], j)
-            for i, matrix in enumerate((torch.stack(rows), fisher)):
-                found[ending][i] = found[ending][i] + matrix
+        for ending, part in (("_corrupt", bad), ("_normal", ~bad)):
+            curved = hessian(partial(loss, x=x, y=y, part=part), w)
+            fisher = torch.einsum("nia,nij,njb->ab", slopes[part], inner[part], slopes[part])
+            sums[ending] += torch.stack([curved, fisher])
+    sums[""] = sums["_corrupt"] + sums["_normal"]
     counts = {"": len(images[1]), "_corrupt": images[2].sum(), "_normal": (~images[2]).sum()}
-    return {ending: [m / counts[ending] for m in both] for ending, both in found.items()}
+    return {ending: matrices / counts[ending] for ending, matrices in sums.items()}

@@ -9,17 +9,14 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, state_of
+from conftest import TINY, measure, state_of
+from steps import content_of, meter_of, train_epochs, trainer_of
 from torch.nn import functional as F
 
 import data
 import models
 import runs
-import test as test_script
 import train
-from measuring import Meter, parameter_names
-from options import Measure, Model, Train
-from training import Trainer
 from training.device import memory_format, products, select_device
 
 DRY = os.environ.get("GPU_CHECKS") == "dry"
@@ -31,6 +28,7 @@ CPU = torch.device("cpu")
 NUMBER = -1 if DRY else 0
 WIDTH, BATCH = (2, 16) if DRY else (32, 128)  # on a GPU those of the papers' figures
 COUNT = 6 * BATCH + BATCH // 3  # images: six batches and a smaller one
+SIZE = {"width": WIDTH, "batch_size": BATCH}
 SMALL = f"--num_channels {WIDTH} --batch_size {BATCH} --use_data_size {COUNT} --lr_init 0.01"
 
 
@@ -45,9 +43,8 @@ def device(request):
 
 
 def report(name, **figures):
-    shown = ", ".join(f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}"
-                      for k, v in figures.items())  # fmt: skip
-    print(f"\n  {name}: {shown}", flush=True)
+    shown = (f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+    print(f"\n  {name}: {', '.join(shown)}", flush=True)
 
 
 def distance(a, b):
@@ -63,44 +60,9 @@ def images_on(device, count=COUNT, norm="batch"):
     return images.to(device, memory_format(device, 32, norm))
 
 
-def trainer_of(model="ConvNetSI", norm="batch", **options):
-    torch.manual_seed(0)
-    network = models.build(Model(model, WIDTH, norm=norm, init_scale=10), 10)
-    network.to(GPU, memory_format=memory_format(GPU, 32, norm))
-    options = {"lr_init": 0.01, "wd": 0.001, "momentum": 0.0, "noninvlr": 0.0, **options}
-    return Trainer(network, Train(batch_size=BATCH, **options), COUNT, GPU)
-
-
 def called(function, *arguments):
     """Takes the place of a captured graph."""
     function(*arguments)
-
-
-def content_of(trainer):
-    """Weights, statistics and moments."""
-    moments = [v for s in trainer.optimizer.state.values() for v in s.values() if v is not None]
-    state = [*trainer.model.state_dict().values(), *map(torch.as_tensor, moments)]
-    return [value.detach().cpu().clone() for value in state]
-
-
-def epochs(trainer, images, numbers, augment=False):
-    """Train; after every step NaN is written over freed memory. Returns losses and traces."""
-    results = []
-    for number in numbers:
-        trainer.set_lr(trainer.base_lr / (1 + number))
-        generator = torch.Generator().manual_seed(number)
-        for x, y in images.batches(BATCH, generator, shuffle=True, augment=augment):
-            trainer.step(x, y)
-            torch.full((2**10 if DRY else 2**20,), float("nan"), device=images.images.device)
-        results.append(trainer.finish_epoch())
-        if trainer.trace:
-            results.append(trainer.trace.take())
-    return results
-
-
-def meter_of(model, images, flags, **options):
-    options = Measure(batch_size=BATCH, **dict.fromkeys(flags, True), **options)
-    return Meter(model, images, options, {"si": parameter_names(model, si_only=True)})
 
 
 # --- is float32 exact, and are batches those of the CPU? ---
@@ -122,10 +84,11 @@ def test_float32_is_exact_and_tf32_is_not():
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_batches_are_those_of_the_cpu(augment):
-    parts = [images_on(d).batches(BATCH, torch.Generator().manual_seed(1), shuffle=True,
-                                  augment=augment) for d in (GPU, CPU)]  # fmt: skip
+    how = {"shuffle": True, "augment": augment}
+    gpu, cpu = (images_on(d).batches(BATCH, torch.Generator().manual_seed(1), **how)
+                for d in (GPU, CPU))  # fmt: skip
     worst = 0.0
-    for (x, y), (u, v) in zip(*parts, strict=True):
+    for (x, y), (u, v) in zip(gpu, cpu, strict=True):
         assert torch.equal(y.cpu(), v)
         worst = max(worst, (x.cpu() - u).abs().max().item())
     report("batches", augment=augment, difference=worst)
@@ -147,9 +110,9 @@ def test_batches_are_those_of_the_cpu(augment):
 def test_replayed_steps_are_the_called_ones(options):
     """Also with a smaller last batch, a changing rate, and freed memory overwritten."""
     images = images_on(GPU, norm=options.get("norm", "batch"))
-    plain, trainer = trainer_of(**options), trainer_of(**options)
+    plain, trainer = (trainer_of(images, **SIZE, **options) for _ in range(2))
     plain.captured = called
-    expected, found = (epochs(t, images, range(3), augment=True) for t in (plain, trainer))
+    expected, found = (train_epochs(t, images, range(3), True) for t in (plain, trainer))
     assert trainer.captured.graph is not None
     state, again = content_of(plain), content_of(trainer)
     report(f"replayed steps, {options}", difference=distance(again, state), loss=found[0]["loss"])
@@ -164,16 +127,17 @@ def test_replayed_steps_are_the_called_ones(options):
 def test_replayed_measurements_are_the_called_ones(flags, precision, monkeypatch):
     """Training continues and weights are loaded in between; buffers and mode do not change."""
     monkeypatch.setattr("measuring.meter.EVALUATION_BATCH", {"cpu": BATCH, "cuda": BATCH})
-    images, trainer = images_on(GPU), trainer_of()
-    replayed = meter_of(trainer.model, images, flags, precision=precision)
+    images = images_on(GPU)
+    trainer, other = trainer_of(images, **SIZE), trainer_of(images, **SIZE, lr_init=0.1)
+    train_epochs(other, images, [5])
+    asked = {"batch_size": BATCH, "precision": precision, **dict.fromkeys(flags, True)}
+    replayed = meter_of(trainer.model, images, **asked)
     for number in range(3):
-        epochs(trainer, images, [number])
+        train_epochs(trainer, images, [number])
         if number == 1:
-            other = trainer_of(lr_init=0.1)
-            epochs(other, images, [5])
             trainer.model.load_state_dict(other.model.state_dict())
         before = content_of(trainer)
-        plain = meter_of(trainer.model, images, flags, precision=precision)
+        plain = meter_of(trainer.model, images, **asked)
         plain.captured = called
         np.testing.assert_equal(replayed.measure()["si"], plain.measure()["si"])
         assert all(map(torch.equal, content_of(trainer), before)) and trainer.model.training
@@ -181,21 +145,11 @@ def test_replayed_measurements_are_the_called_ones(flags, precision, monkeypatch
     report(f"replayed measurement, {flags[-1]}, {precision}", differences=0)
 
 
-def test_captures_survive_the_graphs_of_earlier_runs():
-    """A finished run's graph, even one in a reference cycle, is not freed during a capture."""
-    images = images_on(GPU)
-    for _ in range(3):
-        trainer = trainer_of()
-        epochs(trainer, images, [0, 1])
-        assert trainer.captured.graph is not None
-        trainer.cycle = trainer
-    report("captures after dead graphs", broken=0)
-
-
 @pytest.mark.skipif(DRY, reason="asks the driver")
 @pytest.mark.parametrize("options", [{}, {"fix_elr": True, "elr": 1e-3, "trace": True}], ids=str)
 def test_steps_do_not_wait_for_the_device(options):
-    images, trainer = images_on(GPU, 40 * BATCH), trainer_of(**options)
+    images = images_on(GPU, 40 * BATCH)
+    trainer = trainer_of(images, **SIZE, **options)
     batches = images.batches(BATCH, torch.Generator().manual_seed(0), shuffle=True, augment=True)
     for _ in range(6):
         trainer.step(*next(batches))
@@ -212,12 +166,11 @@ def test_steps_do_not_wait_for_the_device(options):
 
 
 def start(folder, extra="", gpu=NUMBER):
-    base = TINY.replace("--gpu -1", f"--gpu {gpu}").replace("--use_data_size 200", "")
-    if "momentum" in extra or "adam" in extra:
-        base = base.replace("--momentum 0", "")
-    if "d_schedule" in extra:
-        base = base.replace("--no_schedule", "")
-    train.main(f"{base.replace('--noaug', '')} {SMALL} --dir {folder} {extra}".split())
+    left_out = "--momentum 0", "--no_schedule"
+    base = TINY.replace("--gpu -1", f"--gpu {gpu}").replace("--noaug", "")
+    for words, names in zip(left_out, (("momentum", "adam"), ("d_schedule",)), strict=True):
+        base = base.replace(words, "") if any(name in extra for name in names) else base
+    train.main(f"{base} {SMALL} --dir {folder} {extra}".split())
     return runs.trial_folder(folder, 0)
 
 
@@ -229,9 +182,8 @@ def weights(folder, epoch):
 def moved_apart(one, two, epoch):
     """The distance of two runs, divided by how far they have come."""
     first, second, initial = weights(one, epoch), weights(two, epoch), weights(two, 0)
-    difference = [a - b for a, b in zip(first, second, strict=True)]
-    way = [a - b for a, b in zip(second, initial, strict=True)]
-    return (models.norm(difference) / models.norm(way)).item()
+    way, apart = ([a - b for a, b in zip(second, each, strict=True)] for each in (initial, first))
+    return (models.norm(apart) / models.norm(way)).item()
 
 
 @pytest.mark.parametrize("extra", [
@@ -285,14 +237,11 @@ EVERYTHING = (
 def test_metrics_are_those_of_the_cpu(tmp_path, mode):
     """Every quantity of test.py, of the same network."""
     folder = start(tmp_path / "run", "--num_channels 4 --epochs 2 --save_freq 2", gpu=-1)
-    rows = {}
-    for name, number in (("gpu", NUMBER), ("cpu", -1)):
-        path = tmp_path / f"{name}.npz"
-        test_script.main(f"--models_dir {folder} --save_path {path} --gpu {number} {mode} "
-                         f"{EVERYTHING}".split())  # fmt: skip
-        rows[name] = runs.Metrics.read(path).rows[2]
-    errors = {key: float(np.max(np.abs(rows["gpu"][key] - value) / np.max(np.abs(value))))
-              for key, value in rows["cpu"].items()}  # fmt: skip
+    gpu, cpu = (
+        measure(folder, f"--epochs 2 {mode} {EVERYTHING} --gpu {number}", f"{name}.npz")
+        for name, number in (("gpu", NUMBER), ("cpu", -1))
+    )
+    errors = {key: np.abs(gpu[key] - cpu[key]).max() / np.abs(cpu[key]).max() for key in cpu}
     key = max(errors, key=errors.get)
     report(f"metrics, {mode}", quantities=len(errors), worst=f"{key} {errors[key]:.1e}")
     assert errors[key] < 1e-3

@@ -6,40 +6,39 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, measure
+from conftest import measure
 from made_runs import CONFIG
 
 import figures
 import models
 import runs
 from options import Model
-from theory.dynamics import effective_lr
 
 EPOCHS = np.arange(6)
 LOSS = {"loss": np.geomspace(2, 0.01, 6), "acc": np.linspace(0.1, 0.9, 6)}
 
 
+def write_arrays(folder, names=("train-tm", "train-tm-prebn", "test-em"), **arrays):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        np.savez(folder / f"{name}.npz", report_epochs=EPOCHS, **LOSS, **arrays)
+
+
 def write_tree(root, name="lr_0.01_wd_0.001", rates=(0.01,) * 6, norms=None, checkpoints=True):
     """An official experiment: info/<name> and checkpoints/<name>/trial_0."""
     norms = np.linspace(3, 1, 6) if norms is None else norms
-    info = root / "info" / name
-    info.mkdir(parents=True)
-    shared = {"report_epochs": EPOCHS, "params_norm": norms}
-    np.savez(info / "train-tm.npz", **shared, **LOSS, gnorm_m=2 * np.ones(6))
-    np.savez(info / "train-tm-prebn.npz", **shared, gnorm_m=np.ones(6))
-    np.savez(info / "test-em.npz", **shared, **LOSS)
+    write_arrays(root / "info" / name, params_norm=norms, gnorm_m=np.ones(6))
+    folder = root / "checkpoints" / name / "trial_0"
     if checkpoints:
-        folder = root / "checkpoints" / name / "trial_0"
         folder.mkdir(parents=True)
         network = models.build(Model("ConvNetSI", 1), 7)
-        for epoch, rate in zip(EPOCHS, rates, strict=True):
-            first, second, *_ = network.parameters()
+        first, second, *_ = network.parameters()
+        for epoch, rate in zip(EPOCHS, map(np.float64, rates), strict=True):
             groups = [{"params": [first], "lr": rate}, {"params": [second], "lr": 0}]
-            optimizer = torch.optim.SGD(groups, lr=0.01, weight_decay=0.001, momentum=0.9)
-            optimizer.param_groups[0]["lr"] = np.float64(rate)
+            optimizer = torch.optim.SGD(groups, weight_decay=0.001, momentum=0.9)
             state = {"state_dict": network.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({"epoch": int(epoch), **state}, folder / f"checkpoint-{epoch}.pt")
-    return info
+    return root / "info" / name
 
 
 def test_an_official_tree_is_found(tmp_path):
@@ -60,7 +59,7 @@ def test_an_official_tree_is_found(tmp_path):
 
 
 def test_rates_are_those_of_the_checkpoints_and_of_the_weights_that_are_trained(tmp_path):
-    """They follow a schedule; of several groups the others are frozen, whichever is first."""
+    """They follow a schedule. Of several groups the others are frozen, whichever is first."""
     rates = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.01])
     write_tree(tmp_path, rates=rates)
     for path in (tmp_path / "checkpoints").rglob("*.pt"):
@@ -82,24 +81,26 @@ def test_a_held_norm_is_the_sphere(tmp_path):
 
 def test_a_run_without_periods_has_no_regime_since_its_steps_are_not_known(tmp_path, capsys):
     """Its arrays of Python objects (norms by parameter group) are passed over."""
-    info = write_tree(tmp_path)
-    with np.load(info / "train-tm-prebn.npz") as file:
-        arrays = dict(file)
     groups = np.array([{"conv": 1.0}] * 6, dtype=object)
-    np.savez(info / "train-tm-prebn.npz", **arrays, gnorm_m_param_groups=groups)
+    write_arrays(write_tree(tmp_path), ["train-tm-prebn"], params_norm=np.linspace(3, 1, 6),
+                 gnorm_m=np.ones(6), gnorm_m_param_groups=groups)  # fmt: skip
     (found,) = runs.find_runs(tmp_path)
     assert found.regime.reason == "number of steps in an epoch unknown"
     figures.report([tmp_path])
     assert "periods.png" in capsys.readouterr().out
 
 
-def test_without_checkpoints_the_curves_are_drawn_all_the_same(tmp_path):
-    write_tree(tmp_path, "one", checkpoints=False)
-    write_tree(tmp_path, "two")
-    found = runs.find_runs(tmp_path)
+def test_without_checkpoints_or_configuration_the_curves_are_drawn_all_the_same(tmp_path, capsys):
+    write_tree(tmp_path / "official", "one", checkpoints=False)
+    write_tree(tmp_path / "official", "two")
+    found = runs.find_runs(tmp_path / "official")
     assert [run.config["name"] for run in found] == ["two", "one"]  # the unknown rate last
     assert len(figures.figure2(found).axes[0].lines) >= 2
     figures.table(found)
+    write_arrays(tmp_path / "x/lr_0.1/trial_0", params_norm=np.ones(6), gnorm_m=np.ones(6))
+    figures.report([tmp_path / "x"])
+    assert "overview.png" in capsys.readouterr().out
+    assert not (tmp_path / "x" / "effective_step.png").exists()
 
 
 def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run, tmp_path):
@@ -112,37 +113,15 @@ def test_own_runs_with_metrics_in_official_folders_keep_their_configuration(run,
     assert len(found.log()["epoch"]) == 1
 
 
-def test_effective_rate_follows_the_schedule(run):
-    folder = run("--cosan_schedule --metrics", base=TINY.replace("--no_schedule", ""))
-    (found,) = runs.find_runs(folder)
-    log, measured = found.log(), found.curves["effective_lr"].values
-    assert len(set(log["lr"])) == 3
-    np.testing.assert_allclose(measured[1:], log["effective_lr"], rtol=1e-5)
-    first = effective_lr(log["lr"][0], found.curves["si_norm"].values[0])
-    assert measured[0] == pytest.approx(float(first))
-
-
-def test_a_run_that_lost_its_config_is_drawn_without_its_rate(tmp_path, capsys):
-    run = tmp_path / "x" / "lr_0.1" / "trial_0"
-    run.mkdir(parents=True)
-    arrays = {"report_epochs": EPOCHS, **LOSS, "gnorm_m": np.ones(6), "params_norm": np.ones(6)}
-    for name in ("train-tm", "train-tm-prebn", "test-em"):
-        np.savez(run / f"{name}.npz", **arrays)
-    figures.report([tmp_path / "x"])
-    assert "overview.png" in capsys.readouterr().out
-    assert not (tmp_path / "x" / "effective_step.png").exists()
-
-
 def test_runs_on_the_sphere_that_are_measured_in_part_are_drawn_in_part(tmp_path, capsys):
-    for number, name in enumerate(("train-tm", "test-em")):
-        run = tmp_path / "x" / f"elr_{number + 1}" / "trial_0"
-        runs.write_config(run, CONFIG | {"fix_elr": True, "elr": number + 1.0})
-        arrays = {"loss": np.linspace(2, 1, 8), "acc": np.full(8, 0.5)}
-        np.savez(run / f"{name}.npz", report_epochs=np.arange(8), **arrays)
-    figures.report([tmp_path / "x"])
+    for elr, name in ((1.0, "train-tm"), (2.0, "test-em")):
+        run = tmp_path / f"elr_{elr}" / "trial_0"
+        runs.write_config(run, CONFIG | {"fix_elr": True, "elr": elr})
+        write_arrays(run, [name])
+    figures.report([tmp_path])
     shown = capsys.readouterr().out
     assert "regime_diagram.png" in shown and "three_regimes" not in shown
-    assert re.search(r"2 +not measured +50\.00 +50\.00", shown)
+    assert re.search(r"2 +not measured +10\.00 +10\.00", shown)
 
 
 def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, refused):
@@ -157,16 +136,17 @@ def test_an_older_run_with_corrupted_labels_is_drawn_and_not_measured(run, refus
 def test_official_results_are_drawn_beside_published_values_and_own_runs(
     tmp_path, make, monkeypatch
 ):
-    """Neither their length nor their network is known."""
-    module, asked = sys.modules["figures.report"], []
-    real = module.figure2
-    monkeypatch.setattr(
-        module, "figure2", lambda runs, published: asked.append(published) or real(runs, published)
-    )
+    """Neither their length nor their network is known; beside own runs nothing published is."""
+    report, asked, saved = sys.modules["figures.report"], [], []
+
+    def figure2(runs, published):
+        asked.append(published)
+        return figures.figure2(runs, published)
+
+    monkeypatch.setattr(report, "figure2", figure2)
+    monkeypatch.setattr(report, "save", lambda figure, path: saved.append(path.name))
     write_tree(tmp_path / "figure2")
-    figures.report([tmp_path / "figure2"])
     made = make(np.ones(6), np.ones(6), {"lr_init": 0.01}, "own/line")
+    figures.report([tmp_path / "figure2"])
     figures.report([tmp_path / "figure2", made.folder])
-    (both,) = tmp_path.glob("loss_and_error_*.png")
-    assert both.stat().st_size > 0
-    assert asked == [True, False]  # beside other runs the published values are left out
+    assert asked == [True, False] and "loss_and_error" in saved[-1]

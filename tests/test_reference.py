@@ -1,5 +1,7 @@
 """train.py and test.py give what the independent implementation in `reference` gives."""
 
+import functools
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,9 @@ from conftest import measure, state_of
 from PIL import Image
 
 import runs
+import train
+from options import train_options
+from training.trainer import schedule
 
 # 100 images in batches of 30: 4 steps an epoch, the last of them on ten images.
 BASE = (
@@ -21,78 +26,73 @@ ALL = "--model ConvNetSIAf --noninvlr -1"
 RESNET = "--use_data_size 60 --model ResNet18SI"
 # Options to add to the base, and those of the base to leave out.
 GRID = {
-    "the base": ("", ()),
-    "momentum": ("--momentum 0.9 --lr_init 0.001", ()),
-    "all weights, momentum": (f"{ALL} --momentum 0.9", ()),
-    "others at a rate of their own": ("--noninvlr 0.05 --model ConvNetSIAf", ()),
-    "full batch": ("--fbgd", ()),
-    "full batch, momentum, held": ("--fbgd --momentum 0.9 --fix_si_pnorm --noninvlr 0.1", ()),
-    "held at the first norm": (f"--fix_si_pnorm {ALL}", ()),
-    "held at 3": ("--fix_si_pnorm --fix_si_pnorm_value 3 --momentum 0.5", ()),
-    "sphere": ("--fix_elr --elr 0.0005", ("--lr_init 0.003 --wd 1",)),
-    "sphere, all weights": (f"--fix_elr --elr 0.0005 {ALL} --momentum 0.9", ()),
-    "sphere, others on their own": ("--fix_elr --elr 0.0005 --noninvlr 0.1", ()),
-    "every filter held": ("--fix_all_elr --elr 0.0005 --momentum 0.5", ()),
-    "squared loss": (f"--use_squared_loss {ALL}", ()),
-    "full batch, squared loss": ("--use_squared_loss --fbgd --fix_elr --elr 0.001", ()),
-    "Adam": ("--optimizer adam --lr_init 0.001", ("--momentum 0",)),
-    "Adam, all weights": (f"--optimizer adam --lr_init 0.001 {ALL}", ("--momentum 0",)),
-    "AdamW": (f"--optimizer adamw --lr_init 0.001 --wd 10 {ALL}", ("--momentum 0",)),
-    "augmentation": ("", ("--noaug",)),
-    "default schedule": ("--epochs 10 --noninvlr 0.01", ("--no_schedule",)),
-    "divided": ("--d_schedule 3 --epochs 8", ("--no_schedule",)),
-    "falling": (f"--c_schedule 3 --epochs 5 {ALL}", ("--no_schedule",)),
+    "the base": "",
+    "all weights, momentum": f"{ALL} --momentum 0.9",
+    "full batch, momentum, held": "--fbgd --momentum 0.9 --fix_si_pnorm --noninvlr 0.1",
+    "held at 3": "--fix_si_pnorm --fix_si_pnorm_value 3 --momentum 0.5",
+    "sphere": "--fix_elr --elr 0.0005",
+    "sphere, others on their own": "--fix_elr --elr 0.0005 --noninvlr 0.1",
+    "every filter held": "--fix_all_elr --elr 0.0005 --momentum 0.5",
+    "squared loss": f"--use_squared_loss {ALL}",
+    "full batch, squared loss": "--use_squared_loss --fbgd --fix_elr --elr 0.001",
+    "Adam": f"--optimizer adam --lr_init 0.001 {ALL} without --momentum 0",
+    "AdamW": f"--optimizer adamw --lr_init 0.001 --wd 10 {ALL} without --momentum 0",
+    "augmentation": "without --noaug",
+    "default schedule": "--epochs 4 --noninvlr 0.01 without --no_schedule",
     "cosine on the sphere": (
-        f"--cosan_schedule --epochs 4 --fix_elr --elr 0.0005 {ALL}", ("--no_schedule",)
+        f"{ALL} --momentum 0.9 --cosan_schedule --fix_elr --elr 0.0005 without --no_schedule"
     ),
-    "corrupted": ("--corrupt_train 0.3", ()),
-    "corrupted, held-out images": ("--corrupt_train 0.4 --use_data_size 80", ("--use_test",)),
-    "held-out images": ("--seed 3 --trial 2", ("--use_test",)),
-    "first images, one batch": ("--batch_size 700 --use_data_size 50", ()),
-    "channels last": ("--num_channels 8 --use_data_size 40 --momentum 0.9", ()),
-    "deep": ("--depth 5", ()),
-    "layer": ("--norm layer --model ConvNetSIAf", ()),
-    "group": ("--norm group --num_channels 3", ()),
-    "instance": ("--norm instance", ()),
-    "weight": (f"--norm weight {ALL} --lr_init 0.001", ()),
-    "ResNet": (RESNET, ()),
-    "ResNet, all weights": (f"{RESNET}Af --noninvlr -1 --momentum 0.9", ()),
-    "ResNet, weight": (f"{RESNET}Af --norm weight", ()),
-}  # fmt: skip
+    "corrupted": "--corrupt_train 0.3",
+    "corrupted, held-out images": "--corrupt_train 0.4 --use_data_size 80 without --use_test",
+    "held-out images": "--seed 3 --trial 2 without --use_test",
+    "first images, one batch": "--batch_size 700 --use_data_size 50",
+    "channels last": "--num_channels 8 --use_data_size 40 --momentum 0.9",
+    "deep": "--depth 5",
+    "layer": "--norm layer --model ConvNetSIAf --noninvlr 0.05",
+    "group": "--norm group --num_channels 3",
+    "weight": f"--norm weight {ALL} --lr_init 0.001",
+    "ResNet, all weights": f"{RESNET}Af --noninvlr -1 --momentum 0.9",
+    "ResNet, weight": f"{RESNET}Af --norm weight",
+}
 
 
-def start(run, noise, name):
-    """The folder of the run, its options as the configuration holds them."""
-    extra, left_out = GRID[name]
-    base = BASE
-    for words in left_out:
-        assert words in base
-        base = base.replace(words, "")
-    folder = run(f"{extra} --data_path {noise}", base=base)
-    if "--trial 2" in extra:
-        folder = folder.with_name("trial_2")
-    return folder, SimpleNamespace(**runs.read_config(folder))
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """A folder of 100 and 40 images of noise in 5 classes.
-
-    In noise no two patches are alike. In digits many are, and the rounding of one step decides
-    which of them a maximum is taken from in the next.
-    """
+    """A folder of 100 and 40 images of noise in 5 classes. In noise no two patches are alike. In
+    digits many are, and rounding decides which of them a maximum is taken from."""
     folder, random = tmp_path_factory.mktemp("noise"), np.random.RandomState(0)
-    for part, count in (("train", 100), ("test", 40)):
-        for i in range(count):
-            path = folder / part / "abcde"[random.randint(5)] / f"{i:03}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.randint(256, size=(32, 32, 3)).astype(np.uint8)).save(path)
+    for part, i in [("train", i) for i in range(100)] + [("test", i) for i in range(40)]:
+        path = folder / part / "abcde"[random.randint(5)] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.randint(256, size=(32, 32, 3)).astype(np.uint8)).save(path)
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(noise, tmp_path_factory):
+    """The folder of a run of the grid, which is trained once."""
+
+    @functools.cache
+    def folder_of(name):
+        extra, _, left_out = GRID[name].partition("without ")
+        assert left_out in BASE
+        folder = tmp_path_factory.mktemp("run")
+        words = f"{BASE.replace(left_out, '')} {extra} --data_path {noise} --dir {folder}"
+        train.main(words.split())
+        return runs.trial_folder(folder, 2 if "--trial 2" in extra else 0)
+
+    return folder_of
+
+
+def images_of(noise, *which):
+    """Normalised training images, labels and which of these are corrupted."""
+    (pixels, labels, corrupted), _ = reference.split(noise, *which)
+    return reference.normalised(pixels), labels, corrupted
+
+
 @pytest.mark.parametrize("name", GRID)
-def test_a_run_is_the_plain_one(run, noise, name):
-    assert_plain(*start(run, noise, name))
+def test_a_run_is_the_plain_one(trained, name):
+    assert_plain(trained(name))
 
 
 @pytest.mark.parametrize("name, extra", [
@@ -104,20 +104,20 @@ def test_a_run_is_the_plain_one(run, noise, name):
     ("sphere", "--epochs 1 --no_schedule --fix_si_pnorm --fix_si_pnorm_value 2"),
     ("every filter held", "--epochs 1 --no_schedule --momentum 0"),
 ])  # fmt: skip
-def test_a_branch_is_the_plain_run_from_its_checkpoint(run, noise, name, extra):
+def test_a_branch_is_the_plain_run_from_its_checkpoint(run, trained, noise, name, extra):
     """Its schedule begins there, and it holds the norm that it asks for itself."""
-    folder, _ = start(run, noise, name)
+    shutil.copytree(trained(name), run.folder)
     run(f"{extra} --data_path {noise} --resume_epoch 1", base=BASE.replace("--no_schedule", ""))
-    (branch,) = folder.glob("branch-1*")
-    options = SimpleNamespace(**runs.read_config(branch))
-    assert_plain(branch, options, 1)
-    if options.fix_si_pnorm_value > 0:
-        norm = runs.read_log(branch)[0]["si_norm"]
-        assert norm == pytest.approx(options.fix_si_pnorm_value, rel=1e-6)
+    (branch,) = run.folder.glob("branch-1*")
+    assert_plain(branch, 1)
+    asked = runs.read_config(branch)["fix_si_pnorm_value"]
+    if asked > 0:
+        assert runs.read_log(branch)[0]["si_norm"] == pytest.approx(asked, rel=1e-6)
 
 
-def assert_plain(folder, options, first=0):
+def assert_plain(folder, first=0):
     """What the folder holds from checkpoint `first` on is what the reference gets from there."""
+    options = SimpleNamespace(**runs.read_config(folder))
     start, rows = state_of(folder, first), runs.read_log(folder)
     assert len(rows) == options.epochs
     assert options.base_lr == pytest.approx(rows[0]["lr"])  # every schedule begins at 1
@@ -146,6 +146,14 @@ def assert_plain(folder, options, first=0):
             assert error <= 1e-2 * change + 1e-5 * moved, key
 
 
+def test_schedules_are_the_plain_ones():
+    for words in ("", "--no_schedule", "--d_schedule 3", "--c_schedule 3", "--cosan_schedule"):
+        asked, _ = train_options(words.split())
+        for progress in np.arange(40) / 40:
+            expected = reference.factor(progress, asked)
+            assert schedule(asked, progress) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("extra", [
     "", "--trial 3 --seed 7", "--same_last_layer", "--same_init", "--same_last_layer --same_init",
 ])  # fmt: skip
@@ -171,10 +179,9 @@ MEASURED = {
     "train-tm": ("--train_mode", "corrupted"),
     "train-em": ("", "corrupted"),
     "test-em": ("--use_test", "the base"),
-    "trained on": ("--train_mode", "held-out images"),
-    "all weights": ("--train_mode", "all weights, momentum"),
-    "SI weights": ("--train_mode --prebn_only", "all weights, momentum"),
-    "squared": ("--train_mode --use_squared_loss --corrupt_train 0.4", "momentum"),
+    "trained-on": ("--train_mode", "held-out images"),
+    "all-weights": ("--train_mode", "all weights, momentum"),
+    "squared": ("--train_mode --use_squared_loss --corrupt_train 0.4", "sphere"),
     "deep": ("--train_mode", "deep"),
     "ResNet": ("--train_mode --prebn_only", "ResNet, all weights"),
     "weight": ("--train_mode", "weight"),
@@ -186,19 +193,18 @@ ARRAYS = (
 )
 
 
-@pytest.mark.filterwarnings("ignore:std")
 @pytest.mark.parametrize("name", MEASURED)
-def test_arrays_are_the_plain_ones(run, noise, name):
-    flags, trained = MEASURED[name]
-    folder, o = start(run, noise, trained)
-    on_test = "--use_test" in flags
-    found = measure(folder, f"{ARRAYS} {flags} {'' if on_test else '--eval_on_train_subsets'}")
+def test_arrays_are_the_plain_ones(trained, noise, name):
+    flags, of = MEASURED[name]
+    folder, on_test = trained(of), "--use_test" in flags
+    o = SimpleNamespace(**runs.read_config(folder))
+    subsets = "" if on_test else "--eval_on_train_subsets"
+    found = measure(folder, f"{ARRAYS} {flags} {subsets}", f"{name}.npz")
     corrupt = 0.4 if "0.4" in flags else o.corrupt_train or 0.0
-    images, _ = reference.split(noise, o.use_test, o.use_data_size, corrupt)
+    images = images_of(noise, o.use_test, o.use_data_size, corrupt)
     if on_test:
         pixels, labels = reference.split(noise)[1]
-        images = pixels, labels, torch.zeros(len(labels), dtype=torch.bool)
-    images = reference.normalised(images[0]), *images[1:]
+        images = reference.normalised(pixels), labels, labels < 0  # all are true
     assert found.pop("report_epochs").tolist() == [0, 1, 2]
     first = state_of(folder, 0)
     names = (reference.invariant if "prebn" in flags else reference.trainable)(first)
@@ -208,9 +214,8 @@ def test_arrays_are_the_plain_ones(run, noise, name):
             state, images, names, o.batch_size, "train_mode" in flags, "squared" in flags,
             norm=o.norm, depth=o.depth,
         ) | reference.since(first, state)  # fmt: skip
-        if on_test:  # whose labels are all true
-            expected = {k: v for k, v in expected.items() if "_normal" not in k}
-            expected = {k: v for k, v in expected.items() if "_corrupt" not in k}
+        if on_test:
+            expected = {k: v for k, v in expected.items() if not k.endswith(("normal", "corrupt"))}
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             error = f"{key} of epoch {epoch}"
@@ -222,25 +227,23 @@ def test_curvature_is_that_of_the_explicit_matrices(run, noise, squared):
     """Of all 45 SI weights of a small network, in batches of 12, 12 and 6."""
     folder = run(
         f"--data_path {noise} --depth 1 --num_channels 1 --use_data_size 30 --corrupt_train 0.4 "
-        f"--batch_size 12 --epochs 1 {'--use_squared_loss' if squared else ''}", base=BASE,
+        f"--batch_size 12 --epochs 1 {'--use_squared_loss' * squared}", base=BASE,
     )  # fmt: skip
     found = measure(
         folder,
         "--train_mode --prebn_only --eval_on_train_subsets --hess_trace --fisher_trace "
         "--hess_evals --fisher_evals --sharpness --seed 5 --epochs 1",
     )
-    images, _ = reference.split(noise, True, 30, 0.4)
-    images = reference.normalised(images[0]), *images[1:]
-    state = state_of(folder, 1)
+    state, images = state_of(folder, 1), images_of(noise, True, 30, 0.4)
     both = reference.curvature(state, images, 12, squared, depth=1)
     generator = torch.Generator().manual_seed(reference.seed_of(5))
     vectors = torch.randn(5, 45, generator=generator).double()
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
     for ending, matrices in both.items():
         for kind, matrix in zip(("hess", "fisher"), matrices, strict=True):
-            trace = torch.einsum("va,ab,vb->v", vectors, matrix, vectors).mean()
-            near = {"rel": 2e-3, "abs": 1e-4 * matrix.norm().item()}
-            assert found[f"{kind}_trace{ending}"][0] == pytest.approx(trace.item(), **near)
+            trace = torch.einsum("va,ab,vb->v", vectors, matrix, vectors).mean().item()
+            near = pytest.approx(trace, rel=2e-3, abs=1e-4 * matrix.norm().item())
+            assert found[f"{kind}_trace{ending}"][0] == near
             if ending == "":
                 values = torch.linalg.eigvalsh(matrix).flip(0)[:10].numpy()
                 near = 2e-3 * np.abs(values).max()

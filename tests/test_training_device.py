@@ -6,106 +6,55 @@ import weakref
 
 import pytest
 import torch
-from conftest import TINY, load_images, measure
+from conftest import TINY, load_images, measure, state_of
+from steps import content_of, meter_of, train_epochs, trainer_of
 
 import data
 import models
 import runs
-import train
-from measuring import Meter, parameter_names
-from options import Measure, Model, Train
-from runs import checkpoints
-from training import Trainer, capture
+from measuring import Meter
+from options import Model
+from training import capture
 from training.device import memory_format, products, select_device
-from training.trace import StepTrace
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+ASKED = {"eval_model": True, "calc_grad_norms": True, "train_mode": True}
 
 
-def digits(count=200):
-    return load_images("Digits", use_test=True, use_data_size=count)[0]
+@pytest.fixture(scope="module")
+def images():
+    return load_images("Digits", use_test=True, use_data_size=200)[0]
 
 
-def trainer_of(images, **asked):
-    torch.manual_seed(0)
-    asked = Train(**{"lr_init": 0.1, "wd": 0.0, "momentum": 0.0, "batch_size": 64, **asked})
-    return Trainer(models.build(Model("ConvNetSI", 2), 10), asked, len(images), CPU)
+def after_epochs(images, **options):
+    """A trainer after warm-up, capture, and replays at another rate; all numbers that it left."""
+    trainer = trainer_of(images, **options)
+    results = train_epochs(trainer, images, range(3))
+    return trainer, [*results, *(value.tolist() for value in content_of(trainer))]
 
 
-def meter_of(model, images, **how):
-    asked = {"eval_model": True, "calc_grad_norms": True, "train_mode": True, **how}
-    names = {"si": parameter_names(model, si_only=True)}
-    return Meter(model, images, Measure(batch_size=64, **asked), names)
-
-
-def weights_after_epochs(**asked):
-    images = digits()
-    trainer = trainer_of(images, **asked)
-    results = []
-    for epoch in range(3):  # warm-up, capture and replays, replays at another rate
-        trainer.set_lr(trainer.base_lr / (1 + epoch))
-        for x, y in images.batches(64, torch.Generator().manual_seed(epoch), shuffle=True):
-            trainer.step(x, y)
-        results.append(trainer.finish_epoch())
-        if trainer.trace:
-            results.append(trainer.trace.take())
-    return trainer, results, [p.detach().clone() for p in trainer.model.parameters()]
-
-
-@pytest.mark.parametrize("asked", [
+@pytest.mark.parametrize("options", [
     {"momentum": 0.9}, {"fbgd": True}, {"fix_si_pnorm": True, "trace": True},
 ])  # fmt: skip
-def test_replayed_steps_are_the_called_ones(asked, request):
-    _, results, weights = weights_after_epochs(**asked)
+def test_replayed_steps_are_the_called_ones(images, options, request):
+    _, expected = after_epochs(images, **options)
     request.getfixturevalue("replays")
-    trainer, replayed_results, replayed = weights_after_epochs(**asked)
-    assert trainer.captured.graph is not None
-    assert replayed_results == results
-    assert all(map(torch.equal, replayed, weights))
+    trainer, found = after_epochs(images, **options)
+    assert trainer.captured.graph is not None and found == expected
 
 
-def replace_rate(self, lr):
-    self.optimizer.param_groups[0]["lr"] = torch.tensor(lr)
-
-
-def count_in_python(self, loss, real=StepTrace.after):
-    self.count = getattr(self, "count", -1) + 1
-    self.position = torch.tensor([self.count % len(self.rows)])
-    real(self, loss)
-
-
-@pytest.mark.parametrize("place, method, fault", [
-    (Trainer, "_rate", lambda self: self.base_lr),  # a number, which the graph keeps for ever
-    (Trainer, "_fix_norm", lambda self: self.loss_sum.item()),  # waits for the device
-    (Trainer, "_fix_norm", lambda self: setattr(self, "correct", self.correct + 0)),  # elsewhere
-    (Trainer, "set_lr", replace_rate),
-    (StepTrace, "after", count_in_python),
-])  # fmt: skip
-def test_what_a_graph_would_get_wrong_is_caught(place, method, fault, request, monkeypatch):
-    """By the test above, as the graphs on the CPU are like those of a GPU in this."""
-    _, results, weights = weights_after_epochs(trace=True)
+def test_replayed_measurement_is_the_called_one(images, request):
+    model = models.build(Model("ConvNetSI", 2), 10)
+    expected = meter_of(model, images, **ASKED).measure()
     request.getfixturevalue("replays")
-    monkeypatch.setattr(place, method, fault)
-    try:
-        _, replayed_results, replayed = weights_after_epochs(trace=True)
-    except RuntimeError as error:
-        assert "waits for the device" in str(error) or "has been freed" in str(error)
-    else:
-        assert replayed_results != results or not all(map(torch.equal, replayed, weights))
-
-
-def test_replayed_measurement_is_the_called_one(request):
-    images, model = digits(400), models.build(Model("ConvNetSI", 2), 10)
-    expected = meter_of(model, images).measure()
-    request.getfixturevalue("replays")
-    meter = meter_of(model, images)
+    meter = meter_of(model, images, **ASKED)
     for _ in range(2):
         assert meter.measure() == expected
     assert meter.captured.graph is not None
 
 
-def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
+def test_compiled_steps_and_measurements_are_the_called_ones(images, monkeypatch):
     """Code that torch.compile traces for one mode or batch size is not used for another.
 
     The backend here computes the traced operations one by one, so the bits are the same.
@@ -120,33 +69,30 @@ def test_compiled_steps_and_measurements_are_the_called_ones(monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **how: real(model, backend=backend, **how))
-    results, images = {}, digits()
+    results = {}
     for compiled in (False, True):
         trainer = trainer_of(images, compile=compiled)
         meters = [
-            meter_of(trainer.model, images, compile=compiled, train_mode=mode, calc_grad_norms=mode)
-            for mode in (True, False)
+            meter_of(trainer.model, images, compile=compiled, eval_model=True, **more)
+            for more in ({"train_mode": True, "calc_grad_norms": True}, {})
         ]
         rows = results[compiled] = []
-        for _ in range(2):
+        for epoch in range(2):
             rows += [meter.measure() for meter in meters]
-            for x, y in images.batches(64):
-                trainer.step(x, y)
-            rows.append(trainer.finish_epoch())
-        rows.append([v.tolist() for v in trainer.model.state_dict().values()])
+            rows += train_epochs(trainer, images, [epoch])
+        rows += [value.tolist() for value in content_of(trainer)]
     assert results[True] == results[False]
-    # torch.compile gives up on a network after 8.
-    assert 0 < len(traced) < 7
+    assert 0 < len(traced) < 7  # torch.compile gives up on a network after 8
 
 
-def test_graphs_are_freed_with_their_owner():
+def test_graphs_are_freed_with_their_owner(images):
     """No reference cycle holds a trainer or a meter until garbage collection."""
-    images = digits()
+    trainer_of(images)  # the first optimiser imports PyTorch's compiler, which leaves cycles
     gc.collect()
     gc.disable()
     try:
         trainer = trainer_of(images)
-        meter = meter_of(trainer.model, images)
+        meter = meter_of(trainer.model, images, **ASKED)
         trainer.step(*next(images.batches(64)))
         meter.measure()
         graphs = [weakref.ref(trainer.captured), weakref.ref(meter.captured)]
@@ -158,28 +104,22 @@ def test_graphs_are_freed_with_their_owner():
 
 def test_nothing_is_freed_during_a_capture(monkeypatch):
     """Garbage is collected before, and the collector is off during the capture."""
-
-    class Old:
-        pass
-
-    old = Old()
-    old.itself, reference = old, weakref.ref(old)
+    old = type("Old", (), {})()
+    old.itself, reference, states = old, weakref.ref(old), []
     del old
-    states = []
 
     @contextlib.contextmanager
     def recording(graph, stream):
         states.append((reference(), gc.isenabled(), stream))
         yield
 
+    def fails(x):
+        raise RuntimeError("out of memory")
+
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     captured = capture.Captured(CPU)
     captured.stream = "its own"
-
-    def fails(x):
-        raise RuntimeError("out of memory")
-
     with pytest.raises(RuntimeError):
         captured._capture(fails, (torch.zeros(1),))
     assert captured.graph is None and gc.isenabled()
@@ -189,65 +129,63 @@ def test_nothing_is_freed_during_a_capture(monkeypatch):
 
 
 def settings():
-    return [backend.fp32_precision for backend in BACKENDS]
+    return {backend.fp32_precision for backend in BACKENDS}
 
 
 def test_float32_is_exact_outside_of_blocks_that_allow_tf32():
+    """A network may read PyTorch's older flags, which must agree with the newer."""
+
+    def older():
+        return {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
+
     for backend in BACKENDS:
         backend.fp32_precision = "tf32"
     select_device(-1)
-    assert settings() == ["ieee", "ieee"]
+    assert settings() == {"ieee"}
     with products("fp32"), products("bf16"):
-        assert settings() == ["ieee", "ieee"]
+        assert settings() == {"ieee"}
     with pytest.raises(ZeroDivisionError), products("tf32"):
-        assert settings() == ["tf32", "tf32"]
-        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+        assert settings() == {"tf32"} and older() == {True}
         1 / 0  # noqa: B018
-    assert settings() == ["ieee", "ieee"]
-    # A network may read the older flags. PyTorch raises an error if they disagree with the newer.
-    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert settings() == {"ieee"} and older() == {False}
 
 
 @pytest.mark.parametrize("extra", ["--metrics", "", "--fbgd --eval_freq 1 --metrics"])
-def test_a_run_measures_as_precisely_as_it_trains(tmp_path, monkeypatch, extra):
+def test_a_run_measures_as_precisely_as_it_trains(run, monkeypatch, extra):
     """In the steps and in the measurements products are those of --precision."""
-    precisions = {}
+    precisions = set()
 
     def watch(cls, name):
         real = getattr(cls, name)
 
         def note(self, *arguments):
-            precisions.setdefault(name, set()).add(settings()[0])
+            precisions.add((name, *settings()))
             return real(self, *arguments)
 
         monkeypatch.setattr(cls, name, note)
 
     watch(torch.nn.Linear, "forward")
     watch(Meter, "_add_batch")
-    train.main(f"{TINY} --epochs 1 --precision tf32 --dir {tmp_path} {extra}".split())
-    assert precisions == {"forward": {"tf32"}, "_add_batch": {"tf32"}}
-    assert settings() == ["ieee", "ieee"]
+    run(f"--epochs 1 --precision tf32 {extra}")
+    assert precisions == {("forward", "tf32"), ("_add_batch", "tf32")}
+    assert settings() == {"ieee"}
 
 
 def test_bfloat16_is_of_training_and_metrics_and_not_of_weights_and_curvature(run):
     """Its rounding shows in losses and gradients, a little; test.py measures the same."""
-    words = "--epochs 1 --save_freq 1 --metrics --lr_init 0.001"
-    folder = run(words)
-    exact = runs.read_log(folder)[0]["train_loss"]
-    first = checkpoints.load(folder / "checkpoint-0.pt")["state_dict"]
-    run(f"{words} --precision bf16 --overwrite")
-    rounded = runs.read_log(folder)[0]["train_loss"]
+    losses, states = [], []
+    for precision in ("fp32", "bf16"):
+        words = "--epochs 1 --save_freq 1 --metrics --lr_init 0.001 --overwrite --precision"
+        folder = run(f"{words} {precision}")
+        losses.append(runs.read_log(folder)[0]["train_loss"])
+        states.append([state_of(folder, epoch) for epoch in (0, 1)])
+    exact, rounded = losses
     assert rounded != exact and rounded == pytest.approx(exact, rel=0.1)
-    weights = checkpoints.load(folder / "checkpoint-0.pt")["state_dict"]
-    assert all(torch.equal(first[key], value) for key, value in weights.items())
-    weights = checkpoints.load(folder / "checkpoint-1.pt")["state_dict"]
-    assert all(value.dtype != torch.bfloat16 for value in weights.values())
+    assert all(map(torch.equal, *(state.values() for state, _ in states)))
+    assert all(value.dtype != torch.bfloat16 for value in states[1][1].values())
     on_the_way = runs.Metrics.read(folder / "train-tm.npz").rows[1]
-    flags = "--train_mode --eval_model --calc_grad_norms --hess_trace --epochs 1"
-    plain, low = (
-        measure(folder, f"{flags} --precision {precision}", f"{precision}.npz")
-        for precision in ("fp32", "bf16")
-    )
+    flags = "--train_mode --eval_model --calc_grad_norms --hess_trace --epochs 1 --precision"
+    plain, low = (measure(folder, f"{flags} {each}", f"{each}.npz") for each in ("fp32", "bf16"))
     for key in ("loss", "gnorm_m"):
         assert low[key] == on_the_way[key] != plain[key]
     assert low["loss"] == pytest.approx(plain["loss"], rel=2e-2)
@@ -257,14 +195,15 @@ def test_bfloat16_is_of_training_and_metrics_and_not_of_weights_and_curvature(ru
 def test_deterministic_mode_is_set_on_a_gpu_alone_and_ends_with_its_run(monkeypatch):
     """The call imports PyTorch's compiler, which takes a second and which a CPU does not need."""
     calls = []
-    monkeypatch.setattr(
-        torch, "use_deterministic_algorithms", lambda wanted, warn_only: calls.append(wanted)
-    )
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: calls[-1:] == [True])
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for name, stand_in in (
+        ("use_deterministic_algorithms", lambda wanted, warn_only: calls.append(wanted)),
+        ("are_deterministic_algorithms_enabled", lambda: calls[-1:] == [True]),
+        ("cuda.set_device", lambda device: None),
+    ):
+        monkeypatch.setattr(f"torch.{name}", stand_in)
     for gpus, expected in ((0, []), (1, [True, False, True])):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
         for deterministic in (False, True, True, False, True):
             select_device(0, deterministic)
         assert calls == expected
@@ -280,15 +219,11 @@ def test_all_images_of_a_run_are_on_its_device(run, monkeypatch, metrics, measur
     moved, used = [], []
     to, init = data.ImageSet.to, Meter.__init__
 
-    def noted_to(self, *arguments):
-        moved.append(to(self, *arguments))
-        return moved[-1]
-
     def noted_init(self, model, images, *arguments, **more):
         used.append(images)
         init(self, model, images, *arguments, **more)
 
-    monkeypatch.setattr(data.ImageSet, "to", noted_to)
+    monkeypatch.setattr(data.ImageSet, "to", lambda *how: moved.append(to(*how)) or moved[-1])
     monkeypatch.setattr(Meter, "__init__", noted_init)
     run(f"--epochs 1 {metrics}", base)
     assert len(used) == measured
