@@ -68,9 +68,10 @@ def measure_run(options: Measure, given: set[str]) -> None:
     for path in files.values():
         remove_litter(path.parent)
     add = options.update or len(found) < len(runs.checkpoints_in(folder))
+    # A file that is to be added to is read in any case, as it is refused if it is damaged. Without
+    # --update all is measured anew: what is there may be of other images, or of another seed.
     before = {scope: runs.Metrics.read(path) if add else runs.Metrics()
               for scope, path in files.items()}  # fmt: skip
-    # Without --update all is measured: what is there may be of other images, or of another seed.
     tables = before if options.update else {scope: runs.Metrics() for scope in files}
     replaced = [path for path in files.values() if not add and path.exists()]
     refuse_to_lose(replaced, folder)
