@@ -121,11 +121,11 @@ class Data(Options):
     dataset: str = option("CIFAR10", ", ".join(DATASET_NAMES), one_of(DATASET_NAMES))
     batch_size: int = option(128, "images in a batch", integer(1))
     use_data_size: int | None = option(
-        None, "keep the first N training images (default: all)", integer(1)
+        None, "keep the first N training images (None: all)", integer(1)
     )
     use_test_size: int | None = option(
         None,
-        "measure on the first N images of the test (or held-out) set (default: all)",
+        "measure on the first N images of the test (or held-out) set (None: all)",
         integer(1),
     )
     corrupt_train: float | None = option(
@@ -160,7 +160,7 @@ class Model(Options):
     depth: int = option(3, "blocks after the first (ConvNet only)", integer(1))
     norm: str = option("batch", "normalisation: " + ", ".join(NORM_NAMES), one_of(NORM_NAMES))
     norm_eps: float | None = option(
-        None, "added to the variance in the normalisation (default: 1e-12; for checkpoints of the "
+        None, "added to the variance in the normalisation (None: 1e-12; for checkpoints of the "
         "official code 1e-5; a branch: that of its run)", number(gt=0),
     )  # fmt: skip
     init_scale: Annotated[float, arg(aliases=("--initscale",))] = option(
@@ -219,7 +219,7 @@ class Optimisation(Options):
         None, "effective learning rate ELR of --fix_elr and --fix_all_elr", number(gt=0)
     )
     use_test: bool = option(
-        False, "train on all training images and evaluate on the test set (default: hold out the "
+        False, "train on all training images and evaluate on the test set (otherwise hold out the "
         "last 5,000, or a tenth, and evaluate on them)",
     )  # fmt: skip
     trial: int = option(0, "number of the run among equal ones (changes the seed)", integer(0))
@@ -243,10 +243,8 @@ class Saving(Options):
     dir: str = option(
         "./Experiments/run", "folder of the run; its files go to DIR/trial_<t>", not_empty
     )
-    save_freq: int | None = option(
-        None, "save every N epochs (default: ever more rarely)", integer(1)
-    )
-    keep: int | None = option(None, "keep only the newest N checkpoints (default: all)", integer(1))
+    save_freq: int | None = option(None, "save every N epochs (None: ever more rarely)", integer(1))
+    keep: int | None = option(None, "keep only the newest N checkpoints (None: all)", integer(1))
     eval_freq: int = option(10, "evaluate on the test (or held-out) set every N epochs", integer(1))
     metrics: bool = option(False, "measure saved epochs while training: writes test.py's files")
     trace: bool = option(False, "record every step: loss, ρ, ‖g‖ and angle, in trace/")
@@ -355,15 +353,15 @@ class Measuring(Options):
         None, "folder of the checkpoints, DIR/trial_<t>, or one of them"
     )
     epochs: str | None = option(
-        None, "measure only these checkpoints, adding to the file: 0,100,200 or every10 (default: "
+        None, "measure only these checkpoints, adding to the file: 0,100,200 or every10 (None: "
         "all)", chosen_epochs,
     )  # fmt: skip
-    save_path: str | None = option(None, "the .npz file (default: a name below models_dir)")
+    save_path: str | None = option(None, "the .npz file (None: a name below models_dir)")
     prebn_save_path: str | None = option(
         None, "second .npz, as with --prebn_only, from the same pass"
     )
     update: bool = option(False, "add to the .npz: compute only what it lacks")
-    use_test: bool = option(False, "measure on the test set (default: the training set)")
+    use_test: bool = option(False, "measure on the test set (otherwise the training set)")
     train_mode: bool = option(False, "normalise with each batch's own statistics")
     prebn_only: bool = option(False, "norms, gradients and curvature of the SI weights only")
     use_aug: bool = option(False, "measure on randomly cropped and flipped images")

@@ -71,7 +71,7 @@ class Driver(Options):
     overwrite: bool = option(False, "start every line anew, whatever its folder holds")
     trials: int = option(1, "independent repetitions of every line", integer(1))
     jobs: int | None = option(
-        None, "lines that run at once (default: 1 here, all in SLURM)", integer(1)
+        None, "lines that run at once (None: 1 here, all in SLURM)", integer(1)
     )
     time: float | None = option(
         None, "minutes after which all lines are stopped; the same command continues them",

@@ -63,7 +63,7 @@ def known_claims(text: str) -> None:
 class Command(Options):
     """Which claims to measure, and how."""
 
-    claim: str | None = option(None, "which, separated by commas (default: all)", known_claims)
+    claim: str | None = option(None, "which, separated by commas (None: all)", known_claims)
     quick: bool = option(False, "a few claims on digits in minutes, two seeds: decides nothing")
     seeds: int | None = option(None, "fewer seeds than designed: a look, not judged", integer(1))
     jobs: int = option(1, "runs that are trained at once", integer(1))
