@@ -117,6 +117,8 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -
         return None
     if isinstance(optimizer, torch.optim.SGD) and rule == "SGD":
         momentum = group["momentum"]
+        if momentum >= 1:
+            return None
         if momentum:
             decay *= 1 - group["dampening"]
         return dynamics.equilibrium_angle(decay, momentum, nesterov=group["nesterov"])
@@ -159,9 +161,10 @@ class Monitor:
     ----------
     model : the network, also under torch.compile or DataParallel.
     optimizer : any torch.optim.Optimizer, or several (in a list, a dictionary or an object) that
-        share the weights and step at most once each between two calls of `record`. Inside a wrapper
-        (Accelerate, Lookahead, SAM) the inner optimiser is watched: what the wrapper itself does to
-        the weights is not part of a step. Rates and trainable weights may change at any time.
+        share the weights and step at most once each between two calls of `record`. If several step
+        on one weight, its rate and gradient are those of the last. Inside a wrapper (Accelerate,
+        Lookahead, SAM) the inner optimiser is watched: what the wrapper itself does to the weights
+        is not part of a step. Rates and trainable weights may change at any time.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
     every : steps from one record to the next.
     start : number of steps made before, if training is resumed without a `state_dict`.
@@ -199,6 +202,7 @@ class Monitor:
         self._old: list[torch.Tensor] = []
         self._stepped: set[int] = set()  # the optimisers that have made this step
         self._is_open = self._has_failed = False  # a step has begun and not ended
+        self._has_closure = False  # the step computes the gradient itself
         self._measured: torch.Tensor | None = None  # (4, weights), of the step
         self._rates: list[tuple] = []
         self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
@@ -231,7 +235,7 @@ class Monitor:
         try:
             steps = _whole("steps", state["steps"], 0)
             course.load_state_dict(state["course"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not the state of a monitor: {error!r}") from None
         self.steps, self.course = steps, course
 
@@ -242,21 +246,20 @@ class Monitor:
         return Periods(tuple(self.course.periods), end)
 
     def _look(self) -> None:
-        """Find out which groups are trained now, and by which group of which optimiser."""
+        """Find out which groups are trained now, and by which groups of which optimisers."""
         parameters = dict(self.model.named_parameters())
-        owner = {
-            id(p): (optimizer, group)
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
+        owners: dict[int, dict[int, tuple]] = {}  # of a weight: (optimiser, group) of each
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    owners.setdefault(id(p), {})[id(optimizer)] = (optimizer, group)
 
         def obstacle(name: str) -> str | None:
             if name not in parameters:
                 return f"{name} is no longer in the network"
             if not parameters[name].requires_grad:
                 return f"{name} is frozen"
-            if id(parameters[name]) not in owner:
+            if id(parameters[name]) not in owners:
                 return f"{name} is in no optimiser that is watched"
             return None
 
@@ -267,21 +270,23 @@ class Monitor:
         scopes = [_together(self.groups, parameters), *map(set, self.groups)]
         names = [name for name in parameters if any(name in scope for scope in scopes)]
         self.weights = [parameters[name] for name in names]
-        self.owner = [owner[id(weight)] for weight in self.weights]
+        self.owners = [owners[id(weight)] for weight in self.weights]
         self.members = [[j for j, n in enumerate(names) if n in scope] for scope in scopes]
 
     def _is_measured(self) -> bool:
         return (self.steps - 1) % self.every == 0
 
     @_harmless
-    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Copy the weights before a step that is measured."""
-        if self._is_open or (self._stepped and id(optimizer) not in self._stepped):
-            return  # within another step, as of super().step(); or a later optimiser of several
-        self._is_open = True
-        self._stepped.clear()
-        self.steps += 1
-        if self._is_measured():
+    def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Copy the weights before a step that is measured, and take the norms of the gradients:
+        the step may change them."""
+        # Within another step, as of super().step(), or by a later optimiser of several: the same
+        is_new = not (self._is_open or (self._stepped and id(optimizer) not in self._stepped))
+        if is_new:
+            self._is_open = True
+            self._stepped.clear()
+            self.steps += 1
+        if is_new and self._is_measured():
             self._look()
             self._old = [weight.detach().clone() for weight in self.weights]
             self._measured, self._rates = None, []
@@ -290,29 +295,40 @@ class Monitor:
                 self._measured = torch.stack([before, before, 0 * before, 0 * before])
             else:
                 self._latest = []
+        given = [*args, *kwargs.values()]  # the optimiser is among them
+        self._has_closure = any(callable(v) for v in given if v is not optimizer)
+        if not self._has_closure:
+            self._take_gradients(optimizer)
+
+    def _own(self, optimizer: torch.optim.Optimizer) -> list[int]:
+        """The weights of an optimiser that are measured in this step, if it is."""
+        if not self._is_measured() or self._measured is None:
+            return []
+        return [j for j, of_weight in enumerate(self.owners) if id(optimizer) in of_weight]
+
+    def _take_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        if own := self._own(optimizer):
+            found = norms(_gradient(self.weights[j]) for j in own)
+            scale = getattr(optimizer, "grad_scale", None)  # GradScaler's, for fused steps
+            self._measured[3, own] = found if scale is None else found / scale
 
     @_harmless
     def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Measure the norms after the step, of the change and of the gradient; do not wait."""
+        """Measure the norms after the step and of the change; do not wait. A gradient that a
+        closure has computed is there only now."""
         self._is_open = False
         self._stepped.add(id(optimizer))
-        if not self._is_measured() or self._measured is None:
-            return
-        own = [j for j, (other, _) in enumerate(self.owner) if other is optimizer]
-        if own:
+        if own := self._own(optimizer):
             weights = [self.weights[j].detach() for j in own]
             moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
-            gradients = [_gradient(self.weights[j]) for j in own]
-            self._measured[1:, own] = torch.stack([norms(weights), norms(moved), norms(gradients)])
-        self._rates = [
-            (
-                _number(group.get("lr")),
-                _decay(other, group),
-                equilibrium_angle(other, group),
-                dynamics.norm_power(_rule(other)),
-            )
-            for other, group in self.owner
-        ]
+            self._measured[1:3, own] = torch.stack([norms(weights), norms(moved)])
+            if self._has_closure:
+                self._take_gradients(optimizer)
+        if self._is_measured() and self._measured is not None:
+            if not self._rates:
+                self._rates = [_rates(*list(each.values())[-1]) for each in self.owners]
+            for j in own:  # weights of several optimisers: those of the last that made a step
+                self._rates[j] = _rates(*self.owners[j][id(optimizer)])
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it. A tensor
@@ -541,6 +557,13 @@ def _decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
     return _number(group.get("weight_decay"))
 
 
+def _rates(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple:
+    """η, λ, the equilibrium angle and the power of ρ for the weights of a group."""
+    power = dynamics.norm_power(_rule(optimizer))
+    rate, decay = _number(group.get("lr")), _decay(optimizer, group)
+    return rate, decay, equilibrium_angle(optimizer, group), power
+
+
 def _number(value: Any) -> float:
     """A number or a tensor as a float; NaN for None, as the rate of Adafactor may be."""
     return math.nan if value is None else float(value)
@@ -594,15 +617,15 @@ def main(argv: list[str] | None = None) -> None:
         inputs = torch.randn([int(size) for size in asked.input.split(",")])
         if not inputs.numel():
             raise ValueError
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, TypeError):
         raise UserError(f"--input {asked.input} is not a shape such as 4,3,64,64") from None
     model = own.make(asked.network, num_classes=asked.num_classes)
     inputs = inputs.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
-    try:
-        found = scale_invariant_groups(model, inputs)
-    except ValueError as error:
-        raise UserError(f"{asked.network} on a batch {tuple(inputs.shape)}: {error}") from None
     with own.fails(f"{asked.network} fails on a batch {tuple(inputs.shape)}"):
+        try:
+            found = scale_invariant_groups(model, inputs)
+        except ValueError as error:
+            raise UserError(f"{asked.network} on a batch {tuple(inputs.shape)}: {error}") from None
         doubled = doubling_effects(model, inputs, found)
     print(group_table(model, found, doubled))
 

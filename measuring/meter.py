@@ -151,7 +151,7 @@ class Meter:
         for tensor in (self.sums, self.filter_sums, *self.trace_sums.values()):
             tensor.zero_()
         seen = 0
-        seed = seed_from(self.options.seed)  # for networks that draw random numbers, as dropout
+        seed = seed_from(self.options.seed)
         with mode(self.model, self.options.train_mode), models.random_numbers(seed):
             for x, y in self._batches("one pass") if self.needs_data else ():
                 corrupted = self.images.corrupted[seen : seen + len(y)]
@@ -163,8 +163,11 @@ class Meter:
             return {scope: {**shared, **self._results(scope)} for scope in self.scopes}
 
     def _batches(self, shown: str) -> Iterable[curvature.Batch]:
-        """The batches of a pass, with a bar of this name on a terminal if progress is shown."""
-        generator = torch.Generator().manual_seed(seed_from(self.options.seed))
+        """The batches of a pass, with a bar of this name on a terminal if progress is shown. A
+        network that draws random numbers, as dropout, draws the same ones in every pass."""
+        seed = seed_from(self.options.seed)
+        models.reseed(seed)
+        generator = torch.Generator().manual_seed(seed)
         batches = self.images.batches(self.batch_size, generator, augment=self.options.use_aug)
         total = math.ceil(len(self.images) / self.batch_size)
         return tqdm(batches, shown, total, leave=False, disable=None if self.progress else True)
@@ -236,14 +239,12 @@ class Meter:
         """What depends on the scope, from the sums of a finished pass."""
         options, names, parameters = self.options, self.scopes[scope], self.parameters
         norms = models.norms(parameters[n] for n in names)
-        row = {
-            "params_norm": torch.linalg.vector_norm(norms).item(),
-            "params_numel": self._size(scope),
-        }
-        if options.all_pnorm:
+        row: dict[str, float | np.ndarray] = {}
+        if options.all_pnorm:  # first: a parameter may be called "params" or "gm"
             for name, norm in zip(names, norms.tolist(), strict=True):
-                row[f"{name}_norm"] = norm
-                row[f"{name}_numel"] = parameters[name].numel()
+                row |= {f"{name}_norm": norm, f"{name}_numel": parameters[name].numel()}
+        row["params_norm"] = torch.linalg.vector_norm(norms).item()
+        row["params_numel"] = self._size(scope)
         gradient_norms = self.norms.numpy()[:, list(self.scopes).index(scope)]
         if options.calc_grad_norms:
             row["gnorm_m"] = gradient_norms.mean()

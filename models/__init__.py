@@ -20,7 +20,7 @@ from models.groups import (
     unwrapped,
 )
 from models.layers import NORM_EPS, NORMS, Layers
-from models.probe import copied, random_numbers, seed_all
+from models.probe import copied, random_numbers, reseed, seed_all
 from models.resnet import ResNet18
 from models.scale_invariance import (
     norm,
@@ -100,6 +100,11 @@ def _prepare_last_layer(model: nn.Module, options: "Model") -> None:
             f"{options.model} has no linear layer for --init_scale or --same_last_layer"
         )
     last_layer = linear[-1]
+    if not isinstance(last_layer.weight, nn.Parameter):
+        raise UserError(
+            f"the last linear layer of {options.model} computes its weight (as weight_norm does), "
+            "so --init_scale and --same_last_layer cannot set it"
+        )
     if options.same_last_layer:
         with random_numbers(OFFICIAL_SEED):
             last_layer.reset_parameters()

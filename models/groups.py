@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.probe import CONSTANT, NotFinite, Point, Probe, undisturbed
+from models.probe import CONSTANT, NotFinite, Point, Probe, has_hooks, undisturbed
 from utils import duration, plural
 
 POINTS = 4  # random points, at most, for the derivatives (twice as many where needed)
@@ -53,6 +53,7 @@ class ScaleInvariance:
     in_eval : modules that were in evaluation mode. Batch normalisation then divides by stored
         statistics, so what it follows is not invariant.
     unknown : tensors with too little effect to tell, as of an expert that got hardly any input.
+    hooked : modules whose forward hooks, which are not PyTorch's, were left out.
     constants : numbers between 0.001 and 0.1 that the network's code adds to tensors. If one is an
         epsilon, it hides invariance: only smaller ones are left out.
     """
@@ -61,6 +62,7 @@ class ScaleInvariance:
     without_effect: tuple[str, ...]
     in_eval: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    hooked: tuple[str, ...] = ()
     constants: tuple[float, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
@@ -86,6 +88,11 @@ class ScaleInvariance:
         elif self.in_eval:
             names = ", ".join(self.in_eval[:4]) + (", ..." if len(self.in_eval) > 4 else "")
             notes.append(f"Probed in train mode, except in evaluation mode: {names}.")
+        if self.hooked:
+            notes.append(
+                f"Probed without the forward hooks of: {', '.join(n or 'all' for n in self.hooked)}"
+                ". If one changes what its module takes or gives, the groups are wrong."
+            )
         if self.constants:
             notes.append(
                 f"The network adds {', '.join(f'{c:g}' for c in self.constants)} to tensors: an "
@@ -115,9 +122,9 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
     is assumed about the layers. Dropout and stochastic depth draw the same numbers in evaluations
     that are compared.
 
-    The work is done on a copy without hooks: the network, its statistics, its gradients and all
-    random states stay as they are. It takes about one backward pass for each tensor that is not
-    invariant alone; after five seconds a line on stderr shows the progress.
+    The work is done on a copy, without its users' hooks: the network, its statistics, its gradients
+    and all random states stay as they are. It takes about one backward pass for each tensor that is
+    not invariant alone; after five seconds a line on stderr shows the progress.
 
     Raises ValueError if the network cannot be copied or evaluated, or is compiled by torch.jit, and
     if its outputs hold no floating-point tensor, are not finite, or depend on no weight.
@@ -141,6 +148,7 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
     if not weights:
         return ScaleInvariance((), ())
     in_eval = tuple(name for name, module in model.named_modules() if not module.training)
+    hooked = tuple(name for name, module in model.named_modules() if has_hooks(module))
     on_cpu = weights[0].device.type == "cpu"
     size = sum(map(torch.numel, weights))
     is_small, is_large = size <= SMALL, size >= LARGE
@@ -159,13 +167,14 @@ def scale_invariant_groups(model: nn.Module, inputs: Any, seed: int = 0) -> Scal
                     if is_one and (found.without_effect or found.unknown):
                         probe.inputs = batch  # more may have an effect on more examples
                         found = _Search(probe, seed).run()
-                    return replace(found, in_eval=in_eval, constants=probe.constants)
+                    return replace(found, in_eval=in_eval, hooked=hooked, constants=probe.constants)
         except Exception as error:  # the network may insist on a precision: the next is tried
-            reason = error
-    if isinstance(reason, ValueError):
-        raise reason
-    text = (str(reason).strip() or "no message").splitlines()[0]
-    raise ValueError(f"the network fails when it is probed: {type(reason).__name__}: {text}")
+            # Without its traceback, which would keep the copy
+            what = str(error)
+            if not isinstance(error, ValueError):
+                text = (what.strip() or "no message").splitlines()[0]
+                what = f"the network fails when it is probed: {type(error).__name__}: {text}"
+    raise ValueError(what)
 
 
 def doubling_effects(
@@ -253,7 +262,8 @@ class _Search:
 
     def _rounded(self, weight: torch.Tensor) -> torch.Tensor:
         """The tensor with every number changed by its precision, up or down at random."""
-        sign = torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
+        sign = torch.randint(2, weight.shape, generator=self.generator, device="cpu")
+        sign = sign.to(weight) * 2 - 1
         return weight * (1 + 2 * torch.finfo(weight.dtype).eps * sign)
 
     def run(self) -> ScaleInvariance:
@@ -351,10 +361,12 @@ class _Search:
     ) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
         """Minimal groups by the derivatives, tensors without any effect, and undecided ones."""
         groups, inert, unknown = [], [], []
+        radial = np.abs(self.rows).max(0)
         for k in np.flatnonzero(self._alone()).tolist():
             name = self.names[k]
             if self.sizes[k] > self.tolerance:
-                groups.append((k,))
+                is_weak = self.sizes[k] < EFFECT and radial[k] > UNCHANGED * self.sizes[k]
+                unknown.append(name) if is_weak else groups.append((k,))
                 continue
             other = {name: -fresh.weights[name]}
             if self.probe.change(point, other) > self.unchanged:
@@ -389,9 +401,9 @@ class _Search:
         for low, high in ((-2, -1), (1, LARGEST)):
             scaled = {name: -point.weights[name] for name in inert}
             for group in groups:
-                exponent = int(torch.randint(low, high + 1, (), generator=self.generator))
+                exponent = torch.randint(low, high + 1, (), generator=self.generator, device="cpu")
                 for name in group:
-                    scaled[name] = scaled.get(name, point.weights[name]) * 2.0**exponent
+                    scaled[name] = scaled.get(name, point.weights[name]) * 2.0 ** int(exponent)
             try:
                 if self.probe.change(point, scaled) > self.unchanged:
                     return False

@@ -76,6 +76,8 @@ def _load(place: str) -> Any:
         raise UserError(f"there is no module {place} ({error})") from None
     finally:
         sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what it imports when it is called
 
 
 def make(name: str, **arguments: Any) -> nn.Module:
@@ -102,7 +104,8 @@ def materialise(model: nn.Module, name: str, size: tuple[int, int]) -> None:
     if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
         images = torch.zeros(BATCH, 3, *size)
         with fails(f"{name} does not take images of shape {_shape(images)}"), torch.no_grad():
-            model.eval()(images)  # running statistics stay
+            model.eval()  # running statistics stay
+            model(images)
         model.train()
 
 
@@ -137,12 +140,13 @@ def suit(model: nn.Module, name: str, num_classes: int, size: tuple[int, int]) -
     for mode in (False, True):
         given = images.clone()
         with fails(f"{name} cannot be copied"):
-            network = copied(model, hooks=True).train(mode)
+            network = copied(model, hooks=True)
+            network.train(mode)
         with fails(f"{name} does not take images of shape {shape}"), random_numbers(0):
             outputs = network(given)
+            logits = choose(network, (given,), outputs).detach()
         is_plain &= isinstance(outputs, torch.Tensor)
         is_kept &= torch.equal(given, images)
-        logits = choose(network, (given,), outputs).detach()
         if logits.shape != (BATCH, num_classes):
             raise UserError(
                 f"{name} gives {tuple(logits.shape)} for images of shape {shape}, expected "
@@ -164,7 +168,7 @@ def _clone(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Te
 
 
 def _random_images(size: tuple[int, int]) -> torch.Tensor:
-    return torch.randn(BATCH, 3, *size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(BATCH, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def _shape(images: torch.Tensor) -> str:
@@ -176,7 +180,8 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     the papers, the trainable tensors of two or more dimensions in the scale-invariant groups.
     Raises UserError if there are none, or all are frozen."""
     with fails(f"what is scale invariant in {name} cannot be found"):
-        found = scale_invariant_groups(model.train(), _random_images(size))
+        model.train()
+        found = scale_invariant_groups(model, _random_images(size))
     in_groups = set().union(*found)
     invariant = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
     weights = {n: p for n, p in invariant.items() if p.requires_grad}

@@ -7,9 +7,11 @@ limit; `models.doubling_effects` shows how far the network itself is from it.
 
 import contextlib
 import copy
+import functools
 import random
 import re
 import sys
+import types
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -71,6 +73,7 @@ class Probe:
         keep_epsilons: bool = False,
     ):
         self.network = copied(model)
+        self.originals = {id(module) for module in model.modules()}
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.exact = Exact(dtype) if dtype else contextlib.nullcontext()
         if dtype:
@@ -116,12 +119,12 @@ class Probe:
         layer and every tensor matters; if `near`, that of the present weights."""
         weights = {}
         for name, p in self.present.items():
-            noise = torch.randn(p.shape, generator=generator).to(p)
+            noise = torch.randn(p.shape, generator=generator, device="cpu").to(p)
             w = torch.where(p == 0, noise, p.sgn() * (SPREAD * noise.real).exp())
             inputs = max(p[:1].numel(), 1) if p.ndim else 1
             size = p.abs().square().mean() if near and p.any() else 1 / inputs
             weights[name] = w * (size / w.abs().square().mean()).sqrt()
-        return Point(weights, int(torch.randint(2**31, (), generator=generator)))
+        return Point(weights, int(torch.randint(2**31, (), generator=generator, device="cpu")))
 
     def outputs(
         self, point: Point, replaced: Mapping[str, torch.Tensor] | None = None
@@ -190,7 +193,8 @@ class Probe:
             norm = outputs.detach().double().norm().item() or 1.0
             number = min(number, outputs.numel())
             for k in range(number):
-                noise = torch.randn(outputs.shape, generator=generator).to(outputs) / norm
+                noise = torch.randn(outputs.shape, generator=generator, device="cpu")
+                noise = noise.to(outputs) / norm
                 for leaf in leaves:
                     leaf.grad = None
                 if outputs.requires_grad:
@@ -278,7 +282,38 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
             memo[id(registered)] = OrderedDict(
                 (k, copy.deepcopy(hook)) for k, hook in registered.items() if _belongs(hook)
             )
-    return copy.deepcopy(model, memo)
+    network = copy.deepcopy(model, memo)
+    for module in network.modules():
+        for key, value in list(vars(module).items()):
+            vars(module)[key] = _rebound(value, memo)
+    return network
+
+
+def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """A function for the copy of a network: where it refers to the network (in a closure, as a
+    lambda that uses self or a wrapped forward), the new function refers to the copy. Anything else
+    is returned as it is, or its copy if `deepcopy` made one (`memo`)."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, types.MethodType):
+        return types.MethodType(_rebound(value.__func__, memo), _rebound(value.__self__, memo))
+    if isinstance(value, functools.partial):
+        given = {name: _rebound(v, memo) for name, v in value.keywords.items()}
+        args = [_rebound(v, memo) for v in value.args]
+        return functools.partial(_rebound(value.func, memo), *args, **given)
+    if not isinstance(value, types.FunctionType) or not (value.__closure__ or value.__defaults__):
+        return value
+    cells = tuple(types.CellType() for _ in value.__closure__ or ())
+    function = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
+    memo[id(value)] = functools.update_wrapper(function, value)  # it may refer to itself
+    for cell, old in zip(cells, value.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty cell
+            cell.cell_contents = _rebound(old.cell_contents, memo)
+    function.__defaults__ = value.__defaults__ and tuple(
+        _rebound(v, memo) for v in value.__defaults__
+    )
+    function.__kwdefaults__ = value.__kwdefaults__
+    return function
 
 
 def _belongs(hook: Any) -> bool:
@@ -286,13 +321,29 @@ def _belongs(hook: Any) -> bool:
     return getattr(hook, "__module__", type(hook).__module__).startswith(("torch.", "models."))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has forward hooks that `copied` leaves out."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return not all(map(_belongs, hooks))
+
+
 @contextlib.contextmanager
 def undisturbed(probe: Probe) -> Iterator[None]:
-    """Evaluate in the block without global hooks or compilation, and with gradients."""
+    """Evaluate in the block without global hooks or compilation, and with gradients. Raises
+    ValueError where the copy calls a module of the network itself, which would change it."""
+
+    def refuse(module: nn.Module, _: Any) -> None:
+        if id(module) in probe.originals:
+            raise ValueError(
+                "the network cannot be copied: the copy calls a "
+                f"{type(module).__name__} of the original (through a global variable?)"
+            )
+
     hooks = {name: dict(getattr(nn_module, name)) for name in GLOBAL_HOOKS}
     try:
         for name in hooks:
             getattr(nn_module, name).clear()
+        nn_module.register_module_forward_pre_hook(refuse)
         compiler = contextlib.nullcontext()
         if "torch._dynamo" in sys.modules:  # or else nothing is compiled
             compiler = torch.compiler.set_stance("force_eager")
@@ -300,6 +351,7 @@ def undisturbed(probe: Probe) -> Iterator[None]:
             yield
     finally:
         for name, value in hooks.items():
+            getattr(nn_module, name).clear()
             getattr(nn_module, name).update(value)
 
 
@@ -309,19 +361,28 @@ def random_numbers(seed: int) -> Iterator[None]:
     before = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        seed_all(seed)
         try:
+            reseed(seed)
             yield
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
 
 
+def reseed(seed: int) -> None:
+    """Seed them again, inside `random_numbers`. A GPU that has not been used is left alone:
+    `torch.manual_seed` would seed it when it starts, after the block."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def seed_all(seed: int) -> None:
     """Seed the generators of torch, NumPy and Python alike, as the official code does."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+    reseed(seed)
 
 
 def _is_continuous(tensor: torch.Tensor) -> bool:

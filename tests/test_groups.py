@@ -1,6 +1,9 @@
 """What is scale invariant in a network, on networks of this project and on others'."""
 
+import contextlib
 import dataclasses
+import functools
+import gc
 import itertools
 import types
 
@@ -390,6 +393,101 @@ def test_hooks_do_not_fire_but_those_that_make_the_weights(monkeypatch, make, gr
     monkeypatch.setitem(nn.modules.module._global_forward_hooks, 0, fail)
     assert {*scale_invariant_groups(model, torch.randn(16, 6))} == {(group,)}
     assert nn.modules.module._global_forward_hooks == {0: fail}
+    assert nn.modules.module._global_forward_pre_hooks == {}
+    found = scale_invariant_groups(model, torch.randn(16, 6))
+    assert "Probed without the forward hooks of: all, 1." in models.group_table(model, found)
+
+
+def wrapped(model):
+    inside = model.forward
+    model.forward = functools.wraps(inside)(lambda x, scale=2.0: scale * inside(x))
+    return model
+
+
+def recursive(model):
+    """Layers in a row, by a function that calls itself and a partial of it."""
+
+    def run(x, number=0):
+        return x if number == len(model) else run(model[number](x), number + 1)
+
+    model.forward = functools.partial(run, number=0)
+    return model
+
+
+def cast(model):
+    model.forward = torch.autocast("cpu")(model.forward)
+    return model
+
+
+@pytest.mark.parametrize("make", [wrapped, recursive, cast])
+def test_a_function_that_refers_to_the_network_refers_to_the_copy(make):
+    model, x = make(normalised(nn.BatchNorm1d(8))), torch.randn(16, 6)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = scale_invariant_groups(model, x)
+    assert found.groups == (("0.weight",),) and models.doubling_effects(model, x, found)[0] < 0.01
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_network_that_cannot_be_copied_is_left_as_it_was():
+    inner = normalised(nn.BatchNorm1d(8))
+    model = Lambda(lambda self, x: self.parts[0](x), inner=inner, parts=Uncopied([inner]))
+    with pytest.raises(ValueError, match="cannot be copied: the copy calls a Sequential"):
+        scale_invariant_groups(model, torch.randn(16, 6))
+    assert inner[1].num_batches_tracked == 0 and inner[0].weight.grad is None
+
+
+class Uncopied(list):
+    """As a list that only a global variable refers to."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_other_devices_and_their_random_numbers_are_left_alone():
+    """A GPU that starts later has the user's seed; what is made on it by default is no trouble."""
+    model, x = normalised(nn.BatchNorm1d(8)), torch.randn(16, 6)
+    torch.manual_seed(1)
+    queued = torch.cuda._lazy_seed_tracker.get_calls()
+    with torch.device("meta"):
+        assert scale_invariant_groups(model, x).groups == (("0.weight",),)
+    assert torch.cuda._lazy_seed_tracker.get_calls() == queued
+
+
+@pytest.mark.parametrize("fails", [torch.float64, None])
+def test_no_copy_stays_in_memory(fails):
+    """Where a precision is refused, or all are."""
+
+    def forward(self, x):
+        if fails in (None, x.dtype):
+            raise ZeroDivisionError
+        return self.layers(x)
+
+    def copies():
+        return [
+            m for m in gc.get_objects() if type(m) is Lambda and m.__dict__.get("mark") == fails
+        ]
+
+    model = Lambda(forward, layers=normalised(nn.LayerNorm(8)), mark=fails)
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            scale_invariant_groups(model, torch.randn(16, 6))
+        assert copies() == [model]
+    finally:
+        gc.enable()
+
+
+def test_what_has_hardly_any_effect_is_not_called_invariant():
+    parts = {"first": linear(16, 16), "second": linear(16, 16), "last": nn.Linear(16, 4)}
+    for size in (3e-4, 1e-4):
+
+        def forward(self, x, size=size):
+            return self.last(x + size * self.second(torch.tanh(self.first(x))))
+
+        found = scale_invariant_groups(Lambda(forward, **parts), torch.randn(16, 16))
+        assert found.groups == ()
+    assert found.unknown == ("first.weight", "second.weight")
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 import data
+import models
 import options
 import runs
 import test as test_script
@@ -91,6 +92,28 @@ def test_a_network_that_draws_random_numbers(run, tmp_path):
     for _ in range(2):
         found = measure(run.folder, "--train_mode --eval_model --calc_grad_norms")
         assert_same(found, {name: metrics[f"train-tm {name}"] for name in found})
+
+
+def test_the_eigenvalues_of_dropout_are_those_of_one_mask():
+    """Every product of the iteration draws the same."""
+    images, _ = load_images("Digits", use_test=True, use_data_size=20)
+    drawn = []
+    dropout = nn.Dropout(0.5)
+    dropout.register_forward_hook(lambda module, inputs, outputs: drawn.append(outputs != 0))
+    model = nn.Sequential(
+        nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 8), dropout, nn.Linear(8, 10)
+    )
+    asked = options.Measure(hess_evals=True, train_mode=True, batch_size=20)
+    Meter(model, images, asked).measure()
+    assert len(drawn) > 10 and all(torch.equal(mask, drawn[0]) for mask in drawn)
+
+
+def test_a_parameter_with_the_name_of_a_metric_does_not_replace_it():
+    images, _ = load_images("Digits", use_test=True, use_data_size=20)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model.params = nn.Parameter(torch.ones(4))
+    (found,) = Meter(model, images, options.Measure(all_pnorm=True)).measure().values()
+    assert found["params_norm"] == pytest.approx(models.norm(model.parameters()).item())
 
 
 # --- which arrays, of what, in which file ---

@@ -125,13 +125,14 @@ def test_norm_is_that_of_one_long_vector():
 def test_weights_of_several_types_are_rescaled_in_their_direction():
     """Complex ones keep their phases; a factor is not rounded as the first weight is."""
     types = torch.bfloat16, torch.float32, torch.complex64
-    weights = [torch.randn(8, 50 * 10**k, dtype=dtype) for k, dtype in enumerate(types)]
+    weights = [torch.randn(8, 5000 // 10**k, dtype=dtype) for k, dtype in enumerate(types)]
     before = [w.clone() for w in weights]
-    factor = 3 / sum(w.abs().double().square().sum() for w in weights).sqrt()
-    models.rescale_to_norm(weights, 3.0)
+    factor = 11 / sum(w.abs().double().square().sum() for w in weights).sqrt()
+    models.rescale_to_norm(weights, 11.0)
     for now, old in zip(weights, before, strict=True):
         precision = 8 * torch.finfo(old.dtype).eps
         assert torch.allclose(now, old * factor.to(old.dtype), rtol=precision, atol=0)
+    assert models.norm(weights).item() == pytest.approx(11, rel=1e-4)
     models.rescale_filters(weights[1:], 2.0)
     assert models.norm(weights[1:]).item() == pytest.approx(2, rel=1e-6)
     assert torch.allclose(weights[2].angle(), before[2].angle())

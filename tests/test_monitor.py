@@ -132,6 +132,9 @@ OPTIMIZERS = {
                  (0.1, 0.002, 2), (0.1, 0.002, 2)),
     "adam": (lambda m, s: [optim.Adam([*m, *s], 0.01, weight_decay=0.02)],
              (0.01, math.nan, 1), (0.01, math.nan, 1)),
+    # It adds the momentum to the gradient in place.
+    "nesterov": (lambda m, s: [optim.SGD([*m, *s], 0.1, momentum=0.9, nesterov=True, foreach=True)],
+                 (0.1, 0, 2), (0.1, 0, 2)),
     "two": (lambda m, s: [optim.Muon(m, 0.02, weight_decay=0.1), optim.SGD(s, 0.1)],
             (0.02, 0.002, 1), (0.1, 0, 2)),
     "one with another": (lambda m, s: [SGDWithMore(m, s)], (0.1, 0, 2), (0.02, 0.01, 1)),
@@ -146,6 +149,12 @@ def test_a_record_is_what_the_step_did_to_a_group(make, matrices, scales):
     monitor = watch(model, optimizers, every=3)
     assert monitor.left_out == {}
 
+    gradients = {}  # before the step, which may change them
+    for name, p in model.named_parameters():
+        p.register_post_accumulate_grad_hook(
+            lambda p, name=name: gradients.update({name: p.grad.clone()})
+        )
+
     def vector(tensors):
         return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
@@ -158,7 +167,7 @@ def test_a_record_is_what_the_step_did_to_a_group(make, matrices, scales):
         for label, (group, weights) in zip(monitor.labels[1:], groups.items(), strict=True):
             record, old = latest(monitor, label), before[group]
             lr, decay, power = matrices if len(group) == 1 else scales
-            rho, gradient = old.norm().item(), vector(w.grad for w in weights).norm().item()
+            rho, gradient = old.norm().item(), vector(gradients[n] for n in group).norm().item()
             expected = {
                 "step": step, "si_norm": rho, "lr": lr, "decay": decay,
                 "effective_lr": lr / rho**power, "effective_gradient_norm": rho * gradient,
@@ -368,6 +377,44 @@ def test_a_step_that_is_skipped_or_fails_does_not_shift_those_of_the_others():
     assert monitor.steps == 6 and angles[1] == 0 and min(angles[0], *angles[2:]) > 0
 
 
+def test_weights_of_two_optimisers_are_measured_in_the_steps_of_either():
+    model = small()
+    adam, plain = optim.Adam(model.parameters(), 0.01), sgd(model.parameters())
+    monitor = watch(model, [adam, plain])
+    for optimizer, lr, power in ((adam, 0.01, 1), (plain, 0.1, 2)):
+        old = model[0].weight.detach().clone()
+        train(model, [optimizer], 1, monitor.record)
+        record, rho = latest(monitor), old.norm().item()
+        assert record.angle == pytest.approx(angle(old, model[0].weight.detach()), rel=1e-3)
+        assert record.effective_lr == pytest.approx(lr / rho**power)
+        gradient = model[0].weight.grad.norm().item()
+        assert record.effective_gradient_norm == pytest.approx(rho * gradient)
+
+
+def test_the_gradient_of_a_closure_and_of_scaled_losses():
+    for scale in (None, 2.0**12):
+        model = small()
+        optimizer = optim.SGD(model.parameters(), 0.1, fused=scale is not None)
+        scaler = torch.amp.GradScaler("cpu", scale or 1.0, enabled=scale is not None)
+        monitor, rho = watch(model, optimizer), model[0].weight.norm().item()
+
+        def closure(model=model, scaler=scaler):
+            loss = F.cross_entropy(model(X), Y)
+            scaler.scale(loss).backward()
+            return loss
+
+        if scale is None:
+            optimizer.step(closure)
+        else:
+            closure()
+            scaler.step(optimizer)
+        monitor.record()
+        plain = small()
+        F.cross_entropy(plain(X), Y).backward()
+        gradient = plain[0].weight.grad.norm().item()
+        assert latest(monitor).effective_gradient_norm == pytest.approx(rho * gradient, rel=1e-4)
+
+
 class LARS(optim.SGD):
     def step(self): ...
 
@@ -565,7 +612,8 @@ def test_going_on_after_a_restart(tmp_path):
     fed(first, range(116, 131))
     first.save(path)
     second.load_state_dict(torch.load(tmp_path / "state.pt"))
-    for state in ({}, None, {"steps": 1, "course": {}}, {"steps": -1}):
+    broken = {"detector": {"periods": [], "more": 1}, "phase": "B", "history": []}
+    for state in ({}, None, {"steps": 1, "course": broken}, {"steps": -1}):
         with pytest.raises(ValueError):  # and nothing changes
             second.load_state_dict(state)
     fed(second, range(116, 250))
@@ -591,6 +639,10 @@ def net(num_classes):
                          nn.Linear(144, num_classes))
 
 def half(num_classes): return net(num_classes).bfloat16()
+def leaves(num_classes):
+    network = net(num_classes)
+    network[2].forward = lambda x: exit(4)
+    return network
 def partly_half(num_classes): return nn.Sequential(net(9), nn.Linear(9, num_classes).bfloat16())
 """)
     monkeypatch.chdir(tmp_path)
@@ -612,6 +664,8 @@ def test_the_command_prints_the_groups(command, capsys):
     ("net.py:net --input 4,3,9,9", "on a batch"),
     ("net.py:net --input four", "not a shape"),
     ("net.py:net --input 0,3,8,8", "not a shape"),
+    ("net.py:net --input 99999999999999999999,3,8,8", "not a shape"),
+    ("net.py:leaves --input 4,3,8,8", "SystemExit: 4"),
 ])  # fmt: skip
 def test_what_the_command_cannot_do_is_a_line(command, words, message):
     with pytest.raises(monitoring.UserError, match=message) as error:

@@ -54,6 +54,21 @@ def frozen(num_classes, *layers):
         network[layer].requires_grad_(False)
     return network
 
+def alike(num_classes):  # a convolution that is not scale invariant, and one of its shape that is
+    conv = lambda: nn.Conv2d(3, 3, 3, padding=1, bias=False)
+    norm, flat = nn.BatchNorm2d(3, affine=False), (nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    return nn.Sequential(conv(), nn.Tanh(), conv(), norm, *flat, nn.Linear(48, num_classes))
+
+def computed(num_classes):
+    last = nn.Linear(3072, num_classes)
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(last))
+
+def endless(num_classes):
+    network, outputs = body(num_classes), {}
+    outputs["itself"] = outputs
+    network.forward = lambda x: outputs
+    return network
+
 def two(num_classes): return nn.Sequential(body(9), nn.Linear(9, num_classes))
 def plain(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
 def wide(num_classes): return plain(num_classes + 1)
@@ -136,6 +151,7 @@ TINY = (
 def folder_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr("models.groups.PATIENCE", 1e9)  # no line of progress, even if it is slow
 
 
@@ -183,14 +199,19 @@ def test_the_last_linear_layer_is_the_one_that_is_scaled():
 
 
 def test_a_package_is_as_good_as_a_file_which_may_import_what_lies_beside_it(tmp_path):
+    before = sys.path.copy()
     assert models.build(Model("torchvision.models:squeezenet1_1"), 10).num_classes == 10
     (tmp_path / "its_parts.py").write_text("from torch.nn import Linear as Part")
     (tmp_path / "net.py").write_text(
         "from its_parts import Part\ndef net(num_classes): return Part(2, num_classes)"
     )
-    before = sys.path.copy()
-    assert models.own.make(f"{tmp_path}/net.py:net", num_classes=3).out_features == 3
-    assert sys.path == before
+    (tmp_path / "more.py").write_text("from torch.nn import Linear as More")
+    (tmp_path / "late.py").write_text(
+        "def net(num_classes):\n from more import More\n return More(2, num_classes)"
+    )
+    for file in ("net.py", "late.py", "net.py"):
+        assert models.own.make(f"{tmp_path}/{file}:net", num_classes=3).out_features == 3
+    assert sys.path == [*before, str(tmp_path)]  # last: it hides no module of anybody
 
 
 def test_images_of_any_one_size(tmp_path, refused):
@@ -225,6 +246,9 @@ def test_images_of_any_one_size(tmp_path, refused):
     ("bare_class", "gives the class Net, not a network"),
     ("leaves", "fails when called with num_classes=10: SystemExit: usage"),
     ("nothing_trained", "has no trainable parameters"),
+    ("endless", "does not take images of shape 8 x 3 x 32 x 32: RecursionError"),
+    ("computed --init_scale 10", "computes its weight"),
+    ("computed --same_last_layer", "computes its weight"),
     ("no_convolution", "all scale-invariant weights of"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_network_is_said_in_a_line(refused, function, message):
@@ -255,7 +279,7 @@ def test_unusual_networks_are_trained_and_measured(function, option):
             assert np.isfinite(found[key]).all(), key
 
 
-@pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel"])
+@pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel", "alike"])
 def test_unusual_networks_go_on_to_the_bit(function):
     words = f"{TINY} --momentum 0.9 --model nets.py:{function}"
     whole, folder = start(words, "whole"), start(f"{words} --epochs 1")

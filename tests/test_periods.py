@@ -351,3 +351,19 @@ def test_rates_and_norms_that_are_no_numbers(bad):
     assert course.add(9, bad, 1.1, lr=bad) is None
     assert course.add(10, bad, bad, lr=bad) is None
     assert len(course.periods) == 1
+
+
+def test_a_long_fall_is_thinned_out(monkeypatch):
+    """A run goes on for weeks after its last period, under a schedule of the rate."""
+    ends = []
+    for longest in (50, 10**6):
+        monkeypatch.setattr("theory.forecast.LONGEST", longest)
+        course = Course()
+        fall = 4 * np.exp(-np.arange(400) / 300)
+        rho = np.concatenate([fall, np.geomspace(fall[-1], 4, 20), fall])
+        loss = np.where(np.arange(len(rho)) % 420 < 400, 0.1, 1.0)
+        left = [course.add(t, *record, lr=1 - t / 1e6) for t, record in
+                enumerate(zip(loss, rho, strict=True))]  # fmt: skip
+        ends.append((left[-100], len(course.state_dict()["history"])))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=0.1) and 50 < ends[1][0] < 150
+    assert ends[0][1] <= 50 < ends[1][1]

@@ -12,6 +12,7 @@ from theory.periods import Detector, Period
 
 RECENT = 5  # periods whose median depth is the usual one
 OVERDUE = 0.25  # of the usual depth: the least that is expected to be left
+LONGEST = 2000  # records of a fall that are kept; of more, every second one
 LATE = 1 / 2  # the end of the fall, from which its present rate is estimated
 
 
@@ -73,25 +74,21 @@ class Course:
         self._detector = Detector()
         self.periods = self._detector.periods
         self.phase = "A"
-        self._history: list[tuple[float, float]] = []  # (time, ρ) since the last period began
-        self._rates: list[tuple[float, float]] = []  # (time, η) where η changed
+        self._history: list[tuple] = []  # (time, ρ, η) since the last period began
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, in plain numbers, lists and dictionaries."""
         detector = {**vars(self._detector), "periods": [astuple(p) for p in self.periods]}
-        return {
-            "detector": detector,
-            "phase": self.phase,
-            "history": list(self._history),
-            "rates": list(self._rates),
-        }
+        return {"detector": detector, "phase": self.phase, "history": list(self._history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`. Raises KeyError, TypeError or ValueError if it is none."""
+        if vars(self._detector).keys() != state["detector"].keys():
+            raise ValueError("the periods are described in another way")
         vars(self._detector).update(state["detector"])
         self._detector.periods = [Period(*values) for values in state["detector"]["periods"]]
         self.periods, self.phase = self._detector.periods, state["phase"]
-        self._history = [(time, rho) for time, rho in state["history"]]
-        self._rates = [(time, lr) for time, lr in state["rates"]]
+        self._history = [(time, rho, lr) for time, rho, lr in state["history"]]
 
     def add(
         self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
@@ -102,25 +99,24 @@ class Course:
             return None
         self._detector.add(time, loss, rho)
         last = self.periods[-1] if self.periods else None
-        if last:
+        if last and self._history and self._history[0][0] < last.start:
             self._history = [record for record in self._history if record[0] >= last.start]
-        elif self._history and rho >= self._history[0][1]:
+        elif not last and self._history and rho >= self._history[0][1]:
             self._history.clear()
-        self._history.append((time, rho))
-        known = self._rates[-1][1] if self._rates else math.nan
-        if not math.isnan(lr) and not math.isclose(known, lr, rel_tol=1e-9):
-            self._rates.append((time, lr))
+        self._history.append((time, rho, lr))
+        if len(self._history) > LONGEST:
+            del self._history[1:-1:2]
         if last is None:
             self.phase = "B" if len(self._history) > 1 else "A"
             return None
         self.phase = "B" if time > last.end else "C" if time == last.high else "A"
         if self.phase != "B":
             return None
-        at_turn = ([rate for since, rate in self._rates if since <= last.turn] or [math.nan])[-1]
+        times, norms, rates = map(np.array, zip(*self._history, strict=True))
+        before = rates[(times <= last.turn) & ~np.isnan(rates)]
+        at_turn = before[-1] if len(before) else math.nan
         if not (0 < at_turn < math.inf and 0 < lr < math.inf):
             return None
         if power is None and not math.isclose(lr / at_turn, 1):
             return None
-        return time_to_turn(
-            *zip(*self._history, strict=True), self.periods, lr / at_turn, power or 2
-        )
+        return time_to_turn(times, norms, self.periods, lr / at_turn, power or 2)

@@ -1,5 +1,6 @@
 """One step of training: what it does to the weights, and its learning rate."""
 
+import itertools
 import math
 from typing import Any
 
@@ -128,12 +129,12 @@ class Trainer:
             if content.get("epoch"):
                 print("note: the checkpoint holds no moments of this optimiser: they start at zero")
             return
-        # The optimiser numbers its weights group by group, and these are the possible groups.
-        orders = (
-            list(self.model.parameters()),
-            [*self.si_weights, *self.others],
-            [*self.others, *self.si_weights],
-        )
+        # The optimiser numbers its weights group by group. Of the possible groups those of the
+        # saved sizes come first: weights of different groups may have the same shapes.
+        sizes = [len(group["params"]) for group in saved["param_groups"]]
+        groups = [[*self.model.parameters()]], [self.si_weights, self.others]
+        groupings = sorted((*groups, groups[1][::-1]), key=lambda g: [*map(len, g)] != sizes)
+        orders = ([*itertools.chain(*grouping)] for grouping in groupings)
         weights = next((order for order in orders if _fit(order, states)), None)
         if weights is None:
             print("note: the checkpoint's moments have other shapes than the weights: "
