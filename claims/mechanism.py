@@ -286,5 +286,5 @@ def angles(found: list[Run]) -> Found:
                          "periods": len(settled(run))})  # fmt: skip
         momentum = ", momentum" if line[0].config["momentum"] else ""
         kind = "AdamW" if line[0].optimizer == "adamw" else f"SGD{momentum}"
-        estimates.append(mean(f"{kind}, {name}", ratios, (0.9, 1.1)))
+        estimates.append(mean(f"{kind}, {name}: RMS angle over theory's", ratios, (0.9, 1.1)))
     return estimates, rows

@@ -136,7 +136,7 @@ def page_designs(record: Mapping) -> str:
     for claim in in_order():
         lines = [f"### {claim.key}", *(f"- *{part}*: {claim.design[part]}" for part in PARTS)]
         if record.get(claim.key, {}).get("estimates"):
-            lines += ["", f"![{claim.statement}: estimates](../results/claims/{claim.key}.png)"]
+            lines.append(f"- ![{claim.statement}: estimates](../results/claims/{claim.key}.png)")
         designs.append("\n".join(lines) + "\n")
     return "\n".join(designs)
 
