@@ -46,7 +46,9 @@ def number(*, off: float | None = None, whole: bool = False, **bounds: float) ->
 
     def check(value: float) -> None:
         kinds = int if whole else (int, float)
-        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, kinds) and not isinstance(value, bool)
+        # What is larger fits into no array, and math.isfinite(10**400) fails.
+        right &= right and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
         inside = right and all(getattr(operator, n)(value, bound) for n, bound in bounds.items())
         if not inside and not (right and value == off):
             raise ValueError(f"{value!r} is not {expected.strip()}")
@@ -88,6 +90,8 @@ def chosen_epochs(text: str) -> Sequence[int]:
         numbers = [int(part) for part in parts]
         if text.startswith("every"):
             (n,) = numbers
+            if n < 1:
+                raise ValueError
             return range(0, sys.maxsize, n)
     except ValueError:
         numbers = [-1]
@@ -193,7 +197,7 @@ class Optimisation(Options):
     )
     optimizer: str = option("sgd", ", ".join(OPTIMIZERS), one_of(OPTIMIZERS))
     momentum: float = option(0.9, "momentum of SGD", number(ge=0, lt=1))
-    epochs: int = option(1001, "epochs to train", integer(1))
+    epochs: int = option(1001, "epochs to train", number(ge=1, le=10**6, whole=True))
     no_schedule: Annotated[bool, arg(aliases=("--noschedule",))] = option(
         False, "constant learning rate"
     )
@@ -356,7 +360,7 @@ class Measuring(Options):
         None, "measure only these checkpoints, adding to the file: 0,100,200 or every10 (None: "
         "all)", chosen_epochs,
     )  # fmt: skip
-    save_path: str | None = option(None, "the .npz file (None: a name below models_dir)")
+    save_path: str | None = option(None, "the .npz file (None: a name below models_dir)", not_empty)
     prebn_save_path: str | None = option(
         None, "second .npz, as with --prebn_only, from the same pass"
     )
@@ -458,8 +462,12 @@ def parse(
 
 def message_in(box: str) -> str:
     """The message of the box that tyro prints for a mistake, on one line."""
-    rows = [line.strip("│ ") for line in box.splitlines()[1:]]
-    message = itertools.takewhile(lambda row: row.strip("─╰╯"), rows)
+    rows = (line.strip("│ ") for line in box.splitlines()[1:])
+
+    def is_text(row: str) -> bool:
+        return bool(row.strip("─╰╯-"))  # where the locale has no such letters the box is of -
+
+    message = itertools.takewhile(is_text, itertools.dropwhile(lambda row: not is_text(row), rows))
     return " ".join(message).removeprefix("Error parsing ")
 
 

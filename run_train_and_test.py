@@ -22,7 +22,7 @@ from experiments import EXPERIMENTS, block, cost, status
 from experiments.lines import ROOT, check_data, lines_of, unfinished
 from experiments.local import run_here
 from experiments.slurm import job_options, key_values, submit
-from options import Options, integer, number, one_of, option, parse
+from options import Options, integer, not_empty, number, one_of, option, parse
 from utils import UserError, duration, locked, user_errors
 
 sys.excepthook = block.explain  # a mistake in the parameters is one line
@@ -63,7 +63,7 @@ class Driver(Options):
 
     experiment: str | None = option(None, "a named setting", one_of(list(EXPERIMENTS)))
     image_folder: str | None = option(
-        None, "take this ImageFolder's images instead of the setting's data set"
+        None, "take this ImageFolder's images instead of the setting's data set", not_empty
     )
     test: bool = option(False, "print the commands and run nothing")
     list: bool = option(False, "print the named settings")

@@ -17,7 +17,8 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import functools
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def measure_run(options: Measure, given: set[str]) -> None:
     if options.eval_on_train_subsets and options.use_test:
         idle.append("--eval_on_train_subsets (the labels of the test set are all true)")
         options = replace(options, eval_on_train_subsets=False)
+    if options.use_test:
+        on_train = given & {"use_data_size", "corrupt_train"}
+        idle += [f"--{name} (the test set is measured)" for name in sorted(on_train)]
     if idle:
         print(f"note: changes nothing: {'; '.join(idle)}")
 
@@ -102,7 +106,10 @@ def measure_run(options: Measure, given: set[str]) -> None:
     print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
     # Checkpoints within an epoch hold their time; official ones do not and are evenly spaced.
     official = config is runs.OFFICIAL
-    parts = options.save_freq_int or 1 + max((part for _, part in found), default=0)
+    largest = max(part for _, part in found)
+    parts = options.save_freq_int or 1 + largest
+    if official and largest >= parts:
+        raise UserError(f"--save_freq_int {parts}: there is a checkpoint-<epoch>-{largest}.pt")
     written, pause, passed_over, complete = time.monotonic(), WRITE_EVERY, [], False
     try:
         for (epoch, part), path in tqdm(found.items(), disable=None):
@@ -113,7 +120,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
                 content = checkpoints.load(path)
             except UserError as error:
                 tqdm.write(f"note: passed over: {error}")
-                passed_over.append(now)
+                passed_over.append((epoch, part))
                 continue
             now = content["epoch"] if now is None else now
             lacking = missing(now)
@@ -127,7 +134,8 @@ def measure_run(options: Measure, given: set[str]) -> None:
                 write_tables(tables, files, add=True)
                 written = time.monotonic()
                 pause = max(WRITE_EVERY, WRITING_SHARE * (written - began))
-        complete = not any({*passed_over} & measured_in(path) for path in replaced)
+        readable = found.keys() - passed_over
+        complete = not any(without_checkpoint(path, readable) for path in replaced)
     finally:
         if replaced and not complete:
             tqdm.write(f"note: {replaced[0]} stays as it was: only a complete file replaces it")
@@ -150,6 +158,8 @@ def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Pa
     if not found or (path.is_file() and path not in found.values()):
         raise UserError(f"no checkpoint-<epoch>.pt in {path}: --models_dir is DIR/trial_<t>")
     if path.is_file():
+        if options.epochs is not None:
+            raise UserError(f"--epochs chooses checkpoints of a folder, and {path} is one")
         return folder, {key: file for key, file in found.items() if file == path}
     if options.epochs is None:
         return folder, found
@@ -187,25 +197,26 @@ def npz(name: str) -> Path:
 
 
 def refuse_to_lose(paths: Sequence[Path], folder: Path) -> None:
-    """Raise UserError if a file of this run that would be replaced has epochs whose checkpoints
-    are gone: they cannot be measured again."""
-    saved = {epoch for epoch, _ in runs.checkpoints_in(folder)}
+    """Raise UserError if a file that would be replaced has epochs whose checkpoints are gone: they
+    cannot be measured again."""
     for path in paths:
-        epochs = measured_in(path) if path.parent == folder else set()
-        lost = [epoch for epoch in epochs if epoch == int(epoch) and epoch not in saved]
+        lost = without_checkpoint(path, runs.checkpoints_in(folder))
         if lost:
             raise UserError(
-                f"{path} has {plural(len(lost), 'epoch')} whose checkpoints are gone, which would "
-                "be lost: --update adds to it, --save_path names another file"
+                f"{path} has {plural(lost, 'epoch')} whose checkpoints are gone from {folder}, "
+                "which would be lost: --update adds to it, --save_path names another file"
             )
 
 
-def measured_in(path: Path) -> set[float]:
-    """The epochs in a file of metrics; none if it is damaged."""
+def without_checkpoint(path: Path, found: Iterable[tuple[int, int]]) -> int:
+    """How many times in a file of metrics are of none of these checkpoints: (epoch, part of it). A
+    file does not say which parts of an epoch it has: they are counted. None if it is damaged."""
     try:
-        return {*runs.Metrics.read(path).rows}
+        times = runs.Metrics.read(path).rows
     except UserError:
-        return set()
+        return 0
+    there = Counter((int(time), time != int(time)) for time in times)
+    return (there - Counter((epoch, part > 0) for epoch, part in found)).total()
 
 
 def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
@@ -226,6 +237,7 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
 
 def initial_weights(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of checkpoint 0; of a branch, those of the run that it comes from."""
+    folder = folder.absolute()  # "." has no name
     while folder.name.startswith("branch-"):
         folder = folder.parent
     checkpoints.load_into(model, runs.checkpoint_path(folder, 0))

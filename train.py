@@ -94,6 +94,8 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
     content = checkpoints.load_into(model, branch_point) if branch_point else None
 
     with locked(folder / runs.LOCK, str(folder)):
+        if is_complete(folder, last, options):  # again: it may have been trained meanwhile
+            return runs.read_run(folder)
         remove_litter(folder)
         # Where to start: at the newest checkpoint, at the branch point, or afresh
         resumed, newest = (None, None) if options.overwrite else newest_checkpoint(folder)
@@ -108,7 +110,7 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
 
         # Optimiser
         model.to(device, memory_format=layout)
-        fixed_norm = content["fixed_norm"] if resumed is not None else None
+        fixed_norm = content.get("fixed_norm") if resumed is not None else None
         trainer = Trainer(model, options, len(train_images), device, fixed_norm)
         if content:
             trainer.load_moments(content)

@@ -53,6 +53,9 @@ def user_errors(program: str) -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
         raise Interrupted(number)
 
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # where it is no file of text
+            stream.reconfigure(errors="replace")  # ρ, where the locale has no such letter
     if threading.current_thread() is threading.main_thread():
         before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     else:

@@ -37,7 +37,7 @@ from experiments import Experiment
 from experiments.cost import total
 from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, unfinished
 from experiments.local import run_here
-from options import Options, integer, one_of, option, parse
+from options import Options, integer, not_empty, one_of, option, parse
 from utils import UserError, duration, plural, user_errors, write_atomically
 
 # What is done first says most for its cost.
@@ -70,12 +70,17 @@ class Command(Options):
     results: str | None = option(None, "folder of the record (Experiments/claims[_quick])")
     list: bool = option(False, "list claims, their state and cost, and run nothing")
     table: bool = option(False, "write the tables of what is on record, and run nothing")
-    image_folder: str | None = option(None, "ImageFolder to train on in place of CIFAR-10")
+    image_folder: str | None = option(
+        None, "ImageFolder to train on in place of CIFAR-10", not_empty
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Command, argv, "claims", __doc__)
     folder = Path(options.results or ROOT / ("claims_quick" if options.quick else "claims"))
+    folder = folder.expanduser()
+    if options.list and options.table:
+        raise UserError("--list shows what is left to run, --table what is on record: choose one")
     record = table.read(folder / "claims.json")
     asked = options.claim.split(",") if options.claim else QUICK if options.quick else ORDER
     chosen = [CLAIMS[key] for key in ORDER if key in asked]

@@ -75,8 +75,9 @@ def run_lines(lines: Sequence[Line], jobs: int, until: float | None = None) -> l
         pool.shutdown()
         print("stopped; the same command continues from what is saved")
 
+    seconds = min(max((until or 0) - time.monotonic(), 0), threading.TIMEOUT_MAX)
     try:
-        _, running = wait(futures, None if until is None else max(until - time.monotonic(), 0))
+        _, running = wait(futures, None if until is None else seconds)
         if running:
             stop()
         for future in futures:

@@ -38,8 +38,8 @@ class Experiment:
 
     def in_trials(self, trials: Iterable[int]) -> "Experiment":
         """The same with every line in several trials; lines that differ in theirs stay apart."""
-        own = [line.get("trial", 0) for line in self.lines]
-        count = 1 + max(own)
+        own = [line.get("trial", self.options.trial) for line in self.lines]
+        count = 1 + max(own) - min(own)
         return replace(self, lines=tuple(
             {**line, "trial": count * trial + first}
             for trial in trials for line, first in zip(self.lines, own, strict=True)

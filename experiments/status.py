@@ -72,8 +72,8 @@ def state_of(line: Line, queue: dict[str, str] | None) -> str:
         if job not in queue:
             return "failed"
         return "running" if queue[job] == "RUNNING" and state == "running" else "queued"
-    here = state == "running" and record["host"] == socket.gethostname()
-    return "stopped" if here and not is_alive(record["process"]) else state
+    here = state == "running" and record.get("host") == socket.gethostname()
+    return "stopped" if here and not is_alive(int(record.get("process", 0))) else state
 
 
 def row(line: Line, queue: dict[str, str] | None) -> list[str]:

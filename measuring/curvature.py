@@ -113,7 +113,8 @@ def mean_product(
 def leading_eigenvalues(
     product: Product, model: nn.Module, names: list[str], batches: Passes, loss: Loss
 ) -> np.ndarray:
-    """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite.
+    """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite
+    or ARPACK does not converge.
     Every product takes one pass over `batches()`. The start vector is fixed, as are the results."""
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
@@ -152,13 +153,18 @@ def _eigenvalues(
     tolerance: float,
 ) -> np.ndarray:
     """The largest eigenvalues, descending, of the symmetric matrix that `multiply` applies."""
-    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and rarely asked for
+    # Slow to import, and rarely asked for
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+
+    largest = 0.0  # of all products
 
     def matvec(vector: np.ndarray) -> np.ndarray:
+        nonlocal largest
         v = torch.as_tensor(vector, dtype=like.dtype, device=like.device).reshape(-1)
         result = multiply(v).cpu().double().numpy()
         if not np.isfinite(result).all():
             raise FloatingPointError
+        largest = max(largest, np.abs(result).max())
         return result
 
     operator = LinearOperator((len(like), len(like)), matvec=matvec, dtype=np.float64)
@@ -167,6 +173,10 @@ def _eigenvalues(
         values = eigsh(
             operator, count, which="LA", v0=start, tol=tolerance, return_eigenvectors=False
         )
-    except FloatingPointError:
+    except (FloatingPointError, ArpackNoConvergence):
         return np.full(count, np.nan)
+    except ArpackError:  # as of a saturated network
+        if largest:
+            raise
+        return np.zeros(count)
     return np.sort(values)[::-1]

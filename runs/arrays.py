@@ -70,12 +70,12 @@ class Metrics:
                 f"{path} holds {objects[0]}, Python objects that would be lost: name another file"
             )
         try:
-            epochs = arrays.pop("report_epochs").tolist()
+            epochs = list(arrays.pop("report_epochs").tolist())
             missing = set(arrays.pop("missing", np.array([])).tolist())
             rows = {epoch: {name: a[i] for name, a in arrays.items()
                             if f"{epoch} {name}" not in missing}
                     for i, epoch in enumerate(epochs)}  # fmt: skip
-        except (KeyError, IndexError, AttributeError):
+        except (KeyError, IndexError, AttributeError, TypeError):
             raise _foreign(path) from None
         return cls(rows)
 

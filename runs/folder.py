@@ -13,7 +13,9 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
     branch-<epoch>.../             a run of its own, branched off that checkpoint
 """
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils import UserError
@@ -27,6 +29,17 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-(\d+))?\.pt")
 
 def trial_folder(directory: str | Path, trial: int) -> Path:
     return Path(directory).expanduser() / f"trial_{trial}"
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """The files in and below a folder, through links to folders, each folder once."""
+    seen = set()
+    for folder, names, files in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            names.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        yield from (Path(folder, file) for file in files)
 
 
 def checkpoint_path(folder: Path, epoch: int, part: int = 0) -> Path:

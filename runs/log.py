@@ -57,13 +57,15 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
     for row in rows:
         with contextlib.suppress(ValueError):
             columns = zip(header, row, strict=True)
-            found.append({key: float(value) if value else None for key, value in columns})
+            values = {key: float(value) if value else None for key, value in columns}
+            if values.get("epoch") is not None:
+                found.append(values)
     return found
 
 
 def diverged_at(folder: Path) -> float | None:
     """The first epoch whose training loss was NaN or infinite; None if there is none."""
-    rows = read_log(folder)
+    rows = [row for row in read_log(folder) if row.get("train_loss") is not None]
     return next((row["epoch"] for row in rows if not np.isfinite(row["train_loss"])), None)
 
 
@@ -93,6 +95,8 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """The note of `write_state`; None if there is none, or a damaged one."""
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads((folder / STATE).read_text())
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        state = json.loads((folder / STATE).read_text())
+        if isinstance(state, dict) and isinstance(state.get("state"), str):
+            return state
     return None

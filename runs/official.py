@@ -14,7 +14,7 @@ import numpy as np
 
 from runs.arrays import read_arrays
 from runs.config import read_config
-from runs.folder import CONFIG, METRICS, trial_folder, whole_epochs
+from runs.folder import CONFIG, METRICS, files_below, trial_folder, whole_epochs
 from utils import UserError
 
 INFO, CHECKPOINTS = "info", "checkpoints"
@@ -25,7 +25,8 @@ def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
     """The measured runs below a folder whose metrics do not lie beside a configuration: for each
     the folder of its checkpoints (which may be gone), its configuration as far as it is known, and
     the folder of its metrics."""
-    measured = {path.parent for name in METRICS for path in root.rglob(f"{name}.npz")}
+    names = {f"{name}.npz" for name in METRICS}
+    measured = {path.parent for path in files_below(root) if path.name in names}
     found = []
     for metrics in sorted(folder for folder in measured if not (folder / CONFIG).exists()):
         folder, name = _run_of(metrics)

@@ -13,7 +13,7 @@ import numpy as np
 from options import Train
 from runs.arrays import read_arrays
 from runs.config import options_of, read_config
-from runs.folder import CONFIG, METRICS
+from runs.folder import CONFIG, METRICS, files_below
 from runs.log import read_log, read_trace
 from runs.official import find_unconfigured
 from theory import dynamics
@@ -298,7 +298,7 @@ def all_runs(root: str | Path) -> list[Run]:
     """Every run and branch in and below a folder, measured or not, by folder. A configuration that
     is damaged, or not of a run, is named and passed over."""
     found = []
-    for path in sorted(Path(root).rglob(CONFIG)):
+    for path in sorted(path for path in files_below(Path(root)) if path.name == CONFIG):
         try:
             found.append(Run(path.parent, read_config(path.parent, labels=False)))
         except UserError as error:

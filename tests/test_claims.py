@@ -302,7 +302,8 @@ def test_levels_and_angles_are_of_the_second_half(make, trace_of):
                  one_minus_cosine=turned)  # fmt: skip
     assert sphere.chaos_levels(found[0]) == (2, 5)
     judged = mechanism.angles(found[:1])
-    assert values(judged) == {"SGD, momentum, ηλ = 0.004": pytest.approx(1)}
+    name = "SGD, momentum, ηλ = 0.004: RMS angle over theory's"
+    assert values(judged) == {name: pytest.approx(1)}
     assert [*margins(judged).values()] == [(0.9, 1.1)]
 
 

@@ -144,6 +144,7 @@ def test_the_list_of_experiments_fits_a_terminal_and_the_status_writes_nothing(d
 @pytest.mark.parametrize("words, message", [
     ("--experiment Figure2", "unknown name 'Figure2' (did you mean figure2?)"),
     ("--time 0", "--time: 0.0 is not a finite number > 0"),
+    ("--image_folder=", "--image_folder: it is empty"),
     ("--experiment demo --image_folder nowhere", "no folder nowhere/train"),
     ("--sbatch partition=main", "--sbatch belongs to --launcher slurm"),
     ("--launcher slurm --time 60", "--time belongs to --launcher local"),
@@ -318,5 +319,7 @@ def test_variants_on_a_folder_and_quick_ones():
     assert found.lines == ({"norm": "layer"}, {}) and many.on_folder(None) is many
     quick = many.at_quick()
     assert (quick.options.epochs, quick.options.depth, quick.lines) == (1, 2, ({"depth": 1},))
+    third = replace(many, options=Train(trial=3)).in_trials(range(2))
+    assert [line["trial"] for line in third.lines] == [3, 3, 4, 4]
     found = EXPERIMENTS["sphere_minima_cpu"].in_trials(range(2)).lines  # they have trials 0 and 1
     assert [line["trial"] for line in found] == [0] * 7 + [1] * 2 + [2] * 7 + [3] * 2

@@ -108,6 +108,16 @@ def test_the_eigenvalues_of_dropout_are_those_of_one_mask():
     assert len(drawn) > 10 and all(torch.equal(mask, drawn[0]) for mask in drawn)
 
 
+def test_a_saturated_network_has_no_curvature():
+    images, _ = load_images("Digits", use_test=True, use_data_size=20)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(1e6 * torch.eye(10)[0])
+    (found,) = Meter(model, images, options.Measure(fisher_evals=True)).measure().values()
+    assert found["fisher_evals"].tolist() == [0.0] * 10
+
+
 def test_a_parameter_with_the_name_of_a_metric_does_not_replace_it():
     images, _ = load_images("Digits", use_test=True, use_data_size=20)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))

@@ -185,12 +185,16 @@ def test_checkpoints_have_the_epsilon_that_they_were_trained_with(run):
     assert options.NORM_EPS == models.NORM_EPS == 1e-12  # of other runs: scale invariance
 
 
-def test_checkpoints_within_an_epoch_lie_evenly_or_at_the_time_that_they_state(official, run):
+def test_checkpoints_within_an_epoch_lie_evenly_or_at_the_time_that_they_state(
+    official, run, refused
+):
     """Older versions of this project counted steps in a file's name."""
     folder = official("0", "0-1", "0-2", "0-3", "1", "1-1")
     for option, n in (("", 4), ("--save_freq_int 8", 8)):
         found = measure(folder, f"{LINE} {option}")
         assert found["report_epochs"].tolist() == [0, 1 / n, 2 / n, 3 / n, 1, 1 + 1 / n]
+    error = refused(measure, folder, f"{LINE} --save_freq_int 3")
+    assert "--save_freq_int 3: there is a checkpoint-<epoch>-3.pt" in error
     folder = run("--save_freq_int 2 --epochs 1")
     (folder / "checkpoint-0-1.pt").rename(folder / "checkpoint-0-37.pt")
     assert measure(folder, "--save_freq_int 5")["report_epochs"].tolist() == [0, 0.5, 1]

@@ -53,6 +53,8 @@ IN_TRAINING = [
     ("--dir", "Missing value for argument '--dir'"),
     ("--momentum 1", "< 1"),
     ("--epochs 0", ">= 1"),
+    ("--epochs 9999999", "<= 1e+06"),
+    (f"--seed 1{'0' * 400}", "is not a whole number"),
     ("--noninvlr -0.5", "or -1"),
     ("--model ConvNetSl", "did you mean ConvNetSI?"),
     ("--dataset cifar10", "did you mean CIFAR10?"),
@@ -89,6 +91,8 @@ IN_MEASURING = [
     ("--models_dir x --prebn_only --prebn_save_path y", "contradict"),
     ("--models_dir x --eval_on_random_subset -1", ">= 0"),
     ("--models_dir x --epochs 1,x", "is not epochs"),
+    ("--models_dir x --epochs every-7", "is not epochs"),
+    ("--models_dir x --save_path=", "--save_path: it is empty"),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -126,17 +127,19 @@ def test_traces_come_in_the_order_of_the_epochs(tmp_path):
 
 def test_damaged_rows_of_the_log_and_notes_of_a_launcher_are_left_out(tmp_path):
     assert runs.read_state(tmp_path) is None
-    (tmp_path / runs.STATE).write_text('{"state"')
-    assert runs.read_state(tmp_path) is None
+    for content in (b'{"state"', b"{}", b"[]", b'"x"', b"\xff\xfe"):
+        (tmp_path / runs.STATE).write_bytes(content)
+        assert runs.read_state(tmp_path) is None
     rows = [{"epoch": e, "train_loss": 1.0, "lr": 0.1} for e in (1, 2)]
     runs.write_log(tmp_path, rows)
     whole = (tmp_path / runs.LOG).read_bytes()
     torn = (b"3,1.0,0.1"[:length] for length in range(10))
-    for damaged in (b"\0\0\0\n", b"3,0.1\n", b"\xff\xfe,1,1\n", b"3,1,1,1\n", *torn):
+    for damaged in (b"\0\0\0\n", b"3,0.1\n", b",,\n", b"\xff\xfe,1,1\n", b"3,1,1,1\n", *torn):
         (tmp_path / runs.LOG).write_bytes(whole + damaged)
         assert runs.read_log(tmp_path) == rows
-    (tmp_path / runs.LOG).write_bytes(b"")
-    assert runs.read_log(tmp_path) == []
+    for content in (b"", b"a\n5\n"):
+        (tmp_path / runs.LOG).write_bytes(content)
+        assert runs.read_log(tmp_path) == []
 
 
 def test_a_configuration_that_is_none_is_named_and_passed_over(tmp_path, capsys):
@@ -153,6 +156,9 @@ def test_metrics_files_that_are_damaged_or_hold_objects(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x\.npz is not a metrics file"):
             runs.Metrics.read(path)
+    np.savez(path, report_epochs=3, loss=[1.0])
+    with pytest.raises(UserError, match=r"x\.npz is not a metrics file"):
+        runs.Metrics.read(path)
     np.savez(path, report_epochs=[0], loss=[1.0], groups=np.array([{"a": 1}], dtype=object))
     run = runs.Run(tmp_path, {})
     assert run.metrics("x")["loss"].tolist() == [1.0]  # of the official code
@@ -235,6 +241,9 @@ def test_runs_are_found_in_order_and_branches_only_when_asked(tmp_path):
         runs.write_config(tmp_path / name, {"lr_init": 0.1, "wd": 0.01, **config})
         (tmp_path / name / "test-em.npz").touch()
     runs.write_config(tmp_path / "b/unmeasured/trial_0", {})
+    shutil.move(tmp_path / "a/y", tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
+    (tmp_path / "a/y").symlink_to(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
+    (tmp_path / "a/circle").symlink_to(tmp_path)
 
     def names(found):
         return [run.folder.relative_to(tmp_path).as_posix() for run in found]

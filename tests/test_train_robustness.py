@@ -228,6 +228,23 @@ def test_a_complete_metrics_file_is_replaced_by_a_complete_one_alone(run, monkey
     assert runs.Metrics.read(path).rows.keys() == {0, 1, 2}
 
 
+@pytest.mark.parametrize("gone", [(0, 1), (1, 0)])
+def test_no_part_of_an_epoch_is_lost_from_a_file_anywhere(run, refused, tmp_path, gone):
+    folder = run("--epochs 2 --save_freq 1 --save_freq_int 2")
+    path = runs.checkpoint_path(folder, *gone)
+    measure(folder, "", tmp_path / "elsewhere.npz")
+    whole = path.read_bytes()
+    path.write_bytes(b"damaged")
+    assert "whose checkpoints are damaged" in refused(measure, folder, "", tmp_path / "elsewhere")
+    path.unlink()
+    assert "1 epoch whose checkpoints are gone" in refused(
+        measure, folder, "", tmp_path / "elsewhere"
+    )
+    path.write_bytes(whole)
+    times = measure(folder, "", tmp_path / "elsewhere.npz")["report_epochs"]
+    assert times.tolist() == [0, 0.5, 1, 1.5, 2]
+
+
 def test_damaged_checkpoints_are_passed_over_while_one_can_be_measured(run, capsys, refused):
     folder = run("--save_freq 1 --epochs 2")
     found = runs.checkpoints_in(folder)
@@ -249,6 +266,20 @@ def test_a_second_process_is_refused_while_the_first_lives(run, refused):
         assert f"in use by process {os.getpid()}" in refused(run)
     (run.folder / runs.LOCK).write_text("process 1 on nowhere")  # a stale one stops nobody
     run("--epochs 1")
+
+
+def test_a_run_that_another_process_makes_meanwhile_is_not_continued(run, refused, monkeypatch):
+    """Between the look at the folder and the lock on it."""
+    real = train.data.load
+
+    def load(*args, **options):
+        monkeypatch.setattr(train.data, "load", real)
+        run("--epochs 1")
+        return real(*args, **options)
+
+    monkeypatch.setattr(train.data, "load", load)
+    assert "already holds a run" in refused(run, "--epochs 2 --lr_init 0.7")
+    assert runs.read_config(run.folder)["epochs"] == len(runs.read_log(run.folder)) == 1
 
 
 def test_metrics_without_a_test_set_are_refused_before_anything_is_written(run, tmp_path, refused):
