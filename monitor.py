@@ -297,17 +297,16 @@ class Monitor:
                 self._latest = []
         given = [*args, *kwargs.values()]  # the optimiser is among them
         self._has_closure = any(callable(v) for v in given if v is not optimizer)
-        if not self._has_closure:
+        if self._is_measured() and self._measured is not None and not self._has_closure:
             self._take_gradients(optimizer)
 
     def _own(self, optimizer: torch.optim.Optimizer) -> list[int]:
-        """The weights of an optimiser that are measured in this step, if it is."""
-        if not self._is_measured() or self._measured is None:
-            return []
+        """The places of an optimiser's weights among those that are followed."""
         return [j for j, of_weight in enumerate(self.owners) if id(optimizer) in of_weight]
 
     def _take_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        if own := self._own(optimizer):
+        own = self._own(optimizer)
+        if own:
             found = norms(_gradient(self.weights[j]) for j in own)
             scale = getattr(optimizer, "grad_scale", None)  # GradScaler's, for fused steps
             self._measured[3, own] = found if scale is None else found / scale
@@ -318,17 +317,20 @@ class Monitor:
         closure has computed is there only now."""
         self._is_open = False
         self._stepped.add(id(optimizer))
-        if own := self._own(optimizer):
-            weights = [self.weights[j].detach() for j in own]
-            moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
-            self._measured[1:3, own] = torch.stack([norms(weights), norms(moved)])
-            if self._has_closure:
-                self._take_gradients(optimizer)
-        if self._is_measured() and self._measured is not None:
-            if not self._rates:
-                self._rates = [_rates(*list(each.values())[-1]) for each in self.owners]
-            for j in own:  # weights of several optimisers: those of the last that made a step
-                self._rates[j] = _rates(*self.owners[j][id(optimizer)])
+        if not self._is_measured() or self._measured is None:
+            return
+        if not self._rates:
+            self._rates = [_rates(*list(each.values())[-1]) for each in self.owners]
+        own = self._own(optimizer)
+        if not own:
+            return
+        for j in own:  # weights of several optimisers: those of the last that made a step
+            self._rates[j] = _rates(*self.owners[j][id(optimizer)])
+        weights = [self.weights[j].detach() for j in own]
+        moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
+        self._measured[1:3, own] = torch.stack([norms(weights), norms(moved)])
+        if self._has_closure:
+            self._take_gradients(optimizer)
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it. A tensor

@@ -47,8 +47,8 @@ def number(*, off: float | None = None, whole: bool = False, **bounds: float) ->
     def check(value: float) -> None:
         kinds = int if whole else (int, float)
         right = isinstance(value, kinds) and not isinstance(value, bool)
-        # What is larger fits into no array, and math.isfinite(10**400) fails.
-        right &= right and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
+        if right:  # an integer has to fit into an array; math.isfinite(10**400) fails
+            right = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
         inside = right and all(getattr(operator, n)(value, bound) for n, bound in bounds.items())
         if not inside and not (right and value == off):
             raise ValueError(f"{value!r} is not {expected.strip()}")
@@ -362,7 +362,7 @@ class Measuring(Options):
     )  # fmt: skip
     save_path: str | None = option(None, "the .npz file (None: a name below models_dir)", not_empty)
     prebn_save_path: str | None = option(
-        None, "second .npz, as with --prebn_only, from the same pass"
+        None, "second .npz, as with --prebn_only, from the same pass", not_empty
     )
     update: bool = option(False, "add to the .npz: compute only what it lacks")
     use_test: bool = option(False, "measure on the test set (otherwise the training set)")

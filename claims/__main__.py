@@ -67,7 +67,9 @@ class Command(Options):
     quick: bool = option(False, "a few claims on digits in minutes, two seeds: decides nothing")
     seeds: int | None = option(None, "fewer seeds than designed: a look, not judged", integer(1))
     jobs: int = option(1, "runs that are trained at once", integer(1))
-    results: str | None = option(None, "folder of the record (Experiments/claims[_quick])")
+    results: str | None = option(
+        None, "folder of the record (None: Experiments/claims[_quick])", not_empty
+    )
     list: bool = option(False, "list claims, their state and cost, and run nothing")
     table: bool = option(False, "write the tables of what is on record, and run nothing")
     image_folder: str | None = option(
@@ -77,8 +79,8 @@ class Command(Options):
 
 def main(argv: list[str] | None = None) -> None:
     options, _ = parse(Command, argv, "claims", __doc__)
-    folder = Path(options.results or ROOT / ("claims_quick" if options.quick else "claims"))
-    folder = folder.expanduser()
+    default = ROOT / ("claims_quick" if options.quick else "claims")
+    folder = Path(options.results or default).expanduser()
     if options.list and options.table:
         raise UserError("--list shows what is left to run, --table what is on record: choose one")
     record = table.read(folder / "claims.json")

@@ -1,5 +1,6 @@
 """Runs the lines of an experiment on this machine, several at once."""
 
+import math
 import os
 import sys
 import threading
@@ -75,9 +76,9 @@ def run_lines(lines: Sequence[Line], jobs: int, until: float | None = None) -> l
         pool.shutdown()
         print("stopped; the same command continues from what is saved")
 
-    seconds = min(max((until or 0) - time.monotonic(), 0), threading.TIMEOUT_MAX)
+    left = math.inf if until is None else max(until - time.monotonic(), 0)
     try:
-        _, running = wait(futures, None if until is None else seconds)
+        _, running = wait(futures, min(left, threading.TIMEOUT_MAX))
         if running:
             stop()
         for future in futures:

@@ -114,8 +114,8 @@ def leading_eigenvalues(
     product: Product, model: nn.Module, names: list[str], batches: Passes, loss: Loss
 ) -> np.ndarray:
     """The ten largest eigenvalues, descending: float64, (10,); all NaN if a product is not finite
-    or ARPACK does not converge.
-    Every product takes one pass over `batches()`. The start vector is fixed, as are the results."""
+    or ARPACK does not converge. Every product takes one pass over `batches()`. The start vector is
+    fixed, as are the results."""
 
     def multiply(v: torch.Tensor) -> torch.Tensor:
         return mean_product(product, model, names, batches(), v, loss)

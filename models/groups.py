@@ -366,7 +366,10 @@ class _Search:
             name = self.names[k]
             if self.sizes[k] > self.tolerance:
                 is_weak = self.sizes[k] < EFFECT and radial[k] > UNCHANGED * self.sizes[k]
-                unknown.append(name) if is_weak else groups.append((k,))
+                if is_weak:
+                    unknown.append(name)
+                else:
+                    groups.append((k,))
                 continue
             other = {name: -fresh.weights[name]}
             if self.probe.change(point, other) > self.unchanged:

@@ -35,10 +35,11 @@ def files_below(root: Path) -> Iterator[Path]:
     """The files in and below a folder, through links to folders, each folder once."""
     seen = set()
     for folder, names, files in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
+        real = os.path.realpath(folder)
+        if real in seen:
             names.clear()
             continue
-        seen.add(os.path.realpath(folder))
+        seen.add(real)
         yield from (Path(folder, file) for file in files)
 
 

@@ -132,8 +132,9 @@ class Trainer:
         # The optimiser numbers its weights group by group. Of the possible groups those of the
         # saved sizes come first: weights of different groups may have the same shapes.
         sizes = [len(group["params"]) for group in saved["param_groups"]]
-        groups = [[*self.model.parameters()]], [self.si_weights, self.others]
-        groupings = sorted((*groups, groups[1][::-1]), key=lambda g: [*map(len, g)] != sizes)
+        si_first = [self.si_weights, self.others]
+        groupings = [[[*self.model.parameters()]], si_first, si_first[::-1]]
+        groupings.sort(key=lambda grouping: [*map(len, grouping)] != sizes)
         orders = ([*itertools.chain(*grouping)] for grouping in groupings)
         weights = next((order for order in orders if _fit(order, states)), None)
         if weights is None:
