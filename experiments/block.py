@@ -92,6 +92,8 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
         raise UserError(message) from None
     if options.optimizer != "sgd" and given.get("momentum"):
         raise UserError("momentum belongs to SGD, and Adam has its own moments: leave it out")
+    if given.get("resume") is False:
+        raise UserError("resume: the driver goes on with what is there; --overwrite starts anew")
     if options.resume_epoch not in (None, -1):
         raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
     return Experiment(block.exp_name, "the parameters at the top of the driver", options, lines)

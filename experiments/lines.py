@@ -89,7 +89,7 @@ def is_finished(line: Line) -> bool:
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    trained = line.options.epochs in runs.whole_epochs(line.folder)
+    trained = runs.is_whole(runs.checkpoint_path(line.folder, line.options.epochs))
     return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 

@@ -27,6 +27,7 @@ from runs.folder import (
     checkpoint_path,
     checkpoints_in,
     is_saved,
+    is_whole,
     prune,
     remove_run,
     trial_folder,

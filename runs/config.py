@@ -30,6 +30,10 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
     if not isinstance(saved, dict):
         raise UserError(f"{folder / CONFIG} does not hold the options of a run")
+    try:
+        options_of(saved)
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
     if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
         raise UserError(f"{folder} is of an older version, which corrupted other labels")
     return {**DEFAULTS, **saved}

@@ -15,6 +15,7 @@ A run is one trial of one setting and has one folder, `<dir>/trial_<t>`:
 
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,11 @@ def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
 def whole_epochs(folder: Path) -> dict[int, Path]:
     """The checkpoints of whole epochs, in order: epoch -> file."""
     return {epoch: path for (epoch, part), path in checkpoints_in(folder).items() if not part}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint of this project is there with its end, which a broken copy lacks."""
+    return zipfile.is_zipfile(path)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -41,7 +41,7 @@ def find_unconfigured(root: Path) -> list[tuple[Path, dict[str, Any], Path]]:
 def _run_of(metrics: Path) -> tuple[Path, str]:
     """The folder of a run's checkpoints, and its name."""
     info = next((parent for parent in metrics.parents if parent.name == INFO), None)
-    if info is None:
+    if info is None or whole_epochs(metrics):
         return metrics, "/".join(metrics.absolute().parts[-2:])
     name = metrics.relative_to(info)
     line = info.parent / CHECKPOINTS / name

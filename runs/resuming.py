@@ -7,7 +7,16 @@ from options import NORM_EPS, Train
 from runs import checkpoints
 from runs.arrays import Metrics
 from runs.config import OFFICIAL, check_same_run, read_config
-from runs.folder import CONFIG, LATEST, METRICS, check_no_branches, checkpoints_in, whole_epochs
+from runs.folder import (
+    CONFIG,
+    LATEST,
+    METRICS,
+    check_no_branches,
+    checkpoint_path,
+    checkpoints_in,
+    is_whole,
+    whole_epochs,
+)
 from runs.log import diverged_at, read_log
 from utils import UserError
 
@@ -43,8 +52,9 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
     check_same_run(folder, options)
     diverged = diverged_at(folder)
     newest = max(whole_epochs(folder), default=0)
+    trained = newest >= last and is_whole(checkpoint_path(folder, newest))
     measured = all(newest in Metrics.read(folder / f"{m}.npz").rows for m in METRICS)
-    if (newest < last and diverged is None) or (options.metrics and not measured):
+    if not (trained or diverged is not None) or (options.metrics and not measured):
         return False
     if diverged is not None:
         raise Diverged(diverged, measured)

@@ -247,6 +247,7 @@ ON_SPHERE = {"fix_elr": "fix_elr"}
     ({"params": {"dir": "elsewhere"}}, "params holds dir: use exp_name instead"),
     ({"params": {"overwrite": True}}, "use --overwrite of the driver"),
     ({"params": {"resume_epoch": 3}}, "branch off one with train.py"),
+    ({"params": {"resume": False}}, "resume: the driver goes on with what is there"),
     ({"add_params": "--wd 1"}, "add_params holds wd: use wds instead"),
     ({"add_params": "--trial '1"}, "No closing quotation"),
     ({"add_params": "--use_test --help"}, "python train.py --help lists the options"),

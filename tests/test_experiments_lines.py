@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from made_runs import saw
 from processes import wait_until
@@ -41,7 +42,7 @@ def leave(line, epochs=(0, 2, 4), measured=(0, 2, 4), losses=(1, 1, 1, 1), **con
     """What a run of the line leaves: empty checkpoints, metrics, a log."""
     runs.write_config(line.folder, {**asdict(line.options), **config})
     for epoch in epochs:
-        runs.checkpoint_path(line.folder, epoch).touch()
+        torch.save({}, runs.checkpoint_path(line.folder, epoch))
     for name in runs.METRICS:
         runs.Metrics({e: {"loss": 1.0} for e in measured}).write(line.folder / f"{name}.npz")
     rows = [{"epoch": i, "train_loss": loss, "test_acc": 0.5, "seconds": 2.0}
@@ -73,6 +74,10 @@ def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
             leave(line)
             spoil(path)
             assert not is_finished(line)
+    leave(line)
+    last = runs.checkpoint_path(line.folder, 4)
+    os.truncate(last, last.stat().st_size // 2)
+    assert not is_finished(line)
     leave(line, wd=0.5)
     with pytest.raises(UserError, match="wd"):
         is_finished(line)

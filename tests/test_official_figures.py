@@ -54,8 +54,11 @@ def test_an_official_tree_is_found(tmp_path):
     folder = tmp_path / "exp" / "checkpoints" / info.name / "trial_0"
     for path in info.glob("*.npz"):  # metrics beside the checkpoints
         path.rename(folder / path.name)
-    (run,) = runs.find_runs(tmp_path)
-    assert run.config["name"] == "lr_0.01_wd_0.001/trial_0" and run.config["lr_init"] == 0.01
+    for parent in ("a", "info"):
+        (tmp_path / "exp").rename(tmp_path / parent)
+        (run,) = runs.find_runs(tmp_path)
+        assert run.config["name"] == "lr_0.01_wd_0.001/trial_0" and run.config["lr_init"] == 0.01
+        (tmp_path / parent).rename(tmp_path / "exp")
 
 
 def test_rates_are_those_of_the_checkpoints_and_of_the_weights_that_are_trained(tmp_path):

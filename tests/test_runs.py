@@ -143,7 +143,7 @@ def test_damaged_rows_of_the_log_and_notes_of_a_launcher_are_left_out(tmp_path):
 
 
 def test_a_configuration_that_is_none_is_named_and_passed_over(tmp_path, capsys):
-    for content in (b"[]", b"null", b"\xff\xfe", b"{"):
+    for content in (b"[]", b"null", b"\xff\xfe", b"{", b'{"lr_init": "0.1"}', b'{"noaug": 1}'):
         (tmp_path / "config.json").write_bytes(content)
         with pytest.raises(UserError, match=r".config\.json"):
             runs.read_config(tmp_path)

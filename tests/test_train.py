@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -170,6 +171,10 @@ def test_a_run_is_complete_when_it_has_gone_as_far_and_all_is_measured(run, caps
         path.unlink()
         run(f"--epochs 2 {words}")
         assert runs.Metrics.read(path).rows == rows
+    last, whole = folder / "checkpoint-2.pt", states(folder)
+    os.truncate(last, last.stat().st_size // 2)
+    run(f"--epochs 2 {words}")
+    assert_same(states(folder), whole)
     run(f"--epochs 3 {words}")
     assert "epochs 2 to 3 on" in capsys.readouterr().out
 
