@@ -45,7 +45,7 @@ class Benchmark(Options):
     """What to time."""
 
     width: int = option(8, "channels of ConvNetSI's first stage", integer(1))
-    images: int | None = option(None, "training images (None: all, or 2,560)", integer(1))
+    images: int | None = option(None, "training images (None: all, or 2,560)", integer(10))
     rounds: int = option(3, "how often each is timed", integer(1))
     data_path: str | None = option(None, "an ImageFolder of 32x32 images (None: random)")
     precision: str = option("fp32", "fp32 or tf32", one_of(("fp32", "tf32")))

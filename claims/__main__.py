@@ -38,7 +38,7 @@ from experiments.cost import total
 from experiments.lines import ROOT, Line, check_data, is_finished, lines_of, unfinished
 from experiments.local import run_here
 from options import Options, integer, not_empty, one_of, option, parse
-from utils import UserError, duration, plural, user_errors, write_atomically
+from utils import UserError, duration, locked, plural, user_errors, write_atomically
 
 # What is done first says most for its cost.
 ORDER = (
@@ -48,6 +48,7 @@ ORDER = (
 )  # fmt: skip
 QUICK = ("adam", "full_batch", "sharpness")  # under four minutes on two cores
 QUICK_SEEDS = 2  # trials 0 and 1
+PATIENCE = 60  # seconds to wait for another process that is writing the record
 RECORD = Path("results/claims")  # whose tables README.md and docs/claims.md show
 
 Groups = Sequence[tuple[Experiment, Sequence[Line]]]  # the settings of a claim and their lines
@@ -78,18 +79,22 @@ class Command(Options):
 
 
 def main(argv: list[str] | None = None) -> None:
-    options, _ = parse(Command, argv, "claims", __doc__)
+    options, given = parse(Command, argv, "claims", __doc__)
     default = ROOT / ("claims_quick" if options.quick else "claims")
     folder = Path(options.results or default).expanduser()
     if options.list and options.table:
         raise UserError("--list shows what is left to run, --table what is on record: choose one")
+    idle = sorted(given & {"claim", "seeds", "jobs", "image_folder"})
+    if options.table and idle:
+        raise UserError(f"--{idle[0]} is of no use to --table, which shows all that is on record")
+    if options.table and not (folder / "claims.json").exists():
+        raise UserError(f"{folder} has no claims.json to show")
     record = table.read(folder / "claims.json")
     asked = options.claim.split(",") if options.claim else QUICK if options.quick else ORDER
     chosen = [CLAIMS[key] for key in ORDER if key in asked]
-    if options.quick:
-        chosen = [claim for claim in chosen if all(setting.quick for setting in claim.settings)]
-    if not chosen:
-        raise UserError("none of these claims has a quick setting")
+    long = [claim.key for claim in chosen if not all(s.quick for s in claim.settings)]
+    if options.quick and long:
+        raise UserError(f"{long[0]} has no quick setting; these have: {', '.join(QUICK)}")
     if not options.table:
         groups = {claim.key: lines_behind(claim, options) for claim in chosen}
         list_claims(chosen, groups, record)
@@ -107,13 +112,17 @@ def main(argv: list[str] | None = None) -> None:
         figures.plt.switch_backend("agg")
         for claim in chosen:
             before = record.get(claim.key, {})
-            record[claim.key] = measure(claim, groups[claim.key], options, folder, before)
-            write_json(folder / "claims.json", {"claims": record})
+            entry = measure(claim, groups[claim.key], options, folder, before)
+            with locked(folder / runs.LOCK, str(folder), patience=PATIENCE):
+                record = table.read(folder / "claims.json")  # another process may have added to it
+                record[claim.key] = entry
+                write_json(folder / "claims.json", {"claims": record})
     shown = table.page_table(record, table.read(folder / "exploratory.json"), "{}.png")
     if options.quick:
-        shown = f"A quick subset: two seeds, short runs. It decides nothing.\n\n{shown}"
+        seeds = plural(min(QUICK_SEEDS, options.seeds or QUICK_SEEDS), "seed")
+        shown = f"A quick subset: {seeds}, short runs. It decides nothing.\n\n{shown}"
     write_atomically(folder / "claims.md", shown.encode())
-    if folder == RECORD:
+    if folder.resolve() == RECORD.resolve():
         for page, text in table.pages(folder).items():
             write_atomically(page, text.encode())
     print(folder / "claims.md")
@@ -142,7 +151,7 @@ def list_claims(chosen: Sequence[Claim], groups: dict[str, Groups], record: dict
     todo: dict[Path, Line] = {}
     for claim in chosen:
         every = lines_in(groups[claim.key])
-        left = {line.folder: line for line in every if not is_finished(line)}
+        left = {line.folder: line for line in every if is_left(line)}
         state = record.get(claim.key, {}).get("verdict", table.NOT_RUN)
         print(
             f"{claim.key:15} {state:12} {len(every) - len(left):3} of {plural(len(every), 'run')}, "
@@ -150,6 +159,14 @@ def list_claims(chosen: Sequence[Claim], groups: dict[str, Groups], record: dict
         )
         todo |= left
     print(f"in all {time_left(todo)} of one core left; branches come on top")
+
+
+def is_left(line: Line) -> bool:
+    """Whether a line is still to be trained; so it is if its folder holds a run on other images."""
+    try:
+        return not is_finished(line)
+    except UserError:
+        return True
 
 
 def time_left(lines: dict[Path, Line]) -> str:

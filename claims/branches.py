@@ -1,6 +1,7 @@
 """What the claims read off their runs, and branches off these runs."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,11 +57,12 @@ def settled(run: Run) -> Periods:
     return run.periods.after(run.e_fold)
 
 
-def loss_periods(run: Run, after: float = 0.0) -> Periods:
-    """Periods of the loss alone, for a run whose ρ is held: falls and rises by a factor of four."""
+def loss_periods(run: Run, after: float = 0.0, until: float = math.inf) -> Periods:
+    """Periods of the loss alone, for a run whose ρ is held: falls and rises by a factor of four. Of
+    the epochs later than `after`, up to `until`."""
     log = run.log()
-    late = log["epoch"] > after
-    epochs, loss = log["epoch"][late], log["train_loss"][late]
+    inside = (log["epoch"] > after) & (log["epoch"] <= until)
+    epochs, loss = log["epoch"][inside], log["train_loss"][inside]
     return find_periods(epochs, loss, loss, rise=4.0)
 
 

@@ -57,9 +57,9 @@ def delays(run: Run, *points: float, **changes: Any) -> np.ndarray:
 
 @claim(
     "P1 (2)", "The changing norm causes the periods: with ρ held there are none", BASE,
-    seeds=8, hours=0.7,
+    seeds=13, hours=1.1,
     power=("differences of 0.87 with a spread of 0.1 between seeds",
-           power_of_mean(8, 0.87, 0.1, ABOVE(0.5))),
+           power_of_mean(13, 0.87, 0.1, ABOVE(0.5))),
 )  # fmt: skip
 def cause(base: list[Run]) -> Found:
     """Paper: with the norm ρ fixed the periods disappear, so its change is what causes them.
@@ -68,7 +68,8 @@ def cause(base: list[Run]) -> Found:
     periods are gone with it). (i) Of the shares of branches, from 25, 50 and 75 % of phase B and
     followed for three of its lengths, whose loss rises fourfold. (ii) Of whole runs of 20 e-folds,
     the free one against five with ρ fixed, over the range that it takes in the free one: of the
-    shares whose loss alone swings regularly (falls and rises fourfold, `Periods.is_regular`).
+    shares whose loss alone swings regularly (falls and rises fourfold, `Periods.is_regular`). If
+    all seeds are alike, 13 are the fewest whose interval lies above 0.5.
 
     Contradicted by: held branches that destabilise nearly as often as free ones, or periodic
     runs at fixed ρ: an interval below 0.5.
@@ -92,8 +93,8 @@ def cause(base: list[Run]) -> Found:
         rows.append({"run": run, "free": free, "held": held, "rho": ends,
                      "periods_free": len(own), "periods_held": counts})  # fmt: skip
     return [
-        mean("branches: risk difference", branches, ABOVE(0.5), (0, 1)),
-        mean("whole runs: difference of shares with a regular loss", whole, ABOVE(0.5), (0, 1)),
+        mean("branches: risk difference", branches, ABOVE(0.5), (-1, 1)),
+        mean("whole runs: difference of shares with a regular loss", whole, ABOVE(0.5), (-1, 1)),
         mean("swings of the loss at fixed ρ, over those of the free run", swings),
     ], rows
 

@@ -68,6 +68,8 @@ def minima(found: list[Run]) -> Found:
 
     Limits: 2,560 CIFAR-10 images, width 8, errors of 53 %; one η and λ.
     """
+    if len(found) < 2:
+        raise NotMeasurable("an independent network is needed: a second seed")
     lows_of = [minima_of_periods(run) for run in found]
     extra, shares, rows = [], [], []
     for i, (run, lows) in enumerate(zip(found, lows_of, strict=True)):

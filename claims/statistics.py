@@ -74,9 +74,9 @@ def mean(
 ) -> Estimate:
     """Mean over seeds with Student's interval; without limits for fewer than two seeds.
 
-    `bounds` is the range of bounded values, such as shares. Where all seeds are alike Student's
-    interval has no width; its limits are then those of the exact binomial interval, as if the seeds
-    that were not seen were at the far bound.
+    `bounds` is the range of bounded values: 0 to 1 of a share, -1 to 1 of a difference of shares.
+    Where all seeds are alike Student's interval has no width; its limits are then those of the
+    exact binomial interval, as if the seeds that were not seen were at the far bound.
     """
     values = np.asarray(seeds, dtype=float)
     n, value = len(values), float(values.mean()) if len(values) else math.nan

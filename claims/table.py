@@ -5,6 +5,7 @@ from the numbers of trials 10 to 34, which had been seen when the margins were c
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from utils import UserError
 NOT_RUN, NOT_JUDGED = "not run yet", "not judged"
 SAMPLES = {"Digits": "digits", "CIFAR10": "CIFAR-10"}
 README = ("the papers say", "found, 95 % interval", "verdict", "rests on", "not known beyond")
-PAGE = ("paper", "claim", "found", "margin", "verdict", "seeds, power", "commit")
+PAGE = ("paper", "claim", "found", "margin", "verdict", "planned seeds, power", "commit")
 
 
 def read(path: Path) -> dict[str, dict]:
     """The entries of a record by claim; {} without a file. Raises UserError if it is damaged."""
     try:
-        return dict(json.loads(path.read_bytes())["claims"])
+        record = dict(json.loads(path.read_bytes())["claims"])
+        [entry["estimates"] for entry in record.values()]
+        return record
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, KeyError, TypeError):
@@ -85,15 +88,24 @@ def readme_table(record: Mapping, exploratory: Mapping) -> str:
         links = [f"[{claim.statement}](docs/claims.md#{claim.key})" for claim in claims]
         words = [told(claim, record, exploratory, headline=True) for claim in claims]
         limits = [claim.design["Limits"].split("; ")[0].rstrip(".") for claim in claims]
-        columns = (links, *zip(*words, strict=True), dict.fromkeys(map(rests_on, claims)))
+        seeds = [rests_on(claim, record, exploratory) for claim in claims]
+        columns = (links, *zip(*words, strict=True), seeds)
         rows.append([*map("<br>".join, columns), "; ".join(dict.fromkeys(limits))])
     return summary(record) + "\n\n" + markdown(README, rows)
 
 
-def rests_on(claim: Claim) -> str:
+def rests_on(claim: Claim, record: Mapping, exploratory: Mapping) -> str:
+    """The number of seeds behind what was found, and their images."""
     data = dict.fromkeys(SAMPLES[setting.options.dataset] for setting in claim.settings)
-    seeds = " and ".join(map(str, dict.fromkeys(claim.seeds)))
-    return f"{seeds} seeds, {' and '.join(data)}" if data else "256 starts"
+    if not data:
+        return "256 starts"
+    entry = record.get(claim.key, {})
+    counts = claim.seeds
+    if entry.get("verdict", NOT_JUDGED) == NOT_JUDGED:
+        seen = entry or exploratory.get(claim.key, {"estimates": []})
+        counts = [len(estimate["seeds"]) for estimate in seen["estimates"][:1]] or [0]
+    seeds = " and ".join(map(str, dict.fromkeys(counts)))
+    return f"{seeds} seeds, {' and '.join(data)}"
 
 
 def summary(record: Mapping) -> str:
@@ -105,8 +117,8 @@ def summary(record: Mapping) -> str:
     return (
         f"Verdicts on {len(CLAIMS)} claims: {words}. The margins were fixed before the runs. All "
         "runs are sized for a CPU, none is of published size. Estimates in italics are exploratory "
-        "and decide nothing: they come from 3 to 5 seeds that had been seen when the margins were "
-        "chosen. [docs/claims.md](docs/claims.md) has every estimate and margin."
+        "and decide nothing: their seeds had been seen when the margins were chosen. Shares have "
+        "one-sided 95 % bounds. [docs/claims.md](docs/claims.md) has the margins and designs."
     )
 
 
@@ -125,7 +137,7 @@ def page_table(record: Mapping, exploratory: Mapping, link: str = "#{}") -> str:
         estimates = (entry or exploratory.get(claim.key, {})).get("estimates", [])
         margins = dict.fromkeys(margin(e["inside"]) for e in estimates if e["inside"])
         shown = ", ".join(margins) or "in its design"
-        commit = entry["code"][:7] if entry else "-"
+        commit = re.sub("^(.{7})[0-9a-f]*", r"\1", entry["code"]) if entry else "-"
         rows.append([claim.paper, name, words, shown, verdict, planned, commit])
     return markdown(PAGE, rows)
 

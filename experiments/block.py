@@ -11,7 +11,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, get_args
 
 from experiments.setting import Differing, Experiment, rates
-from options import Train, parse, spellings
+from options import Train, idle_options, parse, spellings
 from utils import UserError, nearest
 
 # Options of train.py that are given elsewhere: in the block, or to the driver.
@@ -92,6 +92,9 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
         raise UserError(message) from None
     if options.optimizer != "sgd" and given.get("momentum"):
         raise UserError("momentum belongs to SGD, and Adam has its own moments: leave it out")
+    for name, reason in idle_options(options).items():
+        if (in_params | in_flags).get(name) is not None:
+            print(f"note: {name} changes nothing: {reason}", file=sys.stderr)
     if given.get("resume") is False:
         raise UserError("resume: the driver goes on with what is there; --overwrite starts anew")
     if options.resume_epoch not in (None, -1):

@@ -84,12 +84,14 @@ def is_measured(line: Line) -> bool:
 
 
 def is_finished(line: Line) -> bool:
-    """Whether the line's last checkpoint is there and all are measured. Raises UserError if its
-    folder holds a run with other options."""
+    """Whether the line has its last checkpoint, or a later one, and all are measured. Raises
+    UserError if its folder holds a run with other options."""
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    trained = runs.is_whole(runs.checkpoint_path(line.folder, line.options.epochs))
+    newest = max(runs.whole_epochs(line.folder), default=-1)
+    trained = newest >= line.options.epochs
+    trained = trained and runs.is_whole(runs.checkpoint_path(line.folder, newest))
     return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 

@@ -19,7 +19,7 @@ from figures import paths, plt, report, save
 from figures.dynamics import dynamics, read
 from figures.report import listing
 from options import Options, option, parse
-from utils import user_errors
+from utils import UserError, user_errors
 
 
 def epochs_of(text: str) -> tuple[float, float]:
@@ -53,6 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     plt.switch_backend("agg")
     tables = [path for path in options.folders if path.suffix in (".csv", ".npz")]
+    folders = [path for path in options.folders if path not in tables]
+    if not folders and (options.branches or options.epochs != ":"):
+        raise UserError(f"--branches and --epochs choose from runs, and {tables[0]} is a table")
     for path in tables:
         if path.suffix == ".npz":
             figure, words = paths.path_barriers(paths.read(path)), "paths"
@@ -60,7 +63,6 @@ def main(argv: list[str] | None = None) -> None:
             figure, words = dynamics(read(path))
         save(figure, path.with_suffix(".png"))
         print(f"{words}; figure: {path.with_suffix('.png')}")
-    folders = [path for path in options.folders if path not in tables]
     if folders:
         report(folders, options.branches, epochs_of(options.epochs))
 

@@ -130,6 +130,8 @@ def _words(key: str, config: dict[str, Any]) -> str:
         return ""  # the initial norm: "norm held" is enough
     if key == "momentum" and config.get("optimizer", "sgd") != "sgd":
         return ""  # it belongs to SGD
+    if key == "noninvlr" and value == -1:
+        return f"{name} as the rest"
     if key in SWITCHES:
         return SWITCHES[key][not value]
     if value is None and key == "use_data_size":

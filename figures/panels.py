@@ -88,10 +88,13 @@ def mark_periods(
             norm_axis.plot(each("turn"), each("rho_turn"), **mark)
 
 
-def layers(run: Run, title: str | None = None) -> Figure:
-    """Norm and effective learning rate of every SI weight tensor of one run, by epoch."""
+def layers(run: Run, title: str | None = None) -> Figure | None:
+    """Norm and effective learning rate of every SI weight tensor of one run, by epoch; None if they
+    were not measured."""
     arrays = run.metrics("train-tm-prebn")
     names = [name.removesuffix("_norm") for name in arrays if name.endswith(".weight_norm")]
+    if not names:
+        return None
     figure, (norms, rates) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     epochs = arrays["report_epochs"]
     for shade, name in zip(shades(names), names, strict=True):

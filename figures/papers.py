@@ -41,7 +41,7 @@ def loss_and_error(runs: Sequence[Run]) -> Figure | None:
     """P1, Figure 1: train loss of every epoch and test error, a row for each network; triangles
     mark the lowest loss before each turn of ρ. None if the runs share both network and held
     norm."""
-    if not (differ(runs, "model") or differ(runs, "fix_si_pnorm_value")):
+    if not any(differ(runs, key) for key in ("model", "fix_si_pnorm", "fix_si_pnorm_value")):
         return None
     models = list(dict.fromkeys(map(_network, runs)))
     size = (10, 3.6 * len(models) + 0.6)

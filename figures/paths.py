@@ -1,6 +1,6 @@
 """Paths between checkpoints, as `measuring.paths` evaluates them (P2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +18,7 @@ RELATIONS = (
     "two rates, two seeds",
     "an end in chaotic equilibrium",
     "an end in divergence",
+    "two settings",
 )
 
 
@@ -36,17 +37,24 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
     """What two checkpoints have in common: one of `RELATIONS`. For two checkpoints of one run it is
     the run, whatever its regime."""
-    folders = [arrays["checkpoint"][i].rpartition("/")[0] for i in (first, last)]
-    if folders[0] == folders[1]:
+    folders = [name.rpartition("/")[0] for name in arrays["checkpoint"]]
+    rates = np.where(np.isnan(arrays["elr"]), arrays["lr"], arrays["elr"])
+
+    def alike(values: Sequence) -> bool:
+        return values[first] == values[last]
+
+    # Older files lack the numbers of runs, settings and seeds
+    if alike(arrays.get("run", folders)):
         return RELATIONS[0]
     regimes = {str(arrays["regime"][i]) for i in (first, last)}
     for regime in ("divergence", "chaotic equilibrium"):
         if regime in regimes:
             return f"an end in {regime}"
-    rates = np.where(np.isnan(arrays["elr"]), arrays["lr"], arrays["elr"])
-    if rates[first] == rates[last]:
+    if not alike(arrays.get("setting", 0 * rates)):
+        return RELATIONS[-1]
+    if alike(rates):
         return RELATIONS[1]
-    return RELATIONS[2 if arrays["trial"][first] == arrays["trial"][last] else 3]
+    return RELATIONS[2 if alike(arrays.get("seed", arrays["trial"])) else 3]
 
 
 def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
@@ -55,7 +63,7 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
     relations = np.array([relation(arrays, i, j) for i, j in arrays["pair"]])
     named = {}
-    for name, colour, marker in zip(RELATIONS, COLOURS, "osDvP^", strict=False):
+    for name, colour, marker in zip(RELATIONS, COLOURS, "osDvP^X", strict=False):
         chosen = relations == name
         if not chosen.any():
             continue

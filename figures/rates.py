@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures.curves import GRADIENT, draw_panels, file_of, find_curve, loss_label, name_lines
-from figures.labels import differ, lines_of, on_sphere
+from figures.labels import SEEDS, differ, labels, lines_of, on_sphere
 from figures.style import COLOURS, colours, describe, name_below, shades
 from runs import Run
 from theory.dynamics import effective_lr
@@ -92,12 +92,15 @@ def conventional(
     shaded."""
     runs = [run for run in runs if run.curves.keys() >= {"train_loss", "test_error"}]
     runs = [run for run in runs if _cosine(run) or run.config.get("no_schedule")]
+    varied = (*SEEDS, "lr_init", "momentum", "cosan_schedule", "no_schedule")
     if not all(differ(runs, key) for key in ("lr_init", "momentum", "cosan_schedule")):
         return None
     kinds: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (_cosine(run), _momentum(run), run.base_lr)):
-        kind = f"{'cosine' if _cosine(run) else 'constant'}, momentum {_momentum(run):g}"
-        kinds.setdefault(kind, []).append(run)
+    named = zip(runs, labels(runs, without=varied, unique=False), strict=True)
+    for run, other in sorted(named, key=lambda p: (_cosine(p[0]), _momentum(p[0]), p[0].base_lr)):
+        kind = "cosine" if _cosine(run) else "constant"
+        kind += f", momentum {_momentum(run):g}" if run.optimizer == "sgd" else ""
+        kinds.setdefault(", ".join(filter(None, (kind, other))), []).append(run)
     rates = sorted({run.base_lr for run in runs})
     shade_of = dict(zip(rates, shades(rates), strict=True))
     above = [name for name in ("train_loss", "test_error") for _ in kinds]
@@ -137,4 +140,4 @@ def _cosine(run: Run) -> bool:
 
 
 def _momentum(run: Run) -> float:
-    return run.config["momentum"] or 0.0
+    return (run.config["momentum"] or 0.0) if run.optimizer == "sgd" else 0.0

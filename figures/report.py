@@ -53,7 +53,7 @@ def report(
     if window != WHOLE:
         which += "_epochs_{:g}_{:g}".format(*window)
         runs = [replace(run, window=window) for run in runs]
-        runs = [run for run in runs if any(len(curve.epochs) for curve in run.history.values())]
+        runs = [run for run in runs if run.history]
         if not runs:
             raise UserError("nothing was recorded in the epochs {:g}:{:g}".format(*window))
     published = all(folder.name.startswith("figure2") for folder in folders)

@@ -22,8 +22,8 @@ import runs
 from data import ImageSet
 from measuring import meter
 from measuring.distance import angle, cosine
-from measuring.rebuild import rebuild, renew_statistics
-from options import Options, integer, option, parse
+from measuring.rebuild import check_comparable, rebuild, renew_statistics
+from options import Options, integer, not_empty, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors
 
@@ -34,9 +34,11 @@ COLUMNS = ("report_epochs", "acc", "ensemble_acc", "cosine")
 class Compare(Options):
     """Which runs to compare."""
 
-    models_dir: str | None = option(None, "folder of the run, DIR/trial_<t>")
+    models_dir: str | None = option(None, "folder of the run, DIR/trial_<t>", not_empty)
     anchor: int | None = option(None, "epoch of the anchor checkpoint", integer(0))
-    independent: str | None = option(None, "folder of an independently trained run (another trial)")
+    independent: str | None = option(
+        None, "folder of an independently trained run (another trial)", not_empty
+    )
 
 
 @torch.no_grad()
@@ -61,7 +63,7 @@ def compare(
 
     Those are the checkpoints of `epochs` in both runs, by default the anchor's and all later ones.
     Batch-norm statistics are estimated anew for each. Raises UserError if a checkpoint or a
-    configuration is missing.
+    configuration is missing, or the runs differ in network, images or loss.
 
     Returns
     -------
@@ -71,6 +73,8 @@ def compare(
     independent_... : the same arrays for the independent run, if there is one.
     """
     run = runs.read_run(folder)
+    if independent is not None:
+        check_comparable([run, runs.read_run(independent)])
     model, train_images, images = rebuild(run)
     names = list(models.si_parameters(model))
 

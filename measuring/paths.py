@@ -24,16 +24,10 @@ from tqdm import tqdm
 import models
 import runs
 from measuring import distance
-from measuring.rebuild import Evaluation
-from options import Options, integer, option, parse
+from measuring.rebuild import Evaluation, check_comparable
+from options import DECIDING, Options, integer, not_empty, option, parse
 from runs import checkpoints
 from utils import UserError, user_errors
-
-# Options in which the runs of the checkpoints must agree: network, images and loss.
-SHARED = (
-    *("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss", "batch_size"),
-    *("dataset", "use_data_size", "use_test", "corrupt_train", "split_classes"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Paths(Options):
         (), "two or more, of any runs"
     )
     points: int = option(11, "points of each path, its ends included", integer(2))
-    save_path: str = option("paths.npz", "where the results go")
+    save_path: str = option("paths.npz", "where the results go", not_empty)
 
 
 def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
@@ -57,6 +51,8 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
     Returns
     -------
     checkpoint : (P,) names of the files; epoch, lr, elr, trial : (P,), elr NaN off the sphere.
+    run, seed, setting : (P,) numbers, the same for checkpoints of one run, of runs with one seed,
+        and of runs that differ in rate, seed and length alone.
     regime : (P,) names of the regimes of these runs; "" if not known, or off the sphere.
     pair : (N, 2) indices of the ends; t : (points,).
     train_loss, train_error, test_loss, test_error : (N, points), errors as fractions.
@@ -64,10 +60,7 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
     angle : (N,), between the SI weights of the ends, in radians.
     """
     of = [runs.read_run(path.parent) for path in files]
-    for path, run in zip(files, of, strict=True):
-        for key in SHARED:
-            if run.config.get(key) != of[0].config.get(key):
-                raise UserError(f"{path} and {files[0]} are of runs that differ in {key}")
+    check_comparable(of)
     evaluation = Evaluation(of[0])
     contents = [checkpoints.load_into(evaluation.model, path) for path in files]
     parameters = dict(evaluation.model.named_parameters())
@@ -82,6 +75,9 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
                 first, last = weights[i][name].double(), weights[j][name].double()
                 parameter.copy_((1 - t) * first + t * last)
         rows.append(evaluation.measure())
+    varied = ("lr_init", "elr", "seed", "trial", "epochs")
+    settings = [{k: v for k, v in vars(run.options).items() if k in DECIDING and k not in varied}
+                for run in of]  # fmt: skip
     values = {
         name: np.array([row[name] for row in rows]).reshape(len(pairs), points) for name in rows[0]
     }
@@ -91,6 +87,9 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
         "lr": np.array([run.base_lr for run in of]),
         "elr": np.array([run.config["elr"] if run.on_sphere else np.nan for run in of]),
         "trial": np.array([run.config["trial"] for run in of]),
+        "run": numbered([path.parent.resolve() for path in files]),
+        "seed": numbered([(run.options.seed, run.options.trial) for run in of]),
+        "setting": numbered(settings),
         "regime": np.array([(run.regime.name if run.on_sphere else None) or "" for run in of]),
         "pair": np.array(pairs),
         "t": ts,
@@ -98,6 +97,11 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
         **values,
         **{f"{name}_barrier": barrier(ts, path) for name, path in values.items()},
     }
+
+
+def numbered(values: Sequence) -> np.ndarray:
+    """(n,) where the first value equal to each of these stands."""
+    return np.array([values.index(value) for value in values])
 
 
 def barrier(t: np.ndarray, values: np.ndarray) -> np.ndarray:

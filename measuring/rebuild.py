@@ -14,6 +14,21 @@ from measuring.meter import Meter
 from measuring.wanted import measure_as
 from runs import Run, checkpoints, read_run
 from training.device import memory_format, select_device
+from utils import UserError
+
+# Options in which runs must agree to be compared: network, images and loss.
+SHARED = (
+    *("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss", "batch_size"),
+    *("dataset", "use_data_size", "use_test", "use_test_size", "corrupt_train", "split_classes"),
+)
+
+
+def check_comparable(found: Sequence[Run]) -> None:
+    """Raise UserError if runs differ in more than their training."""
+    for run in found:
+        for key in SHARED:
+            if run.config.get(key) != found[0].config.get(key):
+                raise UserError(f"{run.folder} and {found[0].folder} differ in {key}")
 
 
 def rebuild(run: Run) -> tuple[torch.nn.Module, data.ImageSet, data.ImageSet]:

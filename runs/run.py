@@ -178,20 +178,19 @@ class Run:
                 curves[f"{kind}_loss"] = Curve(arrays["report_epochs"], arrays["loss"])
             if "acc" in arrays:
                 curves[f"{kind}_error"] = Curve(arrays["report_epochs"], 100 * (1 - arrays["acc"]))
-        if "params_norm" not in si:
-            return curves
-        epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
-        lr = self.lr_at(epochs)
-        if np.isfinite(lr).any():  # unknown where the configuration is gone
-            curves["effective_lr"] = Curve(epochs, self._effective_lr(lr, si_norm))
+        if "params_norm" in si:
+            epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
+            lr = self.lr_at(epochs)
+            if np.isfinite(lr).any():  # unknown where the configuration is gone
+                curves["effective_lr"] = Curve(epochs, self._effective_lr(lr, si_norm))
         for arrays, name in ((si, "effective_gradient_norm"), (train, "full_gradient_norm")):
-            if "gnorm_m" in arrays:
+            if "params_norm" in si and "gnorm_m" in arrays:
                 epochs, at, si_at = np.intersect1d(
                     arrays["report_epochs"], si["report_epochs"], return_indices=True
                 )
                 norms = dynamics.effective_gradient_norm(arrays["gnorm_m"][at], si_norm[si_at])
                 curves[name] = Curve(epochs, norms)
-        return curves
+        return _not_empty(curves)
 
     @cached_property
     def history(self) -> dict[str, Curve]:
@@ -203,7 +202,8 @@ class Run:
             columns["train_error"] = 100 * (1 - log["train_acc"])
         if {"lr", "si_norm"} <= log.keys():
             columns["effective_lr"] = self._effective_lr(log["lr"], log["si_norm"])
-        return self.curves | {name: Curve(log["epoch"], values) for name, values in columns.items()}
+        logged = {name: Curve(log["epoch"], values) for name, values in columns.items()}
+        return self.curves | _not_empty(logged)
 
     @cached_property
     def periods(self) -> Periods:
@@ -260,6 +260,10 @@ class Run:
         if self.regime.name:
             return self.regime.name
         return f"no {'regime' if self.norm_is_held else 'period'} yet: {self.regime.reason}"
+
+
+def _not_empty(curves: dict[str, Curve]) -> dict[str, Curve]:
+    return {name: curve for name, curve in curves.items() if len(curve.epochs)}
 
 
 def at_common_epochs(curves: dict[str, Curve], *names: str) -> tuple[np.ndarray, ...]:

@@ -55,6 +55,19 @@ def test_a_measured_claim_is_on_record(measured, tmp_path, capsys):
     assert "a mean 0.71" in (tmp_path / "claims.md").read_text()
 
 
+def test_what_another_process_records_meanwhile_stays(measured, monkeypatch, tmp_path):
+    run_claim = command.measure
+
+    def slowly(*args):
+        other = {"adam": {"verdict": "undecided", "estimates": [], "reason": "x", "code": "c"}}
+        command.write_json(tmp_path / "claims.json", {"claims": other})
+        return run_claim(*args)
+
+    monkeypatch.setattr(command, "measure", slowly)
+    assert measured()["verdict"] == "supported"
+    assert {*table.read(tmp_path / "claims.json")} == {"adam", "toy"}
+
+
 def test_the_commit_on_record_is_the_first_that_judged_by_this_design(measured, monkeypatch):
     versions = iter("abc")
     monkeypatch.setattr(command.runs, "code_version", lambda: next(versions))
@@ -101,11 +114,16 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "measure", lambda *args: pytest.fail("measured"))
     Path("claims.json").write_text('{"claims": [')
+    Path("old").mkdir()
+    Path("old/claims.json").write_text('{"claims": {"toy": {"holds": "no"}}}')
     for words, message in (
+        ("--table --results old", r"claims\.json is damaged"),
         ("--claim adm", "did you mean adam"),
         ("--claim toy --results .", r"claims\.json is damaged"),
         ("--claim practice --image_folder nowhere", "no folder nowhere/train"),
-        ("--claim practice --quick", "none of these claims has a quick setting"),
+        ("--claim adam,practice --quick", "practice has no quick setting; these have: adam"),
+        ("--table --claim toy", "--claim is of no use to --table"),
+        ("--table --results resutls", "resutls has no claims.json"),
     ):
         with pytest.raises(UserError, match=message):
             command.main(words.split())
@@ -139,7 +157,7 @@ def test_settings_and_seeds_are_those_that_were_fixed_before_the_data():
             options = {k: v for k, v in asdict(line.options).items() if v != usual[k]}
             designs[key].append((line.name, options))
     designs = json.dumps(designs, sort_keys=True)
-    assert hashlib.sha256(designs.encode()).hexdigest()[:12] == "284d70a8df05"
+    assert hashlib.sha256(designs.encode()).hexdigest()[:12] == "0e28ec8106ea"
 
 
 def entry(name, value, low, high, inside=(0.5, None)):
@@ -178,6 +196,18 @@ def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate():
     assert "contradicted, 21 not run yet, 1 not judged." in table.summary(record)
 
 
+def test_the_seeds_behind_an_estimate_are_those_that_it_has():
+    exploratory = {"resnet18": {"estimates": [{"seeds": [1, 0, 1]}, {"seeds": [1]}]}}
+    judged, looked = (
+        {"verdict": v, "estimates": [{"seeds": [1]}]} for v in ("undecided", "not judged")
+    )
+    for record, words in (({}, "3 seeds, CIFAR-10"), ({"resnet18": looked}, "1 seeds, CIFAR-10"),
+                          ({"resnet18": judged}, "8 seeds, CIFAR-10")):  # fmt: skip
+        assert table.rests_on(CLAIMS["resnet18"], record, exploratory) == words
+    rows = [line.split(" | ") for line in table.readme_table({}, {}).splitlines()[4:]]
+    assert all(len({cell.count("<br>") for cell in row[:4]}) == 1 for row in rows)
+
+
 def test_pages_and_record_are_in_step(monkeypatch):
     """`python -m claims --table --results results/claims` writes them."""
     monkeypatch.chdir(ROOT)
@@ -194,7 +224,7 @@ def test_intervals_on_record_follow_from_the_seeds_beside_them(name):
     claims = [c for key, c in table.read(RECORD / name).items() if key not in ("toy", "length")]
     for estimate in (e for c in claims for e in c["estimates"] if e["value"] is not None):
         seeds = estimate["seeds"]
-        found = [mean("", seeds), mean("", seeds, bounds=(0, 1))]
+        found = [mean("", seeds), mean("", seeds, bounds=(-1, 1))]
         found += [share("", seeds)] if {*seeds} <= {0, 1} else []
         found += [statistics.ratio("", seeds)] if min(seeds) > 0 else []
         limits = pytest.approx((estimate["low"], estimate["high"]), rel=1e-3, abs=1e-4)

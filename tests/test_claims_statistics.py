@@ -57,6 +57,12 @@ def test_seeds_that_are_all_alike_leave_doubt():
     found = mean("", [1.0] * 8, bounds=(0, 1))
     assert (found.value, found.high) == (1, 1)
     assert found.low == pytest.approx(0.025 ** (1 / 8))  # exact binomial limit of 8 of 8
+    # Of a difference of shares, where the others may be as far on the other side
+    fewest = [mean("", [1.0] * n, ABOVE(0.5), bounds=(-1, 1)) for n in (12, 13)]
+    assert fewest[0].low == pytest.approx(2 * 0.025 ** (1 / 12) - 1)
+    assert [found.verdict for found in fewest] == ["undecided", "supported"]
+    negative = mean("", [-1.0] * 8, bounds=(-1, 1))
+    assert negative.low == negative.value == -1 < negative.high < 0
     assert mean("", [1.0] * 8).low == 1  # nothing is known of an unbounded one
     assert mean("", [0.8, 0.9, 1.0], bounds=(0, 1)).low == mean("", [0.8, 0.9, 1.0]).low
 

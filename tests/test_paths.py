@@ -11,7 +11,7 @@ from conftest import TINY, load_images, state_of
 
 import runs
 import train
-from measuring import paths
+from measuring import diversity, paths
 from runs import checkpoints
 from utils import UserError
 
@@ -98,11 +98,15 @@ def test_command(folder, tmp_path, capsys):
 
 
 def test_runs_with_other_images_are_refused(folder, tmp_path):
-    network = ("model", "num_channels", "depth", "norm", "norm_eps", "use_squared_loss")
-    images = ("dataset", "use_data_size", "use_test", "corrupt_train", "split_classes")
-    for key in (*network, *images, "batch_size"):
-        runs.write_config(tmp_path / key, {**runs.read_config(folder), key: "other"})
+    network = {"model": "ResNet18SI", "num_channels": 9, "depth": 4, "norm": "layer",
+               "norm_eps": 1e-5, "use_squared_loss": True, "batch_size": 9}  # fmt: skip
+    images = {"dataset": "SVHN", "use_data_size": 9, "use_test": False, "use_test_size": 9,
+              "corrupt_train": 0.5, "split_classes": 1}  # fmt: skip
+    for key, value in (network | images).items():
+        runs.write_config(tmp_path / key, {**runs.read_config(folder), key: value})
         with pytest.raises(UserError, match=f"differ in {key}$"):
             paths.connect([runs.checkpoint_path(folder, 1), tmp_path / key / "checkpoint-1.pt"])
+        with pytest.raises(UserError, match=f"differ in {key}$"):
+            diversity.compare(folder, 1, tmp_path / key)
     with pytest.raises(UserError, match="has no config"):
         paths.connect([tmp_path / "checkpoint-1.pt"])

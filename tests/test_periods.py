@@ -242,8 +242,6 @@ def test_mean_frequency_and_variation_of_lengths():
     assert found.dispersion == pytest.approx(1.4826 / 3)
     assert math.isnan(of_lengths([10]).cv) and of_lengths([10]).mean == 10
     assert len(found.after(10)) == 2 and found.after(9.9) == found
-    assert found.until(20) == Periods(found.cycles[:2], found.end)
-    assert Periods(found.cycles, 90).until(39.9) == Periods(found.cycles[:2], 39.9)
 
 
 def test_minima_lie_between_a_maximum_of_the_loss_and_the_next_turn():

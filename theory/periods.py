@@ -183,10 +183,6 @@ class Periods:
         """Those that turn after this time, when training has forgotten its start."""
         return Periods(tuple(p for p in self.cycles if p.turn > time), self.end)
 
-    def until(self, time: float) -> "Periods":
-        """Those that turn up to this time, as in a run that ends then."""
-        return Periods(tuple(p for p in self.cycles if p.turn <= time), min(self.end, time))
-
     @property
     def orderly(self) -> float:
         """Share of the periods that are orderly; NaN without any."""
