@@ -264,7 +264,9 @@ class Saving(Options):
 class Machine(Options):
     """Files, and the machine."""
 
-    data_path: str = option("./datasets", "folder of the data (CIFAR is downloaded into it)")
+    data_path: str = option(
+        "./datasets", "folder of the data (CIFAR is downloaded into it)", not_empty
+    )
     save_freq_int: int = option(
         0, "save N times an epoch: N - 1 times within it, evenly (0: after it alone); in test.py, "
         "without config.json: checkpoint-<e>-<i>.pt is of epoch e + i/N (0: N from the files)",
@@ -354,7 +356,7 @@ class Measuring(Options):
     """Which checkpoints and images, and where the results go."""
 
     models_dir: str | None = option(
-        None, "folder of the checkpoints, DIR/trial_<t>, or one of them"
+        None, "folder of the checkpoints, DIR/trial_<t>, or one of them", not_empty
     )
     epochs: str | None = option(
         None, "measure only these checkpoints, adding to the file: 0,100,200 or every10 (None: "

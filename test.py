@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
         measure_options()
 
 import functools
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -64,6 +65,10 @@ def measure_run(options: Measure, given: set[str]) -> None:
     if options.use_test:
         on_train = given & {"use_data_size", "corrupt_train"}
         idle += [f"--{name} (the test set is measured)" for name in sorted(on_train)]
+    elif "use_test_size" in given:
+        idle.append("--use_test_size (the training set is measured)")
+    if "save_freq_int" in given and config is not runs.OFFICIAL:
+        idle.append("--save_freq_int (the checkpoints hold their times)")
     if idle:
         print(f"note: changes nothing: {'; '.join(idle)}")
 
@@ -71,7 +76,12 @@ def measure_run(options: Measure, given: set[str]) -> None:
     files = result_files(options, folder)
     for path in files.values():
         remove_litter(path.parent)
-    add = options.update or len(found) < len(runs.checkpoints_in(folder))
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(place, os.W_OK):  # rather now than when all is measured
+            raise UserError(f"{place} cannot be written to: --save_path names another place")
+    every = runs.checkpoints_in(folder)
+    is_part = options.epochs is not None or folder != Path(options.models_dir).expanduser()
+    add = options.update or is_part
     # A file that is to be added to is read in any case, as it is refused if it is damaged. Without
     # --update all is measured anew: what is there may be of other images, or of another seed.
     before = {scope: runs.Metrics.read(path) if add else runs.Metrics()
@@ -106,7 +116,7 @@ def measure_run(options: Measure, given: set[str]) -> None:
     print(f"{folder}: {plural(len(found), 'checkpoint')} on {describe(device)}", flush=True)
     # Checkpoints within an epoch hold their time; official ones do not and are evenly spaced.
     official = config is runs.OFFICIAL
-    largest = max(part for _, part in found)
+    largest = max(part for _, part in every)
     parts = options.save_freq_int or 1 + largest
     if official and largest >= parts:
         raise UserError(f"--save_freq_int {parts}: there is a checkpoint-<epoch>-{largest}.pt")
@@ -165,13 +175,14 @@ def chosen_checkpoints(options: Measure) -> tuple[Path, dict[tuple[int, int], Pa
         return folder, found
     epochs = chosen_epochs(options.epochs)
     whole = runs.whole_epochs(folder)
+    chosen = {(epoch, 0): file for epoch, file in whole.items() if epoch in epochs}
     absent = [epoch for epoch in epochs if epoch not in whole] if isinstance(epochs, list) else []
-    if absent:
-        raise UserError(
-            f"no checkpoint-{absent[0]}.pt in {folder}: there are {plural(len(whole), 'epoch')} "
-            f"from {min(whole)} to {max(whole)}"
-        )
-    return folder, {(epoch, 0): file for epoch, file in whole.items() if epoch in epochs}
+    if absent or not chosen:
+        which = f"checkpoint-{absent[0]}.pt" if absent else f"checkpoint of {options.epochs}"
+        there = f"there are {plural(len(whole), 'epoch')}"
+        there += f" from {min(whole)} to {max(whole)}" if whole else ""
+        raise UserError(f"no {which} in {folder}: {there}")
+    return folder, chosen
 
 
 def result_files(options: Measure, folder: Path) -> dict[str, Path]:
@@ -237,7 +248,7 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
 
 def initial_weights(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of checkpoint 0; of a branch, those of the run that it comes from."""
-    folder = folder.absolute()  # "." has no name
+    folder = folder.resolve()  # "." has no name, and a link another one
     while folder.name.startswith("branch-"):
         folder = folder.parent
     checkpoints.load_into(model, runs.checkpoint_path(folder, 0))

@@ -33,6 +33,7 @@ import data
 import models
 import runs
 from measuring import Meter
+from measuring.rebuild import renew_statistics
 from measuring.recorder import Recorder
 from measuring.trial import try_training
 from measuring.wanted import measure_as
@@ -105,20 +106,24 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
                     f"{folder} has come to epoch {resumed}: --epochs {options.epochs} would end it "
                     "before"
                 )
+            runs.check_same_images(folder, train_images.checksum())
             checkpoints.load_weights(model, newest, folder)
             content = newest
 
         # Optimiser
         model.to(device, memory_format=layout)
         fixed_norm = content.get("fixed_norm") if resumed is not None else None
+        before = [weight.clone() for weight in models.split_parameters(model)[0]]
         trainer = Trainer(model, options, len(train_images), device, fixed_norm)
+        if branch_point and not all(map(torch.allclose, before, trainer.si_weights)):
+            renew_statistics(model, train_images, options.batch_size)  # for the norm that is held
         if content:
             trainer.load_moments(content)
 
         # What is measured
         evaluator = Meter(model, eval_images, replace(measure_as(options), eval_model=True))
         if resumed is None:
-            runs.remove_run(folder)
+            runs.remove_run(folder, metrics=not options.resume)
         runs.write_config(folder, {**asdict(options), **environment(trainer, train_images)})
         recorder = None
         if options.metrics:
@@ -176,9 +181,10 @@ class Training:
         runs.write_log(self.folder, rows)
         now, printed = done, 0
         try:
-            if done == first:
+            at_end = done in (first, last)  # of a run that was to go on for longer, its new end
+            if at_end and not runs.checkpoint_path(self.folder, done).exists():
                 self.record(done)
-                self.save(done)
+                self.save(done, row=rows[-1] if rows else None)
             bar = tqdm(range(done, last), initial=done - first, total=last - first, disable=None)
             for epoch in bar:
                 row = self.epoch(epoch, (epoch - first) / self.options.epochs)
@@ -203,6 +209,7 @@ class Training:
                     raise Diverged(now, measured=self.recorder is not None)
         except (Interrupted, OSError):
             again = "the same command" + ("" if self.options.resume else " with --resume")
+            again += " instead of --overwrite" if self.options.overwrite else ""
             tqdm.write(f"stopped after epoch {now} of {last}; {again} continues in {self.folder}")
             raise
         finally:
@@ -301,6 +308,7 @@ def environment(trainer: Trainer, images: data.ImageSet) -> dict[str, Any]:
         "base_lr": trainer.base_lr,
         "num_classes": images.num_classes,
         "train_images": len(images),
+        "checksum": images.checksum(),
         "si_weights": list(models.si_parameters(trainer.model)),
         "si_parameters": sum(p.numel() for p in trainer.si_weights),
         "other_parameters": sum(p.numel() for p in trainer.others),

@@ -79,6 +79,8 @@ def user_errors(program: str) -> Iterator[None]:
             what = (
                 f"not enough memory ({reason}): a smaller --batch_size or --num_channels needs less"
             )
+        elif "home directory" in str(error):  # Path.expanduser of ~nobody
+            what = reason
         elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             what = f"--compile fails ({reason}): leave it out, or see what torch.compile needs"
         else:
@@ -103,8 +105,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Write to a file next to `path`, flush it to the disk, and rename it to `path`, so that a
     reader sees the old file or the whole new one. The folder is created if it is missing. Raises
     OSError, with `path` as its `filename`, if the disk is full, read-only, ..."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+    path = Path(os.path.realpath(path))  # a link stays one
+    partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -121,11 +123,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
+def _host() -> str:
+    """The name of this machine, as a part of a file's name between dots."""
+    return socket.gethostname().replace(".", "-")
+
+
 def remove_litter(folder: Path) -> None:
     """Remove the partial files that killed processes on this machine left in a folder."""
     for path in folder.glob(f".*{PARTIAL}"):
         host, pid = path.name.removesuffix(PARTIAL).rsplit(".", 2)[-2:]
-        if host == socket.gethostname() and pid.isdigit() and not is_alive(int(pid)):
+        if host == _host() and pid.isdigit() and not is_alive(int(pid)):
             path.unlink(missing_ok=True)
 
 

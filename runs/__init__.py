@@ -9,6 +9,7 @@ from runs.arrays import TEST_FLAGS, TRAIN_FLAGS, Metrics, write_arrays
 from runs.config import (
     OFFICIAL,
     branch_folder,
+    check_same_images,
     check_same_run,
     code_version,
     differing_options,

@@ -25,8 +25,8 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays of an .npz file by name, and the names of those that hold Python objects, such as
-    the official code's norms by parameter group, which are not read. Raises FileNotFoundError, or
-    UserError if it is not an .npz file or is damaged."""
+    the official code's norms by parameter group, which are not read. Raises UserError if it is not
+    an .npz file or is damaged, and OSError if it is not there or may not be read."""
     found, objects = {}, []
     try:
         with np.load(path) as file:
@@ -37,7 +37,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                     if "allow_pickle" not in str(error):
                         raise
                     objects.append(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception:  # NumPy raises many kinds of errors for other files
         raise _foreign(path) from None

@@ -67,7 +67,10 @@ def code_version() -> str | None:
 
 def differences(saved: dict[str, Any], asked: Train) -> dict[str, tuple[Any, Any]]:
     """The options that decide what is trained and differ: name -> (saved value, asked value)."""
-    both = [{**c, "norm_eps": c["norm_eps"] or NORM_EPS} for c in (saved, asdict(asked))]
+    both = [
+        {**c, "norm_eps": c["norm_eps"] or NORM_EPS, "corrupt_train": c["corrupt_train"] or None}
+        for c in (saved, asdict(asked))
+    ]
     pairs = {key: tuple(values[key] for values in both) for key in sorted(DECIDING)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -89,6 +92,13 @@ def check_same_run(folder: Path, options: Train) -> None:
             f"{folder} holds another run; different: {what}. Name another folder (--dir; in the "
             "driver exp_name), or start anew with --overwrite"
         )
+
+
+def check_same_images(folder: Path, checksum: int) -> None:
+    """Raise UserError if the folder holds a run that was trained on images with another checksum.
+    Older runs have none."""
+    if read_config(folder).get("checksum", checksum) != checksum:
+        raise UserError(f"{folder} holds a run on other images: see --data_path")
 
 
 def branch_folder(parent: Path, epoch: int, options: Train) -> Path:

@@ -104,9 +104,10 @@ def check_no_branches(folder: Path) -> None:
         )
 
 
-def remove_run(folder: Path) -> None:
-    """Remove the files of a run, its metrics included, so that no folder holds parts of two runs.
-    Branches off it are runs of their own and stay."""
-    files = [*checkpoints_in(folder).values(), *traces(folder).values(), *folder.glob("*.npz")]
+def remove_run(folder: Path, metrics: bool = True) -> None:
+    """Remove the files of a run, so that no folder holds parts of two runs. Its `metrics` may stay
+    if the same run follows. Branches off it are runs of their own and stay."""
+    files = [*checkpoints_in(folder).values(), *traces(folder).values()]
+    files += folder.glob("*.npz") if metrics else ()
     for path in [*files, *(folder / name for name in (CONFIG, LOG, LATEST))]:
         path.unlink(missing_ok=True)

@@ -84,5 +84,6 @@ def _settings(path: Path) -> dict[str, Any]:
         "lr_init": float(group["lr"]),
         "wd": float(group.get("weight_decay", np.nan)),
         "momentum": float(group.get("momentum", 0)),
+        "optimizer": "adam" if "betas" in group else "sgd",
         **({"num_classes": len(last[-1])} if last else {}),
     }

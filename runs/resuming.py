@@ -47,13 +47,16 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
             f"{folder} holds a run but no {CONFIG}, so it is not known whether it is this run: "
             "branch off one of its checkpoints with --resume_epoch, or name another --dir"
         )
+    check_same_run(folder, options)
     if not options.resume:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
-    check_same_run(folder, options)
     diverged = diverged_at(folder)
     newest = max(whole_epochs(folder), default=0)
     trained = newest >= last and is_whole(checkpoint_path(folder, newest))
-    measured = all(newest in Metrics.read(folder / f"{m}.npz").rows for m in METRICS)
+    measured = all(
+        {newest, *whole_epochs(folder)} <= Metrics.read(folder / f"{name}.npz").rows.keys()
+        for name in METRICS
+    )
     if not (trained or diverged is not None) or (options.metrics and not measured):
         return False
     if diverged is not None:

@@ -53,7 +53,7 @@ def run(tmp_path):
     return start
 
 
-def load_images(name, path="", use_test=False, **which):
+def load_images(name, path=".", use_test=False, **which):
     """The training images of a data set, and those to evaluate on."""
     return data.load(Train(dataset=name, data_path=str(path), **which), use_test)
 

@@ -260,6 +260,13 @@ def test_mistakes_in_the_block_are_told_in_its_names(changes, message, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_has_no_effect_beside_the_rest_is_named(capsys):
+    (line,) = lines_with(params={"fix_si_pnorm_value": 10, "num_channels": 8})
+    assert line.options.fix_si_pnorm_value == Train().fix_si_pnorm_value
+    note = "note: fix_si_pnorm_value changes nothing: it belongs to --fix_si_pnorm\n"
+    assert capsys.readouterr() == ("", note)
+
+
 def test_a_network_below_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "net.py").touch()

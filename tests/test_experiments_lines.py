@@ -74,7 +74,10 @@ def test_a_line_without_a_file_or_with_another_run_is_not_finished(line):
             leave(line)
             spoil(path)
             assert not is_finished(line)
+    leave(line, epochs=(0, 6), measured=(0, 2, 4, 6))  # it was longer
+    assert is_finished(line)
     leave(line)
+    runs.checkpoint_path(line.folder, 6).unlink()
     last = runs.checkpoint_path(line.folder, 4)
     os.truncate(last, last.stat().st_size // 2)
     assert not is_finished(line)

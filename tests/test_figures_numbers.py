@@ -6,6 +6,7 @@ for anything else.
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,7 @@ def test_effective_rates_are_those_of_the_optimiser(distinct, optimizer, power, 
     at, _, si = joined(run, "train-tm", "train-tm-prebn")
     np.testing.assert_allclose(points(phases.lines[0])[0], rate_at(at) / si["params_norm"] ** power)
     assert phases.get_xlabel().endswith(label)
+    assert figures.layers(replace(run, metrics_folder=Path("nowhere"))) is None
     figure = figures.layers(run)
     norms, rates = figure.axes
     arrays = run.metrics("train-tm-prebn")
@@ -330,6 +332,9 @@ def test_seeds_are_drawn_as_mean_and_range(distinct):
     draw_seeds(axis, signs, "C0", "symlog")
     same(axis.lines[1], [4], [1])
     assert len(marked(axis, ".")) == 1
+    # One that ends early, as by divergence, does not end the others
+    draw_seeds(axis, [*some, Curve(np.array([0, 2, 4, 9]), np.array([2, 4, 4, 7]))], "C0", "linear")
+    same(axis.lines[2], [2, 4, 9], [14 / 3, 4, 7])
 
 
 def test_a_branch_is_drawn_from_its_checkpoint_and_its_parent_up_to_there(distinct):
@@ -339,6 +344,8 @@ def test_a_branch_is_drawn_from_its_checkpoint_and_its_parent_up_to_there(distin
         made = distinct({"resume_epoch": epoch}, seed=epoch, line=f"{epoch}")
         branches += find_runs(made.folder.rename(parent.folder / f"branch-{epoch}"))
     figure = figures.figure2(branches)
+    logged = [replace(branch, metrics_folder=Path("nowhere")) for branch in branches]
+    assert len(figures.figure2(logged[:1]).axes[0].lines[1].get_xdata()) == len(LOGGED)
     grey, *own = figure.axes[0].lines[:3]
     at = TRAIN_AT <= 20
     same(grey, TRAIN_AT[at], parent.metrics("train-tm")["loss"][at])

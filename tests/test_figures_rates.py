@@ -66,6 +66,9 @@ def test_paths_and_barriers(tmp_path):
     assert [paths.relation(arrays, i, 3) for i in (0, 2)] == [paths.RELATIONS[i] for i in (3, 2)]
     arrays |= {"elr": np.full(4, np.nan), "lr": np.array([1, 1, 1, 2])}  # off the sphere
     assert [paths.relation(arrays, 0, i) for i in (2, 3)] == [paths.RELATIONS[i] for i in (1, 3)]
+    arrays |= {"run": np.array([0, 1, 1, 3]), "setting": np.array([0, 0, 0, 3]), "seed": np.ones(4)}
+    found = [paths.relation(arrays, *pair) for pair in ((0, 1), (1, 2), (0, 3))]
+    assert found == [paths.RELATIONS[i] for i in (1, 0, 6)]
 
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):
@@ -111,6 +114,12 @@ def test_conventional_training_by_initial_rate(make):
     assert names(figure) == [*kinds, "η = 0.1", "η = 0.3", "a regime of the sphere ends"]
     other = [replace(run, config={**run.config, "no_schedule": False}) for run in found]
     assert not drawn(other)  # of the constant ones, which now have the usual schedule, none is left
+    assert figures.table([replace(run, window=(1, 5)) for run in found])  # between checkpoints
+    assert not drawn([replace(run, window=(1, 5)) for run in found])
+    adam = [replace(run, config={**run.config, "optimizer": "adam"}) for run in found[::2]]
+    figure = figures.conventional([*found[::2], *found[1::2], *adam])
+    assert [axis.get_title() for axis in figure.axes[2:5]] == [
+        "constant, momentum 0, sgd", "constant, adam", "constant, momentum 0.9, sgd"]  # fmt: skip
     many = [replace(run, config={**run.config, "momentum": mu}) for run in found[::2]
             for mu in (0.0, 0.5, 0.9, 0.99)]  # fmt: skip
     loss, *_ = figures.conventional(many).axes
@@ -143,5 +152,5 @@ def test_loss_and_error_have_a_row_for_each_network(make):
         assert len(first) == 200 and len(turns) == len(found[0].periods) > 1
         assert lines(error)[0] == pytest.approx(np.array([[0, 90], [200, 30]]))
     assert names(figure)[0] == "ConvNetSIAf: η = 0.1" and len(names(figure)) == 5
-    held = make(*falling(9), {"fix_si_pnorm": True, "fix_si_pnorm_value": 3.0})
+    held = make(*falling(9), {"fix_si_pnorm": True})
     assert drawn(found) == drawn([found[0], held]) == ["loss_and_error"] and not drawn(found[:2])

@@ -227,6 +227,8 @@ def test_the_random_subset_and_the_random_crops_are_those_of_the_seed(folder):
     ("--models_dir {f} --num_channels 3", "another network"),
     ("--models_dir {f} --eval_on_random_subset 900", "900 is more than"),
     ("--models_dir {f} --epochs 9", "there are 3 epochs from 0 to 2"),
+    ("--models_dir {f}/none --epochs every3", "no checkpoint-<epoch>.pt in"),
+    ("--models_dir=", "--models_dir: it is empty"),
     ("--models_dir {f} --save_path {f}/x.npz --prebn_save_path {f}/x.npz", "same file"),
     ("--models_dir {f} --save_path {f}/x.npz --prebn_save_path {f}/../trial_0/x.npz", "same file"),
 ])  # fmt: skip
@@ -251,6 +253,13 @@ def test_some_epochs_or_one_checkpoint_are_measured_and_added(run, capsys):
         test_script.main(f"--eval_model {more}".split())
         changed = np.load(folder / "train-em.npz")["loss"] != loss
         assert changed.tolist() == [False, again, again, False, False]
+    test_script.main(f"--models_dir {folder} --epochs every1 --calc_l2_init --gpu -1".split())
+    with np.load(folder / "train-em.npz") as file:  # though these are all
+        assert {"loss", "l2_init"} <= {*file} and len(file["l2_init"]) == 7
+    with pytest.raises(SystemExit):
+        run("--resume_epoch 1 --epochs 1")
+        test_script.main(f"--models_dir {folder}/branch-1 --epochs every3".split())
+    assert "no checkpoint of every3" in capsys.readouterr().err
 
 
 def test_long_metrics_show_how_far_they_are(folder, monkeypatch):

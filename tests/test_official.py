@@ -193,6 +193,8 @@ def test_checkpoints_within_an_epoch_lie_evenly_or_at_the_time_that_they_state(
     for option, n in (("", 4), ("--save_freq_int 8", 8)):
         found = measure(folder, f"{LINE} {option}")
         assert found["report_epochs"].tolist() == [0, 1 / n, 2 / n, 3 / n, 1, 1 + 1 / n]
+    one = measure(folder, f"{LINE} --models_dir {folder}/checkpoint-1-1.pt", "one.npz")
+    assert one["report_epochs"].tolist() == [1.25]
     error = refused(measure, folder, f"{LINE} --save_freq_int 3")
     assert "--save_freq_int 3: there is a checkpoint-<epoch>-3.pt" in error
     folder = run("--save_freq_int 2 --epochs 1")

@@ -73,6 +73,18 @@ def test_rates_are_those_of_the_checkpoints_and_of_the_weights_that_are_trained(
         torch.save(content, path)
 
 
+def test_adam_is_known_by_its_moments(tmp_path):
+    write_tree(tmp_path)
+    for path in (tmp_path / "checkpoints").rglob("*.pt"):
+        content = torch.load(path, weights_only=False)
+        for group in content["optimizer"]["param_groups"]:
+            group["betas"] = (0.9, 0.999)
+        torch.save(content, path)
+    (run,) = runs.find_runs(tmp_path)
+    norms = run.curves["si_norm"].values
+    np.testing.assert_allclose(run.curves["effective_lr"].values, 0.01 / norms)
+
+
 def test_a_held_norm_is_the_sphere(tmp_path):
     write_tree(tmp_path, norms=np.full(6, 2.0), rates=(0.0, *(4e-3,) * 5))
     found = runs.find_runs(tmp_path)

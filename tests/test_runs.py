@@ -64,6 +64,7 @@ def test_what_older_configurations_lack_is_what_those_runs_did(tmp_path):
     runs.write_config(tmp_path, {**old, "keep_epochs": [0, 5], "keep_going": False})
     runs.check_same_run(tmp_path, Train())
     assert runs.read_run(tmp_path).options == Train(norm_eps=1e-12)
+    runs.check_same_run(tmp_path, Train(corrupt_train=0.0))  # as the official drivers give it
     for key, value in {"norm": "layer", "optimizer": "adam", "norm_eps": 1e-5}.items():
         with pytest.raises(UserError, match=key):
             runs.check_same_run(tmp_path, Train(**{key: value}))

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 import models
 import runs
+from measuring.rebuild import measure_checkpoint
 from options import Model
 from runs import checkpoints
 from theory.dynamics import effective_gradient_norm, effective_lr, next_norm
@@ -244,6 +245,10 @@ def test_branch_with_changed_options_has_its_own_folder(run, refused, capsys):
     branch = folder / "branch-1_fix_si_pnorm=True_fix_si_pnorm_value=3.0_lr_init=0.5"
     assert list(runs.checkpoints_in(branch)) == [(1, 0), (2, 0)]
     assert runs.read_config(branch)["lr_init"] == 0.5
+    # The function of its first checkpoint is the trial's, though its weights have another norm
+    loss = measure_checkpoint(folder / "checkpoint-1.pt")["test_loss"]
+    found = measure(branch, "--use_test --eval_model --epochs 1")["loss"].item()
+    assert found == pytest.approx(loss, rel=1e-3)
     assert list(runs.checkpoints_in(folder)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert "checkpoint-7.pt" in refused(run, "--resume_epoch 7")
     assert "belongs to another network" in refused(run, "--resume_epoch 1 --num_channels 3")

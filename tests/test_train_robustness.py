@@ -162,10 +162,11 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(run, refused, tmp_path):
     assert f"{tmp_path}/file" in refused(test_script.main, measured.split())
 
 
-def test_litter_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path):
+def test_litter_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path, monkeypatch):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    host = utils.socket.gethostname()
+    monkeypatch.setattr(utils.socket, "gethostname", lambda: "node.of.a.cluster")
+    host = "node-of-a-cluster"
     owners = f"{host}.{os.getpid()}", f"elsewhere.{dead.pid}", f"{host}.{dead.pid}"
     paths = [tmp_path / f".checkpoint-1.pt.{owner}{utils.PARTIAL}" for owner in owners]
     for path in paths:
@@ -268,6 +269,57 @@ def test_a_second_process_is_refused_while_the_first_lives(run, refused):
     run("--epochs 1")
 
 
+def test_a_run_without_its_checkpoints_is_trained_again_and_keeps_its_metrics(run, whole):
+    folder = run(WORDS)
+    measure(folder, "--hess_trace", "own.npz")
+    before = (folder / "own.npz").read_bytes()
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    run(f"{WORDS} --resume")
+    assert_equal(contents(folder), whole(WORDS))
+    assert (folder / "own.npz").read_bytes() == before
+
+
+def test_a_run_that_stops_earlier_than_planned_has_its_last_checkpoint(run, cut):
+    cut(2, "--epochs 9 --save_freq 9 --metrics")
+    run("--epochs 2 --save_freq 9 --metrics --resume")
+    assert list(runs.checkpoints_in(run.folder)) == [(0, 0), (2, 0)]
+    assert [*runs.Metrics.read(run.folder / "test-em.npz").rows] == [0, 2]
+    assert checkpoints.load(run.folder / "checkpoint-2.pt")["train_res"]["loss"] > 0
+
+
+def test_what_may_not_be_read_is_not_replaced_as_if_it_were_damaged(run, refused, monkeypatch):
+    folder = run(WORDS)
+    real = np.load
+
+    def load(path, **how):
+        if str(path).endswith("train-tm.npz"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **how)
+
+    before = (folder / "train-tm.npz").read_bytes()
+    monkeypatch.setattr(np, "load", load)
+    for more in ("", "--update"):
+        words = f"--models_dir {folder} --train_mode --eval_model --gpu -1 {more}".split()
+        assert "Permission denied: " in refused(test_script.main, words, status=1)
+    assert (folder / "train-tm.npz").read_bytes() == before
+
+
+def test_other_images_do_not_continue_a_run(tmp_path, refused):
+    words = "--dataset ImageFolder --use_test --num_channels 2 --noaug --no_schedule --gpu -1"
+    words += f" --momentum 0 --wd 0 --batch_size 4 --save_freq 1 --dir {tmp_path}/run"
+    for shade, name in enumerate("xy"):
+        for i, part in enumerate(("train/a", "train/b", "test/a", "test/b")):
+            path = tmp_path / name / part / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (60 * i, 9 * shade, 0)).save(path)
+    train.main([*words.split(), "--data_path", f"{tmp_path}/x", "--epochs", "1"])
+    more = [*words.split(), "--epochs", "2", "--resume", "--data_path"]
+    assert "on other images" in refused(train.main, [*more, f"{tmp_path}/y"])
+    (tmp_path / "x").rename(tmp_path / "z")
+    train.main([*more, f"{tmp_path}/z"])
+
+
 def test_a_run_that_another_process_makes_meanwhile_is_not_continued(run, refused, monkeypatch):
     """Between the look at the folder and the lock on it."""
     real = train.data.load
@@ -278,7 +330,7 @@ def test_a_run_that_another_process_makes_meanwhile_is_not_continued(run, refuse
         return real(*args, **options)
 
     monkeypatch.setattr(train.data, "load", load)
-    assert "already holds a run" in refused(run, "--epochs 2 --lr_init 0.7")
+    assert "lr_init (saved 0.1, asked 0.7)" in refused(run, "--epochs 2 --lr_init 0.7")
     assert runs.read_config(run.folder)["epochs"] == len(runs.read_log(run.folder)) == 1
 
 

@@ -100,6 +100,7 @@ NO_MEMORY = "error: not enough memory .*: a smaller --batch_size or --num_channe
     (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM"),
     (MemoryError("no array of that size"), 1, NO_MEMORY),
     (torch.OutOfMemoryError("CUDA out of memory"), 1, NO_MEMORY),
+    (RuntimeError("Could not determine home directory."), 1, "error: Could not .* directory."),
     (RuntimeError("[at x.cpp] DefaultCPUAllocator: can't allocate memory: you"), 1, NO_MEMORY),
 ])  # fmt: skip
 def test_errors_are_one_line_and_a_status(capsys, error, status, message):
