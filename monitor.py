@@ -37,7 +37,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import doubling_effects, group_table, norms, own, scale_invariant_groups, unwrapped
+from models import (
+    doubling_effects,
+    group_table,
+    norms,
+    own,
+    scale_invariant_groups,
+    scaled_together,
+    unwrapped,
+)
 from theory import dynamics
 from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import Course
@@ -83,7 +91,8 @@ class Record:
     effective_gradient_norm : ρ ‖g‖.
     angle : between the weights before and after the step, in radians.
     equilibrium_angle : the angle at which decay and gradients balance, or None.
-    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖ and the value above which it is a δ-jump.
+    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖; without momentum, the value above which it is
+        a δ-jump.
     phase, periods, steps_to_turn : of all weights together: "A", "B" or "C"; the number of periods
         so far; the forecast (`theory.forecast`).
     """
@@ -166,7 +175,8 @@ class Monitor:
         Lookahead, SAM) the inner optimiser is watched: what the wrapper itself does to the weights
         is not part of a step. Rates and trainable weights may change at any time.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
-    every : steps from one record to the next.
+    every : steps from one record to the next; an odd number, where two optimisers take turns with a
+        `record` after each.
     start : number of steps made before, if training is resumed without a `state_dict`.
 
     Attributes
@@ -199,18 +209,21 @@ class Monitor:
         self.course = Course()
         self._latest: list[Record] = []
         self._unsaved = 0
-        self._old: list[torch.Tensor] = []
+        self._old: dict[int, torch.Tensor] = {}  # place of a weight -> it before the step
         self._stepped: set[int] = set()  # the optimisers that have made this step
-        self._is_open = self._has_failed = False  # a step has begun and not ended
-        self._has_closure = False  # the step computes the gradient itself
+        self._depth = 0  # of steps within steps, as of super().step()
+        self._has_failed = False
+        self._followed: tuple[str, ...] | None = None  # the weights whose norm is ρ
+        self._decayed, self._settled = 0.0, None  # e-folds of decay; the step of the first
         self._measured: torch.Tensor | None = None  # (4, weights), of the step
         self._rates: list[tuple] = []
         self._losses: list[Any] = [0.0, 0]  # sum, on its device, and number
         self._look()
+        self._choose()
         self._handles = []
         if self.found:
             for one in self.optimizers:
-                self._handles.append(one.register_step_pre_hook(self._before))
+                self._handles.append(one.register_step_pre_hook(self._before_step))
                 self._handles.append(one.register_step_post_hook(self._after))
 
     def __enter__(self) -> "Monitor":
@@ -223,11 +236,12 @@ class Monitor:
         """Remove the hooks from the optimisers and free the copy of the weights."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._old = [], []
+        self._handles, self._old = [], {}
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, periods and forecast: what a new Monitor needs to continue."""
-        return {"steps": self.steps, "course": self.course.state_dict()}
+        decay = {"decayed": self._decayed, "settled": self._settled}
+        return {"steps": self.steps, "course": self.course.state_dict(), **decay}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`. Raises ValueError, without any change, if it is none."""
@@ -235,9 +249,11 @@ class Monitor:
         try:
             steps = _whole("steps", state["steps"], 0)
             course.load_state_dict(state["course"])
+            decayed, settled = float(state.get("decayed", 0.0)), state.get("settled")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not the state of a monitor: {error!r}") from None
-        self.steps, self.course = steps, course
+        self.steps, self.course, self._decayed, self._settled = steps, course, decayed, settled
+        self._measured, self._losses = None, [0.0, 0]
 
     @property
     def periods(self) -> Periods:
@@ -246,20 +262,29 @@ class Monitor:
         return Periods(tuple(self.course.periods), end)
 
     def _look(self) -> None:
-        """Find out which groups are trained now, and by which groups of which optimisers."""
-        parameters = dict(self.model.named_parameters())
+        """Find the weights of the groups, and by which groups of which optimisers they are trained.
+        Frozen ones count too: they may be trained when their optimiser makes its step."""
+        self.parameters = dict(self.model.named_parameters())
         owners: dict[int, dict[int, tuple]] = {}  # of a weight: (optimiser, group) of each
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     owners.setdefault(id(p), {})[id(optimizer)] = (optimizer, group)
+        in_groups = set().union(*self.found)
+        self.names = [n for n, p in self.parameters.items() if n in in_groups and id(p) in owners]
+        self.weights = [self.parameters[name] for name in self.names]
+        self.owners = [owners[id(weight)] for weight in self.weights]
+
+    def _choose(self) -> None:
+        """Choose the groups that are trained as a whole, after a step or before the first."""
+        trained = {self.names[j] for j in self._old}
 
         def obstacle(name: str) -> str | None:
-            if name not in parameters:
+            if name not in self.parameters:
                 return f"{name} is no longer in the network"
-            if not parameters[name].requires_grad:
+            if name not in trained and not self.parameters[name].requires_grad:
                 return f"{name} is frozen"
-            if id(parameters[name]) not in owners:
+            if name not in self.names:
                 return f"{name} is in no optimiser that is watched"
             return None
 
@@ -267,43 +292,69 @@ class Monitor:
         self.groups = [group for group, reason in reasons.items() if not reason]
         self.left_out = {group: reason for group, reason in reasons.items() if reason}
         self.labels = _labels(self.groups)
-        scopes = [_together(self.groups, parameters), *map(set, self.groups)]
-        names = [name for name in parameters if any(name in scope for scope in scopes)]
-        self.weights = [parameters[name] for name in names]
-        self.owners = [owners[id(weight)] for weight in self.weights]
-        self.members = [[j for j, n in enumerate(names) if n in scope] for scope in scopes]
+        scopes = [_together(self.groups, self.parameters), *map(set, self.groups)]
+        self.members = [[j for j, n in enumerate(self.names) if n in scope] for scope in scopes]
 
     def _is_measured(self) -> bool:
         return (self.steps - 1) % self.every == 0
 
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict
+    ) -> tuple[tuple, dict] | None:
+        """Begin a step, and take the norms of the gradients, which it may change. A closure gets a
+        wrapper, because the gradient is that of its first call."""
+        self._begin(optimizer)
+        if self._has_failed or self._measured is None or not self._is_measured():
+            return None
+        given = [*args, *kwargs.values()]  # the optimiser is among them
+        closure = next((v for v in given if callable(v) and v is not optimizer), None)
+        if closure is None:
+            self._take_gradients(optimizer)
+            return None
+        is_first = True
+
+        @functools.wraps(closure, updated=())
+        def watched(*of_closure: Any, **named: Any) -> Any:
+            nonlocal is_first
+            result = closure(*of_closure, **named)
+            if is_first:
+                is_first = False
+                self._take_gradients(optimizer)
+            return result
+
+        def swapped(value: Any) -> Any:
+            return watched if value is closure else value
+
+        return tuple(map(swapped, args)), {key: swapped(v) for key, v in kwargs.items()}
+
     @_harmless
-    def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        """Copy the weights before a step that is measured, and take the norms of the gradients:
-        the step may change them."""
+    def _begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Copy the weights of an optimiser before a step that is measured."""
         # Within another step, as of super().step(), or by a later optimiser of several: the same
-        is_new = not (self._is_open or (self._stepped and id(optimizer) not in self._stepped))
+        is_new = not (self._depth or (self._stepped and id(optimizer) not in self._stepped))
+        self._depth += 1
         if is_new:
-            self._is_open = True
             self._stepped.clear()
             self.steps += 1
         if is_new and self._is_measured():
             self._look()
-            self._old = [weight.detach().clone() for weight in self.weights]
-            self._measured, self._rates = None, []
-            if self._old:
-                before = norms(self._old)
+            self._measured, self._rates, self._old = None, [], {}
+            if self.weights:
+                before = norms(weight.detach() for weight in self.weights)
                 self._measured = torch.stack([before, before, 0 * before, 0 * before])
             else:
+                self._choose()
                 self._latest = []
-        given = [*args, *kwargs.values()]  # the optimiser is among them
-        self._has_closure = any(callable(v) for v in given if v is not optimizer)
-        if self._is_measured() and self._measured is not None and not self._has_closure:
-            self._take_gradients(optimizer)
+        if self._is_measured() and self._measured is not None:
+            for j in self._own(optimizer):
+                if j not in self._old and self.weights[j].requires_grad:
+                    self._old[j] = self.weights[j].detach().clone()
 
     def _own(self, optimizer: torch.optim.Optimizer) -> list[int]:
         """The places of an optimiser's weights among those that are followed."""
         return [j for j, of_weight in enumerate(self.owners) if id(optimizer) in of_weight]
 
+    @_harmless
     def _take_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         own = self._own(optimizer)
         if own:
@@ -313,15 +364,14 @@ class Monitor:
 
     @_harmless
     def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Measure the norms after the step and of the change; do not wait. A gradient that a
-        closure has computed is there only now."""
-        self._is_open = False
+        """Measure the norms after the step and of the change; do not wait."""
+        self._depth = max(self._depth - 1, 0)
         self._stepped.add(id(optimizer))
         if not self._is_measured() or self._measured is None:
             return
         if not self._rates:
             self._rates = [_rates(*list(each.values())[-1]) for each in self.owners]
-        own = self._own(optimizer)
+        own = [j for j in self._own(optimizer) if j in self._old]
         if not own:
             return
         for j in own:  # weights of several optimisers: those of the last that made a step
@@ -329,8 +379,6 @@ class Monitor:
         weights = [self.weights[j].detach() for j in own]
         moved = [self._old[j] - w for j, w in zip(own, weights, strict=True)]
         self._measured[1:3, own] = torch.stack([norms(weights), norms(moved)])
-        if self._has_closure:
-            self._take_gradients(optimizer)
 
     def record(self, loss: torch.Tensor | float | None = None) -> None:
         """Take the loss of the step just made; every `every`th time make records of it. A tensor
@@ -344,6 +392,7 @@ class Monitor:
     @_harmless
     def _record(self, loss: torch.Tensor | float | None) -> None:
         self._stepped.clear()  # the next step of any optimiser is a new one
+        self._depth = 0  # even if a step has raised an error
         if loss is not None:
             value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
             self._losses = [self._losses[0] + value, self._losses[1] + 1]
@@ -353,11 +402,13 @@ class Monitor:
         self._losses = [0.0, 0]
         if self._unsaved == 0:
             self.records.clear()
+        self._choose()
         measured = self._measured.cpu().numpy()
         with np.errstate(all="ignore"):  # rates may be NaN or infinite
             self._latest = [
                 self._make_record(label, inside, mean, measured)
                 for label, inside in zip(self.labels, self.members, strict=True)
+                if self.groups
             ]
         self._measured = None
         self.records += self._latest
@@ -373,12 +424,14 @@ class Monitor:
         if not 0 < before * after < math.inf:  # zeros have no direction
             before = after = moved = math.nan
         share = squares[0] / before**2
-        lrs, wds, angles, powers = zip(*(self._rates[j] for j in inside), strict=True)
+        lrs, wds, angles, powers, momenta = zip(*(self._rates[j] for j in inside), strict=True)
         lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
+        turned = float(np.linalg.norm(lrs * measured[3, inside])) / lr if lr else math.nan
         # The chord between the directions: 1 - cos would be all rounding for small angles.
         chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
         power = powers[0] if len(set(powers)) == 1 else None
         is_sgd = power == 2 and 0 < lr < math.inf
+        is_plain = is_sgd and not any(momenta)
         record = Record(
             step=step,
             group=label,
@@ -390,11 +443,19 @@ class Monitor:
             effective_gradient_norm=before * gradient,
             angle=2 * math.asin(min(chord / 2, 1)),
             equilibrium_angle=None if None in angles else math.sqrt(share @ np.square(angles)),
-            effective_step=float(effective_step(lr, before, gradient)) if is_sgd else None,
-            jump_threshold=float(jump_threshold(DELTA, lr, decay / lr)) if is_sgd else None,
+            effective_step=float(effective_step(lr, before, turned)) if is_sgd else None,
+            jump_threshold=float(jump_threshold(DELTA, lr, decay / lr)) if is_plain else None,
         )
         if label != ALL:
             return record
+        if math.isfinite(decay):
+            self._decayed += decay * self.every
+            if self._decayed >= 1 and self._settled is None:
+                self._settled = step
+        followed = tuple(self.names[j] for j in inside)
+        if self._followed not in (None, followed):  # ρ is another, and has not changed
+            self.course.interrupt()
+        self._followed = followed
         left = self.course.add(step, loss, before, lr, power)
         phase, periods = self.course.phase, len(self.course.periods)
         return replace(record, phase=phase, periods=periods, steps_to_turn=left)
@@ -416,7 +477,8 @@ class Monitor:
         header = ",".join(COLUMNS) + "\n"
         old = path.read_bytes() if path.exists() else b""
         whole = old[: old.rfind(b"\n") + 1]
-        if whole and whole.splitlines()[0].decode("utf-8-sig", "replace") != header.strip():
+        first = (whole or old).partition(b"\n")[0].decode("utf-8-sig", "replace").rstrip("\r")
+        if first != header.strip() if whole else not header.startswith(first):
             raise ValueError(f"{path} is not a file of this monitor: its columns are others")
         text = io.StringIO("" if whole else header, newline="")
         text.seek(0, io.SEEK_END)
@@ -475,11 +537,14 @@ class Monitor:
             so_far += f", one every {periods.mean:.0f} steps"
         if len(periods) > 2:
             so_far += f" (coefficient of variation {periods.cv:.2f})"
-        is_known = 0 < whole.decay < math.inf
-        if (periods.after(1 / whole.decay) if is_known else periods).is_periodic:
+        if self._decayed:  # after one e-fold, when the start is forgotten
+            periods = periods.after(math.inf if self._settled is None else self._settled)
+        if periods.is_periodic:
             so_far += ": periodic"
+        if math.isnan(whole.loss) and not len(self.periods):
+            so_far += " (none can be found without losses)"
         words = [f"Step {whole.step}, loss {whole.loss:.4g}.", f"{so_far}."]
-        if len(periods):
+        if len(self.periods):
             words.append(f"Phase {whole.phase}: {PHASES[whole.phase]}.")
         if whole.steps_to_turn is not None:
             words.append(
@@ -498,13 +563,11 @@ class Monitor:
 
 
 def _together(groups: list[tuple[str, ...]], parameters: dict[str, torch.Tensor]) -> set[str]:
-    """The weights whose norm is ρ: as in the papers, those of groups without scales and shifts.
-    These are the groups of tensors of two or more dimensions alone, then the groups of further such
-    tensors, and all groups if there is none."""
-    large = {name for name, p in parameters.items() if p.ndim > 1}
-    chosen = set().union(*(group for group in groups if large.issuperset(group)))
-    mixed = [group for group in groups if large.intersection(group) - chosen]
-    return chosen.union(*mixed) or set().union(*groups)
+    """The weights whose norm is ρ: as in the papers, those of groups with tensors of two or more
+    dimensions, or of all groups if there is none."""
+    chosen = scaled_together(groups, parameters)
+    large = [group for group in chosen if any(parameters[name].ndim > 1 for name in group)]
+    return set().union(*(large or chosen))
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -560,10 +623,10 @@ def _decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
 
 
 def _rates(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple:
-    """η, λ, the equilibrium angle and the power of ρ for the weights of a group."""
+    """η, λ, equilibrium angle, power of ρ and momentum for the weights of a group."""
     power = dynamics.norm_power(_rule(optimizer))
     rate, decay = _number(group.get("lr")), _decay(optimizer, group)
-    return rate, decay, equilibrium_angle(optimizer, group), power
+    return rate, decay, equilibrium_angle(optimizer, group), power, group.get("momentum")
 
 
 def _number(value: Any) -> float:

@@ -17,6 +17,7 @@ from models.groups import (
     doubling_effects,
     group_table,
     scale_invariant_groups,
+    scaled_together,
     unwrapped,
 )
 from models.layers import NORM_EPS, NORMS, Layers
@@ -84,14 +85,14 @@ def build(
             architecture, affine = MODELS[name]
             layers = Layers(options.norm, affine, options.norm_eps or NORM_EPS)
             model = architecture(num_classes, options.num_channels, options.depth, layers)
-    _prepare_last_layer(model, options)
+    _prepare_last_layer(model, options, num_classes)
     if is_own and image_size is not None:
         own.suit(model, name, num_classes, image_size)
         model.si_names = si_names or own.find_si_weights(model, name, image_size)
     return model
 
 
-def _prepare_last_layer(model: nn.Module, options: "Model") -> None:
+def _prepare_last_layer(model: nn.Module, options: "Model", num_classes: int) -> None:
     if not options.same_last_layer and options.init_scale <= 0:
         return
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -99,7 +100,7 @@ def _prepare_last_layer(model: nn.Module, options: "Model") -> None:
         raise UserError(
             f"{options.model} has no linear layer for --init_scale or --same_last_layer"
         )
-    last_layer = linear[-1]
+    last_layer = ([layer for layer in linear if layer.out_features == num_classes] or linear)[-1]
     if not isinstance(last_layer.weight, nn.Parameter):
         raise UserError(
             f"the last linear layer of {options.model} computes its weight (as weight_norm does), "

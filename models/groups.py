@@ -14,7 +14,7 @@ Every group is confirmed by scaling it by powers of two, which add no rounding e
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,6 +208,24 @@ def doubling_effects(
     return effects
 
 
+def scaled_together(
+    groups: Iterable[tuple[str, ...]], parameters: Mapping[str, torch.Tensor]
+) -> list[tuple[str, ...]]:
+    """The groups that can be multiplied by one factor all at once. Of those that share tensors, and
+    are invariant in exchange for each other, one: without vectors rather than with, then the
+    largest."""
+
+    def order(group: tuple[str, ...]) -> tuple[bool, int]:
+        tensors = [parameters[name] for name in group]
+        return any(p.ndim < 2 for p in tensors), -sum(p.numel() for p in tensors)
+
+    chosen: list[tuple[str, ...]] = []
+    for group in sorted(groups, key=order):
+        if set().union(*chosen).isdisjoint(group):
+            chosen.append(group)
+    return chosen
+
+
 def group_table(
     model: nn.Module, found: ScaleInvariance, doubled: Sequence[float] | None = None
 ) -> str:
@@ -252,8 +270,9 @@ class _Search:
         noise = probe.change(point, {n: self._rounded(w) for n, w in point.weights.items()})
         if noise > NOISY:
             raise ValueError(
-                "the probe failed: rounding, or random numbers that no seed of PyTorch, NumPy or "
-                f"Python sets, change the outputs by {noise:.1g} of their norm"
+                "the probe failed: rounding, random numbers that no seed of PyTorch, NumPy or "
+                "Python sets, or what the network keeps from call to call change the outputs by "
+                f"{noise:.1g} of their norm"
             )
         self.tolerance, self.unchanged = max(TOLERANCE, noise), max(UNCHANGED, noise)
 
@@ -382,8 +401,12 @@ class _Search:
         rest, null = self._null_space()
         if len(null):
             orthonormal, _ = np.linalg.qr(null.T)
-            for row in _reduced_row_echelon(orthonormal.T):
-                if np.minimum(np.abs(row), np.abs(row - 1)).max() < INTEGER:
+            rows = _reduced_row_echelon(orthonormal.T)
+            others = [row for row in rows if not _is_group(row)]
+            if len(others) > 1 and _is_group(sum(others)):  # as of a tensor that is used twice
+                rows = [*rows, sum(others)]
+            for row in rows:
+                if _is_group(row):
                     groups.append(tuple(rest[row > 0.5].tolist()))
                 elif np.abs(row - np.round(2 * row) / 2).max() > INTEGER:  # too few points
                     unknown += [self.names[k] for k in rest[np.abs(row) > INTEGER]]
@@ -413,6 +436,10 @@ class _Search:
             except NotFinite:
                 return False
         return True
+
+
+def _is_group(row: np.ndarray) -> bool:
+    return bool(np.minimum(np.abs(row), np.abs(row - 1)).max() < INTEGER)
 
 
 def _reduced_row_echelon(rows: np.ndarray) -> np.ndarray:

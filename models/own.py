@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.groups import scale_invariant_groups, unwrapped
+from models.groups import scale_invariant_groups, scaled_together, unwrapped
 from models.probe import copied, random_numbers, tensors
 from utils import UserError, lacks_memory, plural
 
@@ -182,8 +182,9 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     with fails(f"what is scale invariant in {name} cannot be found"):
         model.train()
         found = scale_invariant_groups(model, _random_images(size))
-    in_groups = set().union(*found)
-    invariant = {n: p for n, p in model.named_parameters() if n in in_groups and p.ndim > 1}
+    every = {n: p for n, p in model.named_parameters() if n in set().union(*found) and p.ndim > 1}
+    in_groups = set().union(*scaled_together(found, dict(model.named_parameters())))
+    invariant = {n: p for n, p in every.items() if n in in_groups}
     weights = {n: p for n, p in invariant.items() if p.requires_grad}
     if not invariant:
         raise UserError(
@@ -201,6 +202,9 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     if len(weights) < len(invariant):
         frozen = ", ".join(n for n in invariant if n not in weights)
         print(f"note: frozen, so not trained, held or recorded: {frozen}")
+    if len(invariant) < len(every):
+        others = ", ".join(n for n in every if n not in invariant)
+        print(f"note: invariant only in exchange for some of these, so not counted: {others}")
     alone = set().union(*(group for group in found if weights.keys() >= set(group)))
     mixed = [n for n in weights if n not in alone]
     if mixed:

@@ -12,6 +12,7 @@ import random
 import re
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -23,7 +24,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 SPREAD = 0.5  # of the logarithms of the weights at a random point
 CONSTANT = 1e-3  # a positive number up to this that is added to a tensor is an epsilon
@@ -36,6 +37,9 @@ LINEAR = {
     torch._C._nn.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d,
     torch.conv_transpose2d, torch.conv_transpose3d,
 }  # fmt: skip
+
+
+CLOSED = (nn.Module, types.ModuleType, types.FunctionType, type)  # `tensors` does not look into
 
 
 class NotFinite(ValueError):
@@ -74,13 +78,16 @@ class Probe:
     ):
         self.network = copied(model)
         self.originals = {id(module) for module in model.modules()}
+        self.original_weights = list(model.parameters())
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.exact = Exact(dtype) if dtype else contextlib.nullcontext()
         if dtype:
             self.inputs = self._changed(lambda t: t.to(_at_least(t, dtype)))
         for module in self.network.modules():
             for key, value in list(vars(module).items()):
-                is_epsilon = isinstance(value, float) and re.search("(^|_)eps(ilon)?(_|$)", key)
+                named = isinstance(value, float) and re.search("(^|_)eps(ilon)?(_|$)", key)
+                # A large one of somebody's own module may be a factor, such as a step size
+                is_epsilon = named and (value <= CONSTANT or _belongs(type(module)))
                 if is_epsilon and not keep_epsilons:
                     setattr(module, key, min(value, EPS.get(dtype, EPS[torch.float32])))
             for tensor in [*module._parameters.values(), *module._buffers.values()]:
@@ -116,14 +123,17 @@ class Probe:
     def point(self, generator: torch.Generator, *, near: bool = False) -> Point:
         """Random weights with the signs of the network's own, none of them zero. Each tensor has
         the mean square 1 / (inputs of an output), so that activations keep their size from layer to
-        layer and every tensor matters; if `near`, that of the present weights."""
+        layer and every tensor matters; if `near`, that of the present weights. A single number
+        varies around it."""
         weights = {}
         for name, p in self.present.items():
             noise = torch.randn(p.shape, generator=generator, device="cpu").to(p)
             w = torch.where(p == 0, noise, p.sgn() * (SPREAD * noise.real).exp())
             inputs = max(p[:1].numel(), 1) if p.ndim else 1
             size = p.abs().square().mean() if near and p.any() else 1 / inputs
-            weights[name] = w * (size / w.abs().square().mean()).sqrt()
+            if p.numel() > 1:
+                size = size / w.abs().square().mean()
+            weights[name] = w * size**0.5
         return Point(weights, int(torch.randint(2**31, (), generator=generator, device="cpu")))
 
     def outputs(
@@ -139,6 +149,7 @@ class Probe:
         inputs = self._changed(torch.clone)  # the network may change them
         args = inputs if isinstance(inputs, tuple) else (inputs,)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else (args, {})
+        torch.clear_autocast_cache()  # of the weights before
         with random_numbers(point.seed):
             outputs = list(tensors(self.network(*args, **kwargs)))
         if not any(map(torch.numel, outputs)):
@@ -272,10 +283,9 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     such as activations, or the weight that the older `torch.nn.utils.weight_norm` computes."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for value in tree_leaves(vars(module)):
-            if isinstance(value, nn.Parameter) or not isinstance(value, torch.Tensor):
-                continue
-            if not (value.is_leaf and _is_strided(value)):
+        for value in tensors(vars(module)):
+            is_plain = value.is_leaf and _is_strided(value)
+            if not (is_plain or isinstance(value, nn.Parameter)):
                 memo[id(value)] = value.detach().clone()
         for name in HOOKS if not hooks else ():
             registered = getattr(module, name)
@@ -291,10 +301,18 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
 
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:
     """A function for the copy of a network: where it refers to the network (in a closure, as a
-    lambda that uses self or a wrapped forward), the new function refers to the copy. Anything else
-    is returned as it is, or its copy if `deepcopy` made one (`memo`)."""
+    lambda that uses self or a wrapped forward), the new function refers to the copy; so do those in
+    the copy's lists and dictionaries. Anything else is returned as it is, or its copy if `deepcopy`
+    made one (`memo`)."""
     if id(value) in memo:
         return memo[id(value)]
+    if type(value) in (list, dict):
+        memo[id(value)] = value  # it may hold itself
+        for key in [*value] if isinstance(value, dict) else range(len(value)):
+            value[key] = _rebound(value[key], memo)
+        return value
+    if type(value) is tuple:
+        return tuple(_rebound(v, memo) for v in value)
     if isinstance(value, types.MethodType):
         return types.MethodType(_rebound(value.__func__, memo), _rebound(value.__self__, memo))
     if isinstance(value, functools.partial):
@@ -329,27 +347,40 @@ def has_hooks(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def undisturbed(probe: Probe) -> Iterator[None]:
-    """Evaluate in the block without global hooks or compilation, and with gradients. Raises
-    ValueError where the copy calls a module of the network itself, which would change it."""
+    """Evaluate in the block without global hooks, compilation or warnings, and with gradients.
+    Raises ValueError where the copy calls a module of the network itself, or computes a gradient of
+    its parameters, which then keep those that they had."""
+
+    def uses(what: str) -> ValueError:
+        return ValueError(
+            f"the network cannot be copied: the copy uses a {what} of the original (through a "
+            "global variable, or a function that it keeps?)"
+        )
 
     def refuse(module: nn.Module, _: Any) -> None:
         if id(module) in probe.originals:
-            raise ValueError(
-                "the network cannot be copied: the copy calls a "
-                f"{type(module).__name__} of the original (through a global variable?)"
-            )
+            raise uses(type(module).__name__)
 
     hooks = {name: dict(getattr(nn_module, name)) for name in GLOBAL_HOOKS}
+    gradients = [weight.grad for weight in probe.original_weights]
     try:
+        for weight in probe.original_weights:
+            weight.grad = None
         for name in hooks:
             getattr(nn_module, name).clear()
         nn_module.register_module_forward_pre_hook(refuse)
         compiler = contextlib.nullcontext()
         if "torch._dynamo" in sys.modules:  # or else nothing is compiled
             compiler = torch.compiler.set_stance("force_eager")
-        with torch.inference_mode(False), torch.enable_grad(), probe.exact, compiler:
+        quiet = warnings.catch_warnings()
+        with torch.inference_mode(False), torch.enable_grad(), probe.exact, compiler, quiet:
+            warnings.simplefilter("ignore")  # as of torch.compile, about the hook above
             yield
+        if any(weight.grad is not None for weight in probe.original_weights):
+            raise uses("parameter")
     finally:
+        for weight, gradient in zip(probe.original_weights, gradients, strict=True):
+            weight.grad = gradient
         for name, value in hooks.items():
             getattr(nn_module, name).clear()
             getattr(nn_module, name).update(value)
@@ -405,12 +436,17 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def tensors(outputs: Any) -> Iterator[torch.Tensor]:
-    """All floating-point and complex tensors in tuples, lists, dictionaries and objects."""
+def tensors(outputs: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """All floating-point and complex tensors in tuples, lists, dictionaries and objects other than
+    networks. `seen`: ids of objects that are left out."""
+    seen = set() if seen is None else seen
     if isinstance(outputs, torch.Tensor):
         if _is_continuous(outputs):
             yield outputs
         return
+    if id(outputs) in seen or isinstance(outputs, CLOSED):
+        return
+    seen.add(id(outputs))
     if isinstance(outputs, Mapping):
         outputs = outputs.values()
     elif is_dataclass(outputs):
@@ -418,4 +454,4 @@ def tensors(outputs: Any) -> Iterator[torch.Tensor]:
     elif not isinstance(outputs, tuple | list | set):
         outputs = getattr(outputs, "__dict__", {}).values()
     for value in outputs:
-        yield from tensors(value)
+        yield from tensors(value, seen)

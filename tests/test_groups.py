@@ -202,6 +202,18 @@ def layers(*first):
     return nn.Sequential(*first, nn.Linear(8, 9))
 
 
+def normal(x):
+    return F.layer_norm(x, x.shape[1:], eps=1e-12)
+
+
+def euler(self, x):
+    """Steps of a size that is called epsilon."""
+    h = self.a(x)
+    for _ in range(3):
+        h = h + self.epsilon * torch.tanh(self.w(h))
+    return self.last(normal(h))
+
+
 IMAGES, VECTORS = (8, 3, 8, 8), (16, 6)
 NETWORKS = {  # inputs, groups, the function that makes the network
     "balances": (VECTORS, [], lambda: layers(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 8))),
@@ -219,6 +231,19 @@ NETWORKS = {  # inputs, groups, the function that makes the network
         nn.Linear(192, 9))),
     "a large epsilon": (
         VECTORS, ["0.weight"], lambda: layers(linear(6, 8), nn.BatchNorm1d(8, eps=0.1))),
+    "a step size called epsilon": (VECTORS, [], lambda: Lambda(
+        euler, a=linear(6, 8), w=linear(8, 8), epsilon=0.1, last=linear(8, 9))),
+    "a slope that is a number": (VECTORS, ["0.weight 0.bias", "2.weight"], lambda: layers(
+        nn.Linear(6, 8), nn.PReLU(), linear(8, 8), nn.BatchNorm1d(8, affine=False))),
+    "a share that is a number": (VECTORS, ["0.a.weight 0.b.weight"], lambda: layers(Lambda(
+        lambda self, x: normal(torch.lerp(self.a(x), self.b(x), self.share)),
+        share=nn.Parameter(torch.tensor(0.5)), a=linear(6, 8), b=linear(6, 8)))),
+    "a tensor that is used twice": (
+        VECTORS, ["0.u.weight 0.v.weight 0.w.weight"],
+        lambda: layers(Lambda(
+            lambda self, x: normal(
+                self.w(F.pad(torch.relu(self.w(x)), (0, -2))) + self.v(torch.relu(self.u(x)))),
+            u=linear(6, 7), v=linear(7, 8), w=linear(6, 8)))),
     "complex weights": (VECTORS, ["0.weight"], lambda: layers(
         Lambda(complex_norm, weight=tensor(8, 6, dtype=torch.complex64)))),
     "straight-through gradients": (VECTORS, [], lambda: layers(
@@ -275,7 +300,9 @@ def test_an_odd_network_is_understood_and_left_as_it_was():
     state = {name: value.clone() for name, value in model.state_dict().items()}
     flags, random = [module.training for module in model.modules()], torch.get_rng_state()
     found = scale_invariant_groups(model, inputs)
-    assert found.groups == (("first.weight", "first.bias"),) and found.without_effect == ("unused",)
+    # The second: two of the shared tensor and one of the norm's balance the gain
+    assert found.groups == (("gain", "norm.weight", "norm.bias"), ("first.weight", "first.bias"))
+    assert found.without_effect == ("unused",)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
     assert torch.equal(torch.get_rng_state(), random)
@@ -307,8 +334,9 @@ class Slots:
     lambda self, x: Slots(self.layers(x)),
     lambda self, x: Attributes(logits=self.layers(x)),
     lambda self, x: torch.distributions.Normal(self.layers(x), 1.0),
+    lambda self, x: types.SimpleNamespace(logits=self.layers(x), network=self),
 ], ids=["derivatives", "changed input", "sparse", "CSR", "object", "slots", "dictionary",
-        "distribution"])  # fmt: skip
+        "distribution", "network"])  # fmt: skip
 def test_what_a_network_may_do_and_give(forward):
     model = Lambda(forward, layers=normalised(nn.LayerNorm(8)))
     x = torch.randn(16, 6, requires_grad=forward is energy)
@@ -354,6 +382,34 @@ def test_doubling_shows_the_epsilons_of_the_network_as_it_is():
             assert least <= effect < most
     found = scale_invariant_groups(model, x)
     assert "doubled" in models.group_table(nn.DataParallel(model), found, [effect])
+
+
+def test_casts_of_autocast_are_those_of_the_probed_weights(monkeypatch):
+    monkeypatch.setattr(models.groups, "SMALL", 0)  # float32 first, which autocast casts
+    model, x = normalised(nn.LayerNorm(8, eps=1.0)), torch.randn(16, 6)
+    expected = models.doubling_effects(model, x, [("0.weight",)])
+    groups = scale_invariant_groups(normalised(nn.LayerNorm(8)), x).groups
+    with torch.autocast("cpu", torch.bfloat16):
+        assert models.doubling_effects(model, x, [("0.weight",)]) == pytest.approx(
+            expected, rel=0.1
+        )
+        assert scale_invariant_groups(normalised(nn.LayerNorm(8)), x).groups == groups
+
+
+def test_groups_that_share_tensors_are_not_scaled_together():
+    """A residual block without normalisation inside."""
+    model = Lambda(
+        lambda self, x: self.head(normal(self.b(torch.relu(self.a(x))) + self.skip(x))),
+        a=linear(6, 8), b=linear(8, 8), skip=linear(6, 8), head=linear(8, 9),
+    )  # fmt: skip
+    found, parameters = scale_invariant_groups(model, torch.randn(16, 6)), model.get_parameter
+    assert found.groups == (("a.weight", "skip.weight"), ("b.weight", "skip.weight"))
+    sizes = dict(model.named_parameters())
+    assert models.scaled_together(found, sizes) == [("b.weight", "skip.weight")]
+    x = torch.randn(16, 6)
+    before = model(x)
+    models.rescale_to_norm([parameters(n) for n in ("b.weight", "skip.weight")], 9.0)
+    torch.testing.assert_close(model(x), before)
 
 
 def test_experts_without_an_input_are_named_and_the_others_found():
@@ -419,7 +475,14 @@ def cast(model):
     return model
 
 
-@pytest.mark.parametrize("make", [wrapped, recursive, cast])
+def contained(model):
+    """Functions of the network in a dictionary that it keeps."""
+    model.parts = {"run": [lambda x: nn.Sequential.forward(model, x)]}
+    model.forward = lambda x: model.parts["run"][0](x)
+    return model
+
+
+@pytest.mark.parametrize("make", [wrapped, recursive, cast, contained])
 def test_a_function_that_refers_to_the_network_refers_to_the_copy(make):
     model, x = make(normalised(nn.BatchNorm1d(8))), torch.randn(16, 6)
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -432,9 +495,15 @@ def test_a_function_that_refers_to_the_network_refers_to_the_copy(make):
 def test_a_network_that_cannot_be_copied_is_left_as_it_was():
     inner = normalised(nn.BatchNorm1d(8))
     model = Lambda(lambda self, x: self.parts[0](x), inner=inner, parts=Uncopied([inner]))
-    with pytest.raises(ValueError, match="cannot be copied: the copy calls a Sequential"):
+    with pytest.raises(ValueError, match="cannot be copied: the copy uses a Sequential"):
         scale_invariant_groups(model, torch.randn(16, 6))
     assert inner[1].num_batches_tracked == 0 and inner[0].weight.grad is None
+    weight = tensor(9, 8)  # by itself, as of a head that is tied through a global variable
+    model = Lambda(lambda self, x: normal(self.a(x)) @ self.parts[0].T, a=linear(6, 8), w=weight)
+    model.parts, weight.grad = Uncopied([weight]), torch.ones(9, 8)
+    with pytest.raises(ValueError, match="cannot be copied: the copy uses a parameter"):
+        scale_invariant_groups(model, torch.randn(16, 6))
+    assert torch.equal(weight.grad, torch.ones(9, 8))
 
 
 class Uncopied(list):
@@ -494,6 +563,7 @@ def test_what_has_hardly_any_effect_is_not_called_invariant():
 def test_a_network_that_keeps_results_of_a_pass():
     def forward(self, x):
         self.features = [self.layer(x)]  # as for a figure or a second loss
+        self.latest = types.SimpleNamespace(features=self.features)
         return F.batch_norm(self.features[0], None, None, training=True)
 
     model, x = Lambda(forward, layer=nn.utils.weight_norm(linear(6, 5))), torch.randn(8, 6)

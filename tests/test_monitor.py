@@ -175,7 +175,10 @@ def test_a_record_is_what_the_step_did_to_a_group(make, matrices, scales):
             found = {key: vars(record)[key] for key in expected}
             assert found == pytest.approx(expected, nan_ok=True)
             assert record.angle == pytest.approx(angle(old, vector(weights)), rel=1e-3)
-            assert (record.jump_threshold is None) == (power == 1)
+            of = [g for one in optimizers for g in one.param_groups if weights[0] in {*g["params"]}]
+            momentum = any(group.get("momentum") for group in of)
+            assert (record.effective_step is None) == (power == 1)
+            assert (record.jump_threshold is None) == (power == 1 or momentum)
     assert [record.step for record in records_of(monitor)] == [1, 4, 7] and monitor.steps == 7
 
 
@@ -377,6 +380,93 @@ def test_a_step_that_is_skipped_or_fails_does_not_shift_those_of_the_others():
     assert monitor.steps == 6 and angles[1] == 0 and min(angles[0], *angles[2:]) > 0
 
 
+def test_freezing_some_weights_does_not_make_periods():
+    """The norm of all is then that of the others."""
+    model = deeper()
+    optimizer = sgd(model.parameters(), lr=1e-9)
+    monitor = watch(model, optimizer)
+    for step in range(60):
+        model[0].weight.requires_grad_(not 20 <= step < 40)
+        loss = 0.1 if 20 <= step < 40 else 1.0
+        train(model, [optimizer], 1, lambda _, loss=loss: monitor.record(loss))
+    norms = [record.si_norm for record in records_of(monitor)]
+    assert norms[0] == norms[-1] > 1.1 * norms[30] and len(monitor.periods) == 0
+
+
+def test_weights_that_are_frozen_in_the_steps_of_others_are_followed():
+    """As those of a discriminator, while the generator is trained."""
+    model = deeper()
+    first, second = sgd(model[0].parameters()), sgd(model[3].parameters())
+    monitor = watch(model, [first, second])
+    for _ in range(3):
+        for trained, frozen, optimizer in ((0, 3, first), (3, 0, second)):
+            model[trained].weight.requires_grad_(True)
+            model[frozen].weight.requires_grad_(False)
+            train(model, [optimizer], 1)
+        monitor.record(1.0)
+    assert [*monitor.left_out] == [("1.weight", "1.bias")]
+    for group in ("0.weight", "3.weight"):
+        assert [r.step for r in records_of(monitor, group) if r.angle > 0] == [1, 2, 3]
+
+
+def test_a_step_of_several_rates_turns_all_weights_by_its_effective_step():
+    model = deeper()
+    with torch.no_grad():
+        model[0].weight.mul_(20)
+    rates = [
+        {"params": model[0].parameters(), "lr": 1e-4},
+        {"params": model[3].parameters(), "lr": 2},
+    ]
+    optimizer = sgd(rates, weight_decay=0)
+    monitor = watch(model, optimizer)
+    train(model, [optimizer], 1, monitor.record)
+    assert latest(monitor).effective_step == pytest.approx(
+        math.tan(latest(monitor).angle), rel=1e-3
+    )
+
+
+class Halves(optim.SGD):
+    """Makes its step in two halves."""
+
+    def step(self, closure=None):
+        for _ in range(2):
+            super().step()
+
+
+def test_a_step_that_calls_another_twice_is_one():
+    model, optimizer, monitor = watched(Halves)
+    old = model[0].weight.detach().clone()
+    train(model, [optimizer], 1, monitor.record)
+    assert monitor.steps == 1
+    assert latest(monitor).angle == pytest.approx(angle(old, model[0].weight.detach()), rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: optim.LBFGS(p, max_iter=5, line_search_fn="strong_wolfe"),
+    lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True, foreach=True),
+])  # fmt: skip
+def test_the_gradient_of_a_closure_is_that_at_the_weights_before(make):
+    model, optimizer, monitor = watched(make)
+    twin = small()
+    alone = make(twin.parameters())
+
+    def closure(network=model, one=optimizer):
+        one.zero_grad()
+        loss = F.cross_entropy(network(X), Y)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        closure()
+        expected = (model[0].weight.norm() * model[0].weight.grad.norm()).item()
+        optimizer.step(closure)
+        monitor.record()
+        assert latest(monitor).effective_gradient_norm == pytest.approx(expected)
+        alone.step(lambda: closure(twin, alone))
+    assert torch.equal(model[0].weight, twin[0].weight)  # and nothing has changed
+    assert "none can be found without losses" in monitor.report()
+
+
 def test_weights_of_two_optimisers_are_measured_in_the_steps_of_either():
     model = small()
     adam, plain = optim.Adam(model.parameters(), 0.01), sgd(model.parameters())
@@ -481,7 +571,7 @@ def test_the_hooks_come_off_and_nothing_stays():
     model, optimizer, monitor = watched(every=2)
     with monitor:
         train(model, [optimizer], 5, monitor.record)
-        seen, copies = len(monitor.records), [weakref.ref(tensor) for tensor in monitor._old]
+        seen, copies = len(monitor.records), [weakref.ref(old) for old in monitor._old.values()]
         assert not any(getattr(value, "requires_grad", False) for value in vars(monitor).values())
     assert copies and not any(copy() is not None for copy in copies)
     train(model, [optimizer], 5)
@@ -530,8 +620,10 @@ def test_a_report_calls_periodic_what_has_forgotten_its_start(monkeypatch, decay
     cycles = [Period(t - 9, 2.0, t - 1, 0.1, t, 1.0, t + 0.1, 1.0, t + 1, 2.0, 9, 0.0)
               for t in range(10, 70, 10)]  # fmt: skip
     model, optimizer, monitor = watched(lambda p: sgd(p, weight_decay=10 * decay))
+    train(model, [optimizer], 6, monitor.record)
+    optimizer.param_groups[0]["lr"] *= 1e-4  # as at the end of a schedule
     train(model, [optimizer], 1, monitor.record)
-    monkeypatch.setattr(Monitor, "periods", Periods(tuple(cycles)))
+    monkeypatch.setattr(Monitor, "periods", Periods(tuple(cycles), 70))
     first = next(line for line in monitor.report().splitlines() if "6 periods" in line)
     assert "one every 10 steps" in first and (": periodic" in first) == periodic
 
@@ -598,6 +690,10 @@ def test_files_that_other_programs_have_written_or_damaged(tmp_path):
             read(path)
     with pytest.raises(ValueError, match="columns"):
         monitor.save(path)
+    path.write_text('{"important": 1}')  # without an end of line
+    with pytest.raises(ValueError, match="columns"):
+        monitor.save(path)
+    assert path.read_text() == '{"important": 1}'
     with pytest.raises(monitoring.UserError, match="No such file"):
         read(tmp_path / "none.csv")
 
@@ -616,7 +712,10 @@ def test_going_on_after_a_restart(tmp_path):
     for state in ({}, None, {"steps": 1, "course": broken}, {"steps": -1}):
         with pytest.raises(ValueError):  # and nothing changes
             second.load_state_dict(state)
+    second.record(math.nan)  # before a return to the state
+    second.load_state_dict(torch.load(tmp_path / "state.pt"))
     fed(second, range(116, 250))
+    assert not any(math.isnan(record.loss) for record in second.records)
     assert second.periods.turns.tolist() == whole.periods.turns.tolist() == [45, 95, 145, 195, 245]
     forecasts = [records_of(m)[k].steps_to_turn for m, k in ((whole, 123), (second, 8))]
     assert forecasts[0] == pytest.approx(forecasts[1], abs=1) and forecasts[0] > 10

@@ -90,6 +90,12 @@ class Course:
         self.periods, self.phase = self._detector.periods, state["phase"]
         self._history = [(time, rho, lr) for time, rho, lr in state["history"]]
 
+    def interrupt(self) -> None:
+        """From now on ρ is the norm of other weights: what was seen of it cannot be compared."""
+        detector = Detector()
+        detector.periods[:] = self.periods
+        self._detector, self.periods, self._history = detector, detector.periods, []
+
     def add(
         self, time: float, loss: float, rho: float, lr: float, power: int | None = 2
     ) -> float | None:
