@@ -24,13 +24,14 @@ def read(path: Path) -> dict[str, dict]:
     """The entries of a record by claim; {} without a file. Raises UserError if it is damaged."""
     try:
         record = dict(json.loads(path.read_bytes())["claims"])
-        [entry["estimates"] for entry in record.values()]
-        return record
+        is_whole = all("estimates" in entry for entry in record.values())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, KeyError, TypeError):
-        hint = "move it away, or name another folder with --results"
-        raise UserError(f"{path} is damaged: {hint}") from None
+        is_whole = False
+    if is_whole:
+        return record
+    raise UserError(f"{path} is damaged: move it away, or name another folder with --results")
 
 
 def found(estimates: Sequence[Mapping[str, Any]], headline: bool = False) -> str:
@@ -63,10 +64,14 @@ def margin(inside: Sequence[float | None]) -> str:
 
 
 def told(claim: Claim, record: Mapping, exploratory: Mapping, headline: bool = False) -> list[str]:
-    """What was found, and the verdict."""
+    """What was found, and the verdict; as a `headline` what the verdict rests on."""
     if claim.key in record:
         entry = record[claim.key]
-        return [entry["reason"] or found(entry["estimates"], headline), entry["verdict"]]
+        estimates = entry["estimates"]
+        if headline:
+            decisive = [e for e in estimates if e.get("verdict") == entry["verdict"]]
+            estimates = decisive or estimates
+        return [entry["reason"] or found(estimates, headline), entry["verdict"]]
     if claim.key in exploratory:
         return [f"*{found(exploratory[claim.key]['estimates'], headline)}*", NOT_RUN]
     return ["no exploratory estimate", NOT_RUN]
@@ -99,11 +104,9 @@ def rests_on(claim: Claim, record: Mapping, exploratory: Mapping) -> str:
     data = dict.fromkeys(SAMPLES[setting.options.dataset] for setting in claim.settings)
     if not data:
         return "256 starts"
-    entry = record.get(claim.key, {})
-    counts = claim.seeds
-    if entry.get("verdict", NOT_JUDGED) == NOT_JUDGED:
-        seen = entry or exploratory.get(claim.key, {"estimates": []})
-        counts = [len(estimate["seeds"]) for estimate in seen["estimates"][:1]] or [0]
+    entry = record.get(claim.key) or exploratory.get(claim.key, {"estimates": []})
+    estimates = [e for e in entry["estimates"] if e["inside"]] or entry["estimates"]
+    counts = dict.fromkeys(len(estimate["seeds"]) for estimate in estimates) or claim.seeds
     seeds = " and ".join(map(str, dict.fromkeys(counts)))
     return f"{seeds} seeds, {' and '.join(data)}"
 

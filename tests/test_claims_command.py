@@ -192,18 +192,21 @@ def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate():
     assert "| m 0.60 [0.40, 0.80] | > 0.5 | undecided |" in shown and shown.endswith("| 0123456 |")
     assert len(table.page_table(record, {}).splitlines()) == 3  # only what is on record
     assert "0 supported, 1 undecided, 0 contradicted, 22 not run yet." in table.summary(record)
+    record["adam"]["estimates"].insert(0, entry("first", 0.9, 0.8, 1.0) | {"verdict": "supported"})
+    record["adam"]["estimates"][1]["verdict"] = "undecided"
+    assert table.told(CLAIMS["adam"], record, {}, headline=True)[0].startswith("m 0.60")
     record["toy"] = {"verdict": "not judged"}
     assert "contradicted, 21 not run yet, 1 not judged." in table.summary(record)
 
 
 def test_the_seeds_behind_an_estimate_are_those_that_it_has():
-    exploratory = {"resnet18": {"estimates": [{"seeds": [1, 0, 1]}, {"seeds": [1]}]}}
-    judged, looked = (
-        {"verdict": v, "estimates": [{"seeds": [1]}]} for v in ("undecided", "not judged")
-    )
-    for record, words in (({}, "3 seeds, CIFAR-10"), ({"resnet18": looked}, "1 seeds, CIFAR-10"),
-                          ({"resnet18": judged}, "8 seeds, CIFAR-10")):  # fmt: skip
-        assert table.rests_on(CLAIMS["resnet18"], record, exploratory) == words
+    def of(*counts):
+        return {"frequency": {"estimates": [{"seeds": [0] * n, "inside": n} for n in counts]}}
+
+    for record, seen, words in (({}, of(2, 2, 0), "2"), (of(5, 8, 0), of(2), "5 and 8"),
+                                ({}, {}, "5 and 8")):  # fmt: skip
+        shown = table.rests_on(CLAIMS["frequency"], record, seen)
+        assert shown == f"{words} seeds, digits and CIFAR-10"
     rows = [line.split(" | ") for line in table.readme_table({}, {}).splitlines()[4:]]
     assert all(len({cell.count("<br>") for cell in row[:4]}) == 1 for row in rows)
 

@@ -41,6 +41,12 @@ def test_what_replaces_a_file_is_on_the_disk_already(tmp_path, monkeypatch):
     assert events == [7, "renamed"] and path.read_bytes() == b"content"
 
 
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_a_lock_excludes_names_its_owner_and_goes(tmp_path):
     path = tmp_path / ".lock"
     path.write_text("a longer name of an owner that is dead " * 9)
