@@ -219,10 +219,11 @@ def scaled_together(
         tensors = [parameters[name] for name in group]
         return any(p.ndim < 2 for p in tensors), -sum(p.numel() for p in tensors)
 
-    chosen: list[tuple[str, ...]] = []
+    chosen, covered = [], set()
     for group in sorted(groups, key=order):
-        if set().union(*chosen).isdisjoint(group):
+        if covered.isdisjoint(group):
             chosen.append(group)
+            covered.update(group)
     return chosen
 
 
