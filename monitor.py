@@ -47,7 +47,7 @@ from models import (
     unwrapped,
 )
 from theory import dynamics
-from theory.dynamics import effective_lr, effective_step, jump_threshold
+from theory.dynamics import effective_lr, jump_threshold
 from theory.forecast import Course
 from theory.periods import Periods
 from utils import UserError, plural, user_errors
@@ -91,8 +91,8 @@ class Record:
     effective_gradient_norm : ρ ‖g‖.
     angle : between the weights before and after the step, in radians.
     equilibrium_angle : the angle at which decay and gradients balance, or None.
-    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖; without momentum, the value above which it is
-        a δ-jump.
+    effective_step, jump_threshold : of SGD, η̃ ‖g̃‖ (of several rates ‖ηg‖ / ρ); without momentum,
+        the value above which it is a δ-jump.
     phase, periods, steps_to_turn : of all weights together: "A", "B" or "C"; the number of periods
         so far; the forecast (`theory.forecast`).
     """
@@ -175,8 +175,8 @@ class Monitor:
         Lookahead, SAM) the inner optimiser is watched: what the wrapper itself does to the weights
         is not part of a step. Rates and trainable weights may change at any time.
     inputs : a batch for `models.scale_invariant_groups`; a small one will do.
-    every : steps from one record to the next; an odd number, where two optimisers take turns with a
-        `record` after each.
+    every : steps from one record to the next. Where optimisers take turns, call `record` once after
+        all of them.
     start : number of steps made before, if training is resumed without a `state_dict`.
 
     Attributes
@@ -211,8 +211,8 @@ class Monitor:
         self._unsaved = 0
         self._old: dict[int, torch.Tensor] = {}  # place of a weight -> it before the step
         self._stepped: set[int] = set()  # the optimisers that have made this step
-        self._depth = 0  # of steps within steps, as of super().step()
-        self._has_failed = False
+        self._open: list[int] = []  # optimisers in a step, or in one within it (super().step())
+        self._has_failed = self._has_losses = False
         self._followed: tuple[str, ...] | None = None  # the weights whose norm is ρ
         self._decayed, self._settled = 0.0, None  # e-folds of decay; the step of the first
         self._measured: torch.Tensor | None = None  # (4, weights), of the step
@@ -240,8 +240,8 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, periods and forecast: what a new Monitor needs to continue."""
-        decay = {"decayed": self._decayed, "settled": self._settled}
-        return {"steps": self.steps, "course": self.course.state_dict(), **decay}
+        more = {"decayed": self._decayed, "settled": self._settled, "followed": self._followed}
+        return {"steps": self.steps, "course": self.course.state_dict(), **more}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`. Raises ValueError, without any change, if it is none."""
@@ -250,9 +250,11 @@ class Monitor:
             steps = _whole("steps", state["steps"], 0)
             course.load_state_dict(state["course"])
             decayed, settled = float(state.get("decayed", 0.0)), state.get("settled")
+            followed = state.get("followed") and tuple(state["followed"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not the state of a monitor: {error!r}") from None
-        self.steps, self.course, self._decayed, self._settled = steps, course, decayed, settled
+        self.steps, self.course, self._followed = steps, course, followed
+        self._decayed, self._settled = decayed, settled
         self._measured, self._losses = None, [0.0, 0]
 
     @property
@@ -291,8 +293,10 @@ class Monitor:
         reasons = {group: next(filter(None, map(obstacle, group)), None) for group in self.found}
         self.groups = [group for group, reason in reasons.items() if not reason]
         self.left_out = {group: reason for group, reason in reasons.items() if reason}
-        self.labels = _labels(self.groups)
-        scopes = [_together(self.groups, self.parameters), *map(set, self.groups)]
+        self.labels = _labels(self.groups) if self.groups else []
+        scopes = (
+            [_together(self.groups, self.parameters), *map(set, self.groups)] if self.groups else []
+        )
         self.members = [[j for j, n in enumerate(self.names) if n in scope] for scope in scopes]
 
     def _is_measured(self) -> bool:
@@ -303,12 +307,12 @@ class Monitor:
     ) -> tuple[tuple, dict] | None:
         """Begin a step, and take the norms of the gradients, which it may change. A closure gets a
         wrapper, because the gradient is that of its first call."""
+        is_inner = id(optimizer) in self._open
         self._begin(optimizer)
-        if self._has_failed or self._measured is None or not self._is_measured():
+        if is_inner or self._has_failed or self._measured is None or not self._is_measured():
             return None
-        given = [*args, *kwargs.values()]  # the optimiser is among them
-        closure = next((v for v in given if callable(v) and v is not optimizer), None)
-        if closure is None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0]: optimizer
+        if not callable(closure) or isinstance(closure, nn.Module):
             self._take_gradients(optimizer)
             return None
         is_first = True
@@ -331,8 +335,8 @@ class Monitor:
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:
         """Copy the weights of an optimiser before a step that is measured."""
         # Within another step, as of super().step(), or by a later optimiser of several: the same
-        is_new = not (self._depth or (self._stepped and id(optimizer) not in self._stepped))
-        self._depth += 1
+        is_new = not (self._open or (self._stepped and id(optimizer) not in self._stepped))
+        self._open.append(id(optimizer))
         if is_new:
             self._stepped.clear()
             self.steps += 1
@@ -365,7 +369,7 @@ class Monitor:
     @_harmless
     def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Measure the norms after the step and of the change; do not wait."""
-        self._depth = max(self._depth - 1, 0)
+        del self._open[-1:]
         self._stepped.add(id(optimizer))
         if not self._is_measured() or self._measured is None:
             return
@@ -392,8 +396,9 @@ class Monitor:
     @_harmless
     def _record(self, loss: torch.Tensor | float | None) -> None:
         self._stepped.clear()  # the next step of any optimiser is a new one
-        self._depth = 0  # even if a step has raised an error
+        self._open.clear()  # of a step that has raised an error
         if loss is not None:
+            self._has_losses = True
             value = loss.detach().float().mean() if isinstance(loss, torch.Tensor) else loss
             self._losses = [self._losses[0] + value, self._losses[1] + 1]
         if self._measured is None or not self._rates:
@@ -408,7 +413,6 @@ class Monitor:
             self._latest = [
                 self._make_record(label, inside, mean, measured)
                 for label, inside in zip(self.labels, self.members, strict=True)
-                if self.groups
             ]
         self._measured = None
         self.records += self._latest
@@ -426,7 +430,7 @@ class Monitor:
         share = squares[0] / before**2
         lrs, wds, angles, powers, momenta = zip(*(self._rates[j] for j in inside), strict=True)
         lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
-        turned = float(np.linalg.norm(lrs * measured[3, inside])) / lr if lr else math.nan
+        kept = [1 - (momentum or 0) for momentum in momenta]
         # The chord between the directions: 1 - cos would be all rounding for small angles.
         chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
         power = powers[0] if len(set(powers)) == 1 else None
@@ -443,13 +447,15 @@ class Monitor:
             effective_gradient_norm=before * gradient,
             angle=2 * math.asin(min(chord / 2, 1)),
             equilibrium_angle=None if None in angles else math.sqrt(share @ np.square(angles)),
-            effective_step=float(effective_step(lr, before, turned)) if is_sgd else None,
+            effective_step=float(np.linalg.norm(lrs * measured[3, inside]) / before)
+            if is_sgd
+            else None,
             jump_threshold=float(jump_threshold(DELTA, lr, decay / lr)) if is_plain else None,
         )
         if label != ALL:
             return record
-        if math.isfinite(decay):
-            self._decayed += decay * self.every
+        if math.isfinite(decay):  # momentum multiplies it in the long run
+            self._decayed += float(share @ (np.multiply(lrs, wds) / kept)) * self.every
             if self._decayed >= 1 and self._settled is None:
                 self._settled = step
         followed = tuple(self.names[j] for j in inside)
@@ -541,7 +547,7 @@ class Monitor:
             periods = periods.after(math.inf if self._settled is None else self._settled)
         if periods.is_periodic:
             so_far += ": periodic"
-        if math.isnan(whole.loss) and not len(self.periods):
+        if not self._has_losses:
             so_far += " (none can be found without losses)"
         words = [f"Step {whole.step}, loss {whole.loss:.4g}.", f"{so_far}."]
         if len(self.periods):

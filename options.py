@@ -516,6 +516,7 @@ def idle_options(options: Train) -> dict[str, str]:
         ("fix_si_pnorm_value", not o.fix_si_pnorm, "it belongs to --fix_si_pnorm"),
         ("fix_si_pnorm", o.on_sphere, "the norm is kept already"),
         ("resume_epoch", o.resume_epoch == -1, "no branch"),
+        ("corrupt_train", o.corrupt_train == 0, "0 is off"),
     )
     return {name: reason for name, applies, reason in rules if applies}
 

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     with user_errors("test.py"):
         measure_options()
 
+import errno
 import functools
 import os
 import time
@@ -76,9 +77,9 @@ def measure_run(options: Measure, given: set[str]) -> None:
     files = result_files(options, folder)
     for path in files.values():
         remove_litter(path.parent)
-        place = next(parent for parent in path.absolute().parents if parent.exists())
+        place = next(parent for parent in path.resolve().parents if parent.exists())
         if not os.access(place, os.W_OK):  # rather now than when all is measured
-            raise UserError(f"{place} cannot be written to: --save_path names another place")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
     every = runs.checkpoints_in(folder)
     is_part = options.epochs is not None or folder != Path(options.models_dir).expanduser()
     add = options.update or is_part
@@ -248,7 +249,9 @@ def image_set(options: Measure, run_uses_test: bool) -> data.ImageSet:
 
 def initial_weights(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of checkpoint 0; of a branch, those of the run that it comes from."""
-    folder = folder.resolve()  # "." has no name, and a link another one
+    folder = folder.absolute()  # "." has no name
+    if not folder.name.startswith("branch-"):
+        folder = folder.resolve()  # it may be a link to one
     while folder.name.startswith("branch-"):
         folder = folder.parent
     checkpoints.load_into(model, runs.checkpoint_path(folder, 0))

@@ -89,7 +89,10 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
 
     # Network
     torch.manual_seed(seed_from(options.seed, options.trial))
-    model = models.build(options, train_images.num_classes, train_images.size)
+    known = [place for place in (folder, trial) if (place / runs.CONFIG).exists()]
+    known = known if options.resume or branch_point else []  # runs of the same network
+    si_weights = runs.read_config(known[0]).get("si_weights") if known else None
+    model = models.build(options, train_images.num_classes, train_images.size, si_weights)
     if models.own.is_own(options.model):
         try_training(model, options, train_images, eval_images, test_images)
     content = checkpoints.load_into(model, branch_point) if branch_point else None
@@ -98,6 +101,10 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
         if is_complete(folder, last, options):  # again: it may have been trained meanwhile
             return runs.read_run(folder)
         remove_litter(folder)
+        if not options.overwrite:
+            runs.check_same_images(folder, options, train_images.checksum())
+        if branch_point:
+            runs.check_same_images(trial, options, train_images.checksum())
         # Where to start: at the newest checkpoint, at the branch point, or afresh
         resumed, newest = (None, None) if options.overwrite else newest_checkpoint(folder)
         if newest:
@@ -106,16 +113,15 @@ def train(options: Train, notes: Sequence[str] = ()) -> runs.Run:
                     f"{folder} has come to epoch {resumed}: --epochs {options.epochs} would end it "
                     "before"
                 )
-            runs.check_same_images(folder, train_images.checksum())
             checkpoints.load_weights(model, newest, folder)
             content = newest
 
         # Optimiser
         model.to(device, memory_format=layout)
         fixed_norm = content.get("fixed_norm") if resumed is not None else None
-        before = [weight.clone() for weight in models.split_parameters(model)[0]]
+        before = [weight.clone() for weight in models.split_parameters(model)[0] if branch_point]
         trainer = Trainer(model, options, len(train_images), device, fixed_norm)
-        if branch_point and not all(map(torch.allclose, before, trainer.si_weights)):
+        if not all(map(torch.allclose, before, trainer.si_weights)):
             renew_statistics(model, train_images, options.batch_size)  # for the norm that is held
         if content:
             trainer.load_moments(content)
@@ -182,7 +188,7 @@ class Training:
         now, printed = done, 0
         try:
             at_end = done in (first, last)  # of a run that was to go on for longer, its new end
-            if at_end and not runs.checkpoint_path(self.folder, done).exists():
+            if at_end and not runs.is_whole(runs.checkpoint_path(self.folder, done)):
                 self.record(done)
                 self.save(done, row=rows[-1] if rows else None)
             bar = tqdm(range(done, last), initial=done - first, total=last - first, disable=None)

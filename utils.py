@@ -103,8 +103,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write to a file next to `path`, flush it to the disk, and rename it to `path`, so that a
-    reader sees the old file or the whole new one. The folder is created if it is missing. Raises
-    OSError, with `path` as its `filename`, if the disk is full, read-only, ..."""
+    reader sees the old file or the whole new one; of a link, the file that it leads to. The folder
+    is created if it is missing. Raises OSError, with that file as its `filename`, if the disk is
+    full, read-only, ..."""
     path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}{PARTIAL}")
     try:

@@ -6,10 +6,10 @@
     python -m claims --table                           # the tables, of what is on record
 
 Margins, settings and numbers of seeds are in the functions of this package, and were fixed before
-trials 40 and on were run, which alone are judged. Every run goes on where it was stopped. Written
-after every claim: claims.json (verdicts and estimates), and <claim>.json and <claim>.png (the rows
-behind them, and the seeds beside interval and margin). With --results results/claims, README.md and
-docs/claims.md follow.
+trials 40 and on were run, which alone are judged (with one exception, see docs/claims.md). Every
+run goes on where it was stopped. Written after every claim: claims.json (verdicts and estimates),
+and <claim>.json and <claim>.png (the rows behind them, and the seeds beside interval and margin).
+With --results results/claims, README.md and docs/claims.md follow.
 """
 
 from utils import end_quietly  # first: what follows takes seconds
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = [CLAIMS[key] for key in ORDER if key in asked]
     long = [claim.key for claim in chosen if not all(s.quick for s in claim.settings)]
     if options.quick and long:
-        raise UserError(f"{long[0]} has no quick setting; these have: {', '.join(QUICK)}")
+        raise UserError(f"{long[0]} has no quick setting, unlike {', '.join(QUICK)}")
     if not options.table:
         groups = {claim.key: lines_behind(claim, options) for claim in chosen}
         list_claims(chosen, groups, record)
@@ -108,24 +108,32 @@ def main(argv: list[str] | None = None) -> None:
                 )
         check_data(unfinished(line for each in groups.values() for line in lines_in(each)))
     folder.mkdir(parents=True, exist_ok=True)
-    if not options.table:
+    if options.table:
+        write(folder, options, {})
+    else:
         figures.plt.switch_backend("agg")
         for claim in chosen:
             before = record.get(claim.key, {})
             entry = measure(claim, groups[claim.key], options, folder, before)
-            with locked(folder / runs.LOCK, str(folder), patience=PATIENCE):
-                record = table.read(folder / "claims.json")  # another process may have added to it
-                record[claim.key] = entry
-                write_json(folder / "claims.json", {"claims": record})
-    shown = table.page_table(record, table.read(folder / "exploratory.json"), "{}.png")
-    if options.quick:
-        seeds = plural(min(QUICK_SEEDS, options.seeds or QUICK_SEEDS), "seed")
-        shown = f"A quick subset: {seeds}, short runs. It decides nothing.\n\n{shown}"
-    write_atomically(folder / "claims.md", shown.encode())
-    if folder.resolve() == RECORD.resolve():
-        for page, text in table.pages(folder).items():
-            write_atomically(page, text.encode())
+            write(folder, options, {claim.key: entry})
     print(folder / "claims.md")
+
+
+def write(folder: Path, options: Command, new: dict[str, dict]) -> None:
+    """Add entries to the record, to which another process may have added, and write its tables."""
+    with locked(folder / runs.LOCK, str(folder), patience=PATIENCE):
+        record = table.read(folder / "claims.json") | new
+        if new:
+            write_json(folder / "claims.json", {"claims": record})
+        shown = table.page_table(record, table.read(folder / "exploratory.json"), "{}.png")
+        if options.quick:
+            seeds = plural(min(QUICK_SEEDS, options.seeds or QUICK_SEEDS), "seed")
+            shown = f"A quick subset: {seeds}, short runs. It decides nothing.\n\n{shown}"
+        write_atomically(folder / "claims.md", shown.encode())
+        for page, text in (
+            table.pages(folder).items() if folder.resolve() == RECORD.resolve() else ()
+        ):
+            write_atomically(page, text.encode())
 
 
 def lines_behind(claim: Claim, options: Command) -> Groups:
@@ -162,7 +170,7 @@ def list_claims(chosen: Sequence[Claim], groups: dict[str, Groups], record: dict
 
 
 def is_left(line: Line) -> bool:
-    """Whether a line is still to be trained; so it is if its folder holds a run on other images."""
+    """Whether a line still has to be trained. A run with other options in its folder is not it."""
     try:
         return not is_finished(line)
     except UserError:

@@ -75,8 +75,8 @@ def range_(digits: list[Run], images: list[Run]) -> Found:
     no period at the smallest in more than half of the seeds; at the largest the ratio of the median
     loss of the last quarter of a run to that of the third within a factor 1.25 ("permanently").
 
-    Contradicted by: at most 2 of 12 seeds with periods at any of the six rates, or without at the
-    smallest, or a loss that goes on falling or rising at the largest.
+    Contradicted by: at most 2 of 12 seeds with periods at any of the six rates, or without one at
+    the smallest, or a loss that goes on falling or rising at the largest.
 
     Limits: networks of width 8, 512 images; a factor of 5 of ηλ on images; none at the smallest
     rate is by construction, as weight decay takes 5 % off ρ in that budget.

@@ -101,14 +101,16 @@ def readme_table(record: Mapping, exploratory: Mapping) -> str:
 
 def rests_on(claim: Claim, record: Mapping, exploratory: Mapping) -> str:
     """The number of seeds behind what was found, and their images."""
-    data = dict.fromkeys(SAMPLES[setting.options.dataset] for setting in claim.settings)
-    if not data:
+    if not claim.settings:
         return "256 starts"
     entry = record.get(claim.key) or exploratory.get(claim.key, {"estimates": []})
     estimates = [e for e in entry["estimates"] if e["inside"]] or entry["estimates"]
-    counts = dict.fromkeys(len(estimate["seeds"]) for estimate in estimates) or claim.seeds
-    seeds = " and ".join(map(str, dict.fromkeys(counts)))
-    return f"{seeds} seeds, {' and '.join(data)}"
+    counts = [len(estimate["seeds"]) for estimate in estimates] or claim.seeds
+    data = [SAMPLES[setting.options.dataset] for setting in claim.settings]
+    if len({*data}) > 1 and not any("images" in estimate["name"] for estimate in estimates):
+        data = data[:1]  # the exploration was on digits alone
+    seeds, samples = (" and ".join(map(str, dict.fromkeys(each))) for each in (counts, data))
+    return f"{seeds} seeds, {samples}"
 
 
 def summary(record: Mapping) -> str:

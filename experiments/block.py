@@ -92,13 +92,13 @@ def experiment(namespace: Mapping[str, Any]) -> Experiment:
         raise UserError(message) from None
     if options.optimizer != "sgd" and given.get("momentum"):
         raise UserError("momentum belongs to SGD, and Adam has its own moments: leave it out")
-    for name, reason in idle_options(options).items():
-        if (in_params | in_flags).get(name) is not None:
-            print(f"note: {name} changes nothing: {reason}", file=sys.stderr)
     if given.get("resume") is False:
         raise UserError("resume: the driver goes on with what is there; --overwrite starts anew")
     if options.resume_epoch not in (None, -1):
         raise UserError("resume_epoch: the driver trains whole runs; branch off one with train.py")
+    for name, reason in idle_options(options).items():
+        if (in_params | in_flags).get(name) is not None:
+            print(f"note: {name} changes nothing: {reason}", file=sys.stderr)
     return Experiment(block.exp_name, "the parameters at the top of the driver", options, lines)
 
 

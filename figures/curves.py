@@ -50,8 +50,8 @@ def file_of(run: Run, name: str) -> str | None:
 def find_curve(run: Run, name: str, logged: bool = False) -> Curve | None:
     """A quantity of a run (one of `Run.curves`, or an array of a metrics file) where it was
     measured; None if it never was. Of a vector the largest element is taken; accuracies become
-    errors in %. `logged`: every epoch of the log, which of a branch lacks the start: there only if
-    nothing else is known."""
+    errors in %. `logged`: at every epoch of the log; of a branch, whose log lacks its first
+    checkpoint, rather at the checkpoints."""
     curves = run.curves if not logged or (run.is_branch and name in run.curves) else run.history
     file = None if name in curves else file_of(run, name)
     if file is None:
@@ -86,22 +86,23 @@ def draw_seeds(
     axis: Axes, curves: Sequence[Curve], colour: str, scale: str, linewidth=1.2, **style
 ) -> None:
     """One curve by epoch, a single value as a point. Of several seeds, the mean (on a logarithmic
-    axis geometric) and a band from the lowest to the highest, of those that have come so far, at
-    the epochs that they have in common."""
-    rows, done = [], -np.inf
+    axis geometric) and a band from the lowest to the highest, over the seeds that reach each epoch,
+    at the epochs that they have in common."""
+    parts, done = [], -np.inf
     for end in sorted({curve.epochs[-1] for curve in curves}):
         going = [curve for curve in curves if curve.epochs[-1] >= end]
-        common = functools.reduce(np.intersect1d, (curve.epochs for curve in going))
-        for epoch in common[(common > done) & (common <= end)]:
-            at = [curve.values[np.searchsorted(curve.epochs, epoch)] for curve in going]
+        epochs = functools.reduce(np.intersect1d, (curve.epochs for curve in going))
+        epochs = epochs[(epochs > done) & (epochs <= end)]
+        values = np.array([curve.values[np.searchsorted(curve.epochs, epochs)] for curve in going])
+        mean = values.mean(0)
+        if scale == "log" and len(going) > 1:
             with np.errstate(divide="ignore", invalid="ignore"):
-                log = scale == "log" and len(at) > 1
-                mean = np.exp(np.mean(np.log(at))) if log else np.mean(at)
-            rows.append((epoch, mean, min(at), max(at)))
+                mean = np.exp(np.log(values).mean(0))
+        parts.append((epochs, mean, values.min(0), values.max(0)))
         done = end
-    if not rows:
+    if not parts:
         return
-    epochs, mean, low, high = np.array(rows).T
+    epochs, mean, low, high = np.concatenate(parts, axis=1)
     if len(curves) > 1:
         axis.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
     marker = "." if len(epochs) == 1 else ""

@@ -131,7 +131,7 @@ def _words(key: str, config: dict[str, Any]) -> str:
     if key == "momentum" and config.get("optimizer", "sgd") != "sgd":
         return ""  # it belongs to SGD
     if key == "noninvlr" and value == -1:
-        return f"{name} as the rest"
+        return "one η for all weights"
     if key in SWITCHES:
         return SWITCHES[key][not value]
     if value is None and key == "use_data_size":

@@ -19,6 +19,7 @@ RELATIONS = (
     "an end in chaotic equilibrium",
     "an end in divergence",
     "two settings",
+    "one rate, one seed",
 )
 
 
@@ -51,9 +52,9 @@ def relation(arrays: Mapping[str, np.ndarray], first: int, last: int) -> str:
         if regime in regimes:
             return f"an end in {regime}"
     if not alike(arrays.get("setting", 0 * rates)):
-        return RELATIONS[-1]
-    if alike(rates):
-        return RELATIONS[1]
+        return RELATIONS[6]
+    if alike(rates):  # in older files of two seeds
+        return RELATIONS[7 if "seed" in arrays and alike(arrays["seed"]) else 1]
     return RELATIONS[2 if alike(arrays.get("seed", arrays["trial"])) else 3]
 
 
@@ -63,7 +64,7 @@ def path_barriers(arrays: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.8), layout="constrained")
     relations = np.array([relation(arrays, i, j) for i, j in arrays["pair"]])
     named = {}
-    for name, colour, marker in zip(RELATIONS, COLOURS, "osDvP^X", strict=False):
+    for name, colour, marker in zip(RELATIONS, COLOURS, "osDvP^X*", strict=False):
         chosen = relations == name
         if not chosen.any():
             continue

@@ -100,7 +100,7 @@ def connect(files: Sequence[Path], points: int = 11) -> dict[str, np.ndarray]:
 
 
 def numbered(values: Sequence) -> np.ndarray:
-    """(n,) where the first value equal to each of these stands."""
+    """For each value the index of the first that is equal to it: (n,)."""
     return np.array([values.index(value) for value in values])
 
 

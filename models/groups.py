@@ -7,10 +7,12 @@ vanishes by accident: a fresh network's zero biases would look invariant. A back
 row of that matrix for a random projection of the outputs. Two rows show which tensors are invariant
 alone; only the others need as many rows as there are tensors. The groups are read off the reduced
 row echelon form of their null space, in which each row alone is 1 at its pivot, so that none
-contains another. Other rows have -1s: they are balances, as of one convolution against the next.
+contains another. Other rows have -1s: they are balances, as of one convolution against the next;
+where a tensor is used twice, the sum of two may be a group.
 Every group is confirmed by scaling it by powers of two, which add no rounding errors.
 """
 
+import itertools
 import math
 import sys
 import time
@@ -211,9 +213,8 @@ def doubling_effects(
 def scaled_together(
     groups: Iterable[tuple[str, ...]], parameters: Mapping[str, torch.Tensor]
 ) -> list[tuple[str, ...]]:
-    """The groups that can be multiplied by one factor all at once. Of those that share tensors, and
-    are invariant in exchange for each other, one: without vectors rather than with, then the
-    largest."""
+    """Groups without a common tensor, which one factor can scale all at once. Of groups that share
+    a tensor one is kept: matrices alone before those with vectors, then the largest."""
 
     def order(group: tuple[str, ...]) -> tuple[bool, int]:
         tensors = [parameters[name] for name in group]
@@ -402,10 +403,10 @@ class _Search:
         rest, null = self._null_space()
         if len(null):
             orthonormal, _ = np.linalg.qr(null.T)
-            rows = _reduced_row_echelon(orthonormal.T)
-            others = [row for row in rows if not _is_group(row)]
-            if len(others) > 1 and _is_group(sum(others)):  # as of a tensor that is used twice
-                rows = [*rows, sum(others)]
+            rows = list(_reduced_row_echelon(orthonormal.T))
+            for first, second in itertools.combinations(rows, 2):
+                if (_has_twice(first) or _has_twice(second)) and _is_group(first + second):
+                    rows.append(first + second)
             for row in rows:
                 if _is_group(row):
                     groups.append(tuple(rest[row > 0.5].tolist()))
@@ -441,6 +442,12 @@ class _Search:
 
 def _is_group(row: np.ndarray) -> bool:
     return bool(np.minimum(np.abs(row), np.abs(row - 1)).max() < INTEGER)
+
+
+def _has_twice(row: np.ndarray) -> bool:
+    """Whether a row has a 2 or a half, as where the network uses a tensor twice."""
+    size = np.abs(row)
+    return bool(size.max() > 2 - INTEGER or (np.abs(size - 0.5) < INTEGER).any())
 
 
 def _reduced_row_echelon(rows: np.ndarray) -> np.ndarray:

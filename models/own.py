@@ -182,10 +182,12 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
     with fails(f"what is scale invariant in {name} cannot be found"):
         model.train()
         found = scale_invariant_groups(model, _random_images(size))
-    every = {n: p for n, p in model.named_parameters() if n in set().union(*found) and p.ndim > 1}
-    in_groups = set().union(*scaled_together(found, dict(model.named_parameters())))
-    invariant = {n: p for n, p in every.items() if n in in_groups}
-    weights = {n: p for n, p in invariant.items() if p.requires_grad}
+    parameters = dict(model.named_parameters())
+    invariant = {n: p for n, p in parameters.items() if n in set().union(*found) and p.ndim > 1}
+    frozen = [n for n, p in invariant.items() if not p.requires_grad]
+    trained = [group for group in found if not set(frozen).intersection(group)]
+    chosen = set().union(*scaled_together(trained, parameters))
+    weights = {n: p for n, p in invariant.items() if n in chosen}
     if not invariant:
         raise UserError(
             f"{name} has no scale-invariant weights, so there is no norm ρ to follow or to fix: "
@@ -193,18 +195,17 @@ def find_si_weights(model: nn.Module, name: str, size: tuple[int, int]) -> tuple
         )
     if not weights:
         raise UserError(
-            f"all scale-invariant weights of {name} are frozen (requires_grad=False), so there is "
-            "no norm ρ to follow or to fix"
+            f"all scale-invariant weights of {name} are frozen (requires_grad=False), or invariant "
+            "only together with such, so there is no norm ρ to follow or to fix"
         )
     total = sum(p.numel() for p in weights.values())
     print(f"{name}: {total:,} scale-invariant weights in {plural(len(weights), 'tensor')}: "
           + ", ".join(weights))  # fmt: skip
-    if len(weights) < len(invariant):
-        frozen = ", ".join(n for n in invariant if n not in weights)
-        print(f"note: frozen, so not trained, held or recorded: {frozen}")
-    if len(invariant) < len(every):
-        others = ", ".join(n for n in every if n not in invariant)
-        print(f"note: invariant only in exchange for some of these, so not counted: {others}")
+    if frozen:
+        print(f"note: frozen, so not trained, held or recorded: {', '.join(frozen)}")
+    others = [n for n in invariant if n not in weights and n not in frozen]
+    if others:
+        print(f"note: left out, as they cannot be scaled together with these: {', '.join(others)}")
     alone = set().union(*(group for group in found if weights.keys() >= set(group)))
     mixed = [n for n in weights if n not in alone]
     if mixed:

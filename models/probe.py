@@ -8,6 +8,7 @@ limit; `models.doubling_effects` shows how far the network itself is from it.
 import contextlib
 import copy
 import functools
+import itertools
 import random
 import re
 import sys
@@ -24,13 +25,14 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 SPREAD = 0.5  # of the logarithms of the weights at a random point
 CONSTANT = 1e-3  # a positive number up to this that is added to a tensor is an epsilon
 SUSPICIOUS = 0.1  # one up to this may be an epsilon
 EPS = {torch.float64: 1e-12, torch.float32: 1e-8}  # what an epsilon becomes, at most
 SAME = 1e-4  # largest relative difference that the order of summation makes to outputs
+EPSILON = re.compile("(^|_)eps(ilon)?(_|$)")  # in the name of an attribute
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 GLOBAL_HOOKS = [name for name in vars(nn_module) if re.fullmatch("_global_.*_hooks", name)]
 LINEAR = {
@@ -85,10 +87,10 @@ class Probe:
             self.inputs = self._changed(lambda t: t.to(_at_least(t, dtype)))
         for module in self.network.modules():
             for key, value in list(vars(module).items()):
-                named = isinstance(value, float) and re.search("(^|_)eps(ilon)?(_|$)", key)
+                if keep_epsilons or not isinstance(value, float) or not EPSILON.search(key):
+                    continue
                 # A large one of somebody's own module may be a factor, such as a step size
-                is_epsilon = named and (value <= CONSTANT or _belongs(type(module)))
-                if is_epsilon and not keep_epsilons:
+                if value <= CONSTANT or _belongs(type(module)):
                     setattr(module, key, min(value, EPS.get(dtype, EPS[torch.float32])))
             for tensor in [*module._parameters.values(), *module._buffers.values()]:
                 if tensor is not None:
@@ -124,7 +126,7 @@ class Probe:
         """Random weights with the signs of the network's own, none of them zero. Each tensor has
         the mean square 1 / (inputs of an output), so that activations keep their size from layer to
         layer and every tensor matters; if `near`, that of the present weights. A single number
-        varies around it."""
+        varies around that size."""
         weights = {}
         for name, p in self.present.items():
             noise = torch.randn(p.shape, generator=generator, device="cpu").to(p)
@@ -282,10 +284,12 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
     Modules may store what PyTorch does not copy: sparse matrices in rows, and computed tensors,
     such as activations, or the weight that the older `torch.nn.utils.weight_norm` computes."""
     memo: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
     for module in model.modules():
-        for value in tensors(vars(module)):
-            is_plain = value.is_leaf and _is_strided(value)
-            if not (is_plain or isinstance(value, nn.Parameter)):
+        for value in itertools.chain(tree_leaves(vars(module)), tensors(vars(module), seen)):
+            if isinstance(value, nn.Parameter) or not isinstance(value, torch.Tensor):
+                continue
+            if not (value.is_leaf and _is_strided(value)):
                 memo[id(value)] = value.detach().clone()
         for name in HOOKS if not hooks else ():
             registered = getattr(module, name)
@@ -301,16 +305,19 @@ def copied(model: nn.Module, *, hooks: bool = False) -> nn.Module:
 
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:
     """A function for the copy of a network: where it refers to the network (in a closure, as a
-    lambda that uses self or a wrapped forward), the new function refers to the copy; so do those in
-    the copy's lists and dictionaries. Anything else is returned as it is, or its copy if `deepcopy`
-    made one (`memo`)."""
+    lambda that uses self or a wrapped forward), the new function refers to the copy. So do those in
+    a list, tuple or dictionary, which is made anew. Anything else is returned as it is, or its copy
+    if `deepcopy` made one (`memo`)."""
     if id(value) in memo:
         return memo[id(value)]
     if type(value) in (list, dict):
-        memo[id(value)] = value  # it may hold itself
-        for key in [*value] if isinstance(value, dict) else range(len(value)):
-            value[key] = _rebound(value[key], memo)
-        return value
+        memo.setdefault(id(memo), []).append(value)  # alive, so that no other has its id
+        new = memo[id(value)] = type(value)()  # it may hold itself
+        if isinstance(value, dict):
+            new.update((key, _rebound(v, memo)) for key, v in value.items())
+        else:
+            new.extend(_rebound(v, memo) for v in value)
+        return new
     if type(value) is tuple:
         return tuple(_rebound(v, memo) for v in value)
     if isinstance(value, types.MethodType):
@@ -335,7 +342,7 @@ def _rebound(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _belongs(hook: Any) -> bool:
-    """Whether a hook is PyTorch's, or one of `models.own`."""
+    """Whether a hook or a class is PyTorch's, or one of models/."""
     return getattr(hook, "__module__", type(hook).__module__).startswith(("torch.", "models."))
 
 
@@ -348,8 +355,8 @@ def has_hooks(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def undisturbed(probe: Probe) -> Iterator[None]:
     """Evaluate in the block without global hooks, compilation or warnings, and with gradients.
-    Raises ValueError where the copy calls a module of the network itself, or computes a gradient of
-    its parameters, which then keep those that they had."""
+    Raises ValueError where the copy calls a module of the network itself, or computes gradients of
+    its parameters, whose own gradients are restored."""
 
     def uses(what: str) -> ValueError:
         return ValueError(
@@ -436,17 +443,17 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def tensors(outputs: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+def tensors(outputs: Any, seen: dict[int, Any] | None = None) -> Iterator[torch.Tensor]:
     """All floating-point and complex tensors in tuples, lists, dictionaries and objects other than
-    networks. `seen`: ids of objects that are left out."""
-    seen = set() if seen is None else seen
+    networks. `seen`: objects by id, which are left out."""
+    seen = {} if seen is None else seen
     if isinstance(outputs, torch.Tensor):
         if _is_continuous(outputs):
             yield outputs
         return
     if id(outputs) in seen or isinstance(outputs, CLOSED):
         return
-    seen.add(id(outputs))
+    seen[id(outputs)] = outputs
     if isinstance(outputs, Mapping):
         outputs = outputs.values()
     elif is_dataclass(outputs):

@@ -39,8 +39,8 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 @torch.no_grad()
 def norms(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Euclidean norm of each of several tensors: float64, (n,), on the device of the first. The
-    squares are summed in float64 (but on MPS, which lacks it): float32 sums of millions are off by
-    more than the 1e-6 allowed to a fixed norm."""
+    squares are summed in float64 (float32 on MPS, which has no other): float32 sums of millions are
+    off by more than the 1e-6 allowed to a fixed norm."""
     real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
     device = real[0].device
     precise = torch.float32 if device.type == "mps" else torch.float64

@@ -1,6 +1,7 @@
 """The metrics files: named arrays over the checkpoints of a run."""
 
 import contextlib
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                     if "allow_pickle" not in str(error):
                         raise
                     objects.append(name)
-    except (FileNotFoundError, PermissionError, MemoryError):
+    except MemoryError:
         raise
-    except Exception:  # NumPy raises many kinds of errors for other files
+    except Exception as error:  # NumPy raises many kinds for other files, and EINVAL
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise _foreign(path) from None
     return found, objects
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from options import DECIDING, NORM_EPS, Train, names
+from options import DECIDING, NORM_EPS, Data, Train, names
 from runs.folder import CONFIG
 from utils import UserError, write_atomically
 
@@ -94,11 +94,19 @@ def check_same_run(folder: Path, options: Train) -> None:
         )
 
 
-def check_same_images(folder: Path, checksum: int) -> None:
-    """Raise UserError if the folder holds a run that was trained on images with another checksum.
-    Older runs have none."""
-    if read_config(folder).get("checksum", checksum) != checksum:
-        raise UserError(f"{folder} holds a run on other images: see --data_path")
+def check_same_images(folder: Path, options: Train, checksum: int) -> None:
+    """Raise UserError if the folder holds a run whose training images have another checksum, though
+    its options ask for the same ones. Older runs have none."""
+    if not (folder / CONFIG).exists():
+        return
+    saved = read_config(folder)
+    if saved.get("checksum", checksum) != checksum and not {*names(Data)} & {
+        *differences(saved, options)
+    }:
+        raise UserError(
+            f"{folder} holds a run on other training images than those of --data_path now: name "
+            "another --dir, or start anew with --overwrite"
+        )
 
 
 def branch_folder(parent: Path, epoch: int, options: Train) -> Path:

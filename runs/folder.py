@@ -64,7 +64,8 @@ def whole_epochs(folder: Path) -> dict[int, Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint of this project is there with its end, which a broken copy lacks."""
+    """Whether a checkpoint of this project is there, and complete: a copy that was cut short lacks
+    the end of its zip archive."""
     return zipfile.is_zipfile(path)
 
 

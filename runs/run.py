@@ -148,7 +148,7 @@ class Run:
     def _is_metrics(self, name: str) -> bool:
         try:
             return "report_epochs" in self.metrics(name)
-        except UserError:
+        except (UserError, OSError):
             return False
 
     @property

@@ -121,7 +121,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch):
         ("--claim adm", "did you mean adam"),
         ("--claim toy --results .", r"claims\.json is damaged"),
         ("--claim practice --image_folder nowhere", "no folder nowhere/train"),
-        ("--claim adam,practice --quick", "practice has no quick setting; these have: adam"),
+        ("--claim adam,practice --quick", "practice has no quick setting, unlike adam"),
         ("--table --claim toy", "--claim is of no use to --table"),
         ("--table --results resutls", "resutls has no claims.json"),
     ):
@@ -201,12 +201,13 @@ def test_a_row_that_is_not_run_says_so_with_its_exploratory_estimate():
 
 def test_the_seeds_behind_an_estimate_are_those_that_it_has():
     def of(*counts):
-        return {"frequency": {"estimates": [{"seeds": [0] * n, "inside": n} for n in counts]}}
+        estimates = [{"seeds": [0] * n, "inside": n, "name": name} for name, n in counts]
+        return {"frequency": {"estimates": estimates}}
 
-    for record, seen, words in (({}, of(2, 2, 0), "2"), (of(5, 8, 0), of(2), "5 and 8"),
-                                ({}, {}, "5 and 8")):  # fmt: skip
-        shown = table.rests_on(CLAIMS["frequency"], record, seen)
-        assert shown == f"{words} seeds, digits and CIFAR-10"
+    both = of(("digits", 5), ("images", 8), ("beside", 0))
+    for record, seen, words in (({}, of(("digits", 2)), "2 seeds, digits"),
+                                (both, {}, "5 and 8 seeds, digits and CIFAR-10")):  # fmt: skip
+        assert table.rests_on(CLAIMS["frequency"], record, seen) == words
     rows = [line.split(" | ") for line in table.readme_table({}, {}).splitlines()[4:]]
     assert all(len({cell.count("<br>") for cell in row[:4]}) == 1 for row in rows)
 

@@ -100,13 +100,13 @@ def test_an_interrupted_line_is_trained_measured_drawn_and_then_finished(start, 
     whole = metrics(runs.trial_folder(tmp_path / "whole", 0))
     np.testing.assert_equal(metrics(folder), whole)
 
-    # What is missing is measured by test.py
+    # What is missing is measured, from the checkpoints
     table = runs.Metrics.read(folder / "test-em.npz")
     del table.rows[1]
     table.write(folder / "test-em.npz")
     assert start(FAST).returncode == 0
     np.testing.assert_equal(metrics(folder), whole)
-    assert {path.name for path in folder.glob("t*-*m.log")} == {"train-tm.log", "test-em.log"}
+    assert not list(folder.glob("t*-*m.log"))  # without test.py
 
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("*") if p.suffix in (".pt", ".npz")}
     again = start(FAST)

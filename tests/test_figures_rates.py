@@ -66,9 +66,15 @@ def test_paths_and_barriers(tmp_path):
     assert [paths.relation(arrays, i, 3) for i in (0, 2)] == [paths.RELATIONS[i] for i in (3, 2)]
     arrays |= {"elr": np.full(4, np.nan), "lr": np.array([1, 1, 1, 2])}  # off the sphere
     assert [paths.relation(arrays, 0, i) for i in (2, 3)] == [paths.RELATIONS[i] for i in (1, 3)]
-    arrays |= {"run": np.array([0, 1, 1, 3]), "setting": np.array([0, 0, 0, 3]), "seed": np.ones(4)}
+    arrays |= {
+        "run": np.array([0, 1, 1, 3]),
+        "setting": np.array([0, 0, 0, 3]),
+        "seed": np.array([0, 1, 1, 0]),
+    }
     found = [paths.relation(arrays, *pair) for pair in ((0, 1), (1, 2), (0, 3))]
     assert found == [paths.RELATIONS[i] for i in (1, 0, 6)]
+    arrays["seed"][:] = 0  # of a run and a branch off it
+    assert paths.relation(arrays, 0, 1) == paths.RELATIONS[7]
 
 
 def test_sharpness_by_rate_is_on_the_unit_sphere_and_times_the_rate(make):

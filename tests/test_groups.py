@@ -1,5 +1,6 @@
 """What is scale invariant in a network, on networks of this project and on others'."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -300,7 +301,7 @@ def test_an_odd_network_is_understood_and_left_as_it_was():
     state = {name: value.clone() for name, value in model.state_dict().items()}
     flags, random = [module.training for module in model.modules()], torch.get_rng_state()
     found = scale_invariant_groups(model, inputs)
-    # The second: two of the shared tensor and one of the norm's balance the gain
+    # The first is the sum of two rows: the shared tensor is used twice
     assert found.groups == (("gain", "norm.weight", "norm.bias"), ("first.weight", "first.bias"))
     assert found.without_effect == ("unused",)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -482,7 +483,15 @@ def contained(model):
     return model
 
 
-@pytest.mark.parametrize("make", [wrapped, recursive, cast, contained])
+def listed(model):
+    """Layers in a list and a dictionary of a closure, and as a default."""
+    first, others = [model[0]], {"rest": model[1:]}
+    model.lists = first, others
+    model.forward = lambda x, again=first: others["rest"](first[0](x) + 0 * again[0](x))
+    return model
+
+
+@pytest.mark.parametrize("make", [wrapped, recursive, cast, contained, listed])
 def test_a_function_that_refers_to_the_network_refers_to_the_copy(make):
     model, x = make(normalised(nn.BatchNorm1d(8))), torch.randn(16, 6)
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -490,6 +499,7 @@ def test_a_function_that_refers_to_the_network_refers_to_the_copy(make):
     assert found.groups == (("0.weight",),) and models.doubling_effects(model, x, found)[0] < 0.01
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+    assert make is not listed or model.lists[0] == model.forward.__defaults__[0] == [model[0]]
 
 
 def test_a_network_that_cannot_be_copied_is_left_as_it_was():
@@ -576,7 +586,7 @@ def test_a_network_that_keeps_results_of_a_pass():
 def test_a_large_network_is_probed_on_one_example_unless_examples_interact(monkeypatch):
     monkeypatch.setattr(models.groups, "LARGE", 0)
     for norm, least in ((nn.LayerNorm(8), 1), (nn.BatchNorm1d(8), 16)):
-        sizes = []
+        sizes = collections.deque()  # the copy gets lists of its own
         seen = Lambda(lambda self, x, sizes=sizes: sizes.append(len(x)) or x)
         model = nn.Sequential(normalised(norm), seen)
         assert scale_invariant_groups(model, torch.randn(16, 6)).groups == (("0.0.weight",),)

@@ -256,8 +256,8 @@ def test_some_epochs_or_one_checkpoint_are_measured_and_added(run, capsys):
     test_script.main(f"--models_dir {folder} --epochs every1 --calc_l2_init --gpu -1".split())
     with np.load(folder / "train-em.npz") as file:  # though these are all
         assert {"loss", "l2_init"} <= {*file} and len(file["l2_init"]) == 7
+    run("--resume_epoch 1 --epochs 1")
     with pytest.raises(SystemExit):
-        run("--resume_epoch 1 --epochs 1")
         test_script.main(f"--models_dir {folder}/branch-1 --epochs every3".split())
     assert "no checkpoint of every3" in capsys.readouterr().err
 

@@ -391,6 +391,13 @@ def test_freezing_some_weights_does_not_make_periods():
         train(model, [optimizer], 1, lambda _, loss=loss: monitor.record(loss))
     norms = [record.si_norm for record in records_of(monitor)]
     assert norms[0] == norms[-1] > 1.1 * norms[30] and len(monitor.periods) == 0
+    fed(monitor, range(61, 200))
+    assert len(monitor.periods) > 0
+    for frozen in (True, False):  # and those before are kept, though ρ is another for a while
+        periods = len(monitor.periods)
+        model[0].weight.requires_grad_(not frozen)
+        train(model, [optimizer], 2, monitor.record)
+        assert len(monitor.periods) == periods and latest(monitor).phase == "A"
 
 
 def test_weights_that_are_frozen_in_the_steps_of_others_are_followed():
@@ -434,6 +441,7 @@ class Halves(optim.SGD):
 
 
 def test_a_step_that_calls_another_twice_is_one():
+    sgd(small().parameters())  # from now on PyTorch hooks SGD's class too
     model, optimizer, monitor = watched(Halves)
     old = model[0].weight.detach().clone()
     train(model, [optimizer], 1, monitor.record)
@@ -616,7 +624,7 @@ def test_no_normalisation_no_groups_and_it_says_so():
 
 @pytest.mark.parametrize("decay, periodic", [(0.2, True), (0.001, False)])
 def test_a_report_calls_periodic_what_has_forgotten_its_start(monkeypatch, decay, periodic):
-    """Six periods of ten steps: after an e-fold of 5 steps five are left, of 1000 steps none."""
+    """Six periods of ten steps: after an e-fold of 5 steps all are left, of 1000 steps none."""
     cycles = [Period(t - 9, 2.0, t - 1, 0.1, t, 1.0, t + 0.1, 1.0, t + 1, 2.0, 9, 0.0)
               for t in range(10, 70, 10)]  # fmt: skip
     model, optimizer, monitor = watched(lambda p: sgd(p, weight_decay=10 * decay))

@@ -59,6 +59,17 @@ def alike(num_classes):  # a convolution that is not scale invariant, and one of
     norm, flat = nn.BatchNorm2d(3, affine=False), (nn.AdaptiveAvgPool2d(4), nn.Flatten())
     return nn.Sequential(conv(), nn.Tanh(), conv(), norm, *flat, nn.Linear(48, num_classes))
 
+class Block(nn.Module):  # two groups that share the last convolution
+    def __init__(self, num_classes, frozen=False):
+        super().__init__()
+        self.a, self.b, self.skip = (nn.Conv2d(n, 4, 3, padding=1, bias=False) for n in (3, 4, 3))
+        self.b.requires_grad_(not frozen)
+        self.norm, self.last = nn.BatchNorm2d(4), nn.Linear(4, num_classes)
+    def forward(self, x):
+        return self.last(self.norm(self.b(self.a(x).relu()) + self.skip(x)).relu().mean((2, 3)))
+
+def frozen_block(num_classes): return Block(num_classes, frozen=True)
+
 def computed(num_classes):
     last = nn.Linear(3072, num_classes)
     return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(last))
@@ -277,6 +288,19 @@ def test_unusual_networks_are_trained_and_measured(function, option):
     for found in (measure(folder, what), *map(np.load, folder.rglob("*.npz"))):
         for key in {*found} - {"gs_norm"}:
             assert np.isfinite(found[key]).all(), key
+
+
+@pytest.mark.parametrize("function, weights, note", [
+    ("Block", ["b.weight", "skip.weight"], "cannot be scaled together with these: a.weight"),
+    ("frozen_block", ["a.weight", "skip.weight"], "not trained, held or recorded: b.weight"),
+])  # fmt: skip
+def test_weights_are_scale_invariant_together(capsys, function, weights, note):
+    folder = start(f"{TINY} --model nets.py:{function}")
+    assert runs.read_config(folder)["si_weights"] == weights and note in capsys.readouterr().out
+    config = runs.read_config(folder)
+    runs.write_config(folder, {**config, "si_weights": weights[:1]})  # of an older version
+    start(f"{TINY} --model nets.py:{function} --epochs 3 --resume")
+    assert runs.read_config(folder)["si_weights"] == weights[:1]
 
 
 @pytest.mark.parametrize("function", ["Buffers", "no_last", "lazy", "parallel", "alike"])

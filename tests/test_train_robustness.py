@@ -314,8 +314,16 @@ def test_other_images_do_not_continue_a_run(tmp_path, refused):
             path.parent.mkdir(parents=True)
             Image.new("RGB", (32, 32), (60 * i, 9 * shade, 0)).save(path)
     train.main([*words.split(), "--data_path", f"{tmp_path}/x", "--epochs", "1"])
-    more = [*words.split(), "--epochs", "2", "--resume", "--data_path"]
-    assert "on other images" in refused(train.main, [*more, f"{tmp_path}/y"])
+    more, branch = (
+        [*words.split(), "--epochs", "2", *option.split(), "--data_path"]
+        for option in ("--resume", "--resume_epoch 1")
+    )
+    for line in (more, branch):
+        assert "on other training images" in refused(train.main, [*line, f"{tmp_path}/y"])
+    train.main([*branch, f"{tmp_path}/y", "--use_data_size", "2"])  # that is asked for
+    for path in (tmp_path / "run/trial_0").glob("*.pt"):
+        path.unlink()
+    assert "on other training images" in refused(train.main, [*more, f"{tmp_path}/y"])
     (tmp_path / "x").rename(tmp_path / "z")
     train.main([*more, f"{tmp_path}/z"])
 

@@ -115,7 +115,8 @@ class Course:
         if last is None:
             self.phase = "B" if len(self._history) > 1 else "A"
             return None
-        self.phase = "B" if time > last.end else "C" if time == last.high else "A"
+        falls = time > last.end and rho < max(before for _, before, _ in self._history)
+        self.phase = "B" if falls else "C" if time == last.high else "A"
         if self.phase != "B":
             return None
         times, norms, rates = map(np.array, zip(*self._history, strict=True))
