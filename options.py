@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from typing import Annotated, Any, TypeVar
 
@@ -106,16 +106,21 @@ class Options:
     says what would be right."""
 
     def __post_init__(self):
-        for each in fields(self):
-            value, check = getattr(self, each.name), each.metadata["check"]
-            if isinstance(each.default, bool) and not isinstance(value, bool):
-                raise UserError(f"--{each.name}: {value!r} is not True or False")
-            if check is None or (value is None and each.default is None):
-                continue
-            try:
-                check(value)
-            except ValueError as error:
-                raise UserError(f"--{each.name}: {error}") from None
+        check_values(type(self), vars(self))
+
+
+def check_values(kind: type[Options], values: Mapping[str, Any]) -> None:
+    """Raise UserError if the value of one of these options is not as its field declares."""
+    for each in fields(kind):
+        value, check = values[each.name], each.metadata["check"]
+        if isinstance(each.default, bool) and not isinstance(value, bool):
+            raise UserError(f"--{each.name}: {value!r} is not True or False")
+        if check is None or (value is None and each.default is None):
+            continue
+        try:
+            check(value)
+        except ValueError as error:
+            raise UserError(f"--{each.name}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from options import DECIDING, NORM_EPS, Data, Train, names
+from options import DECIDING, NORM_EPS, Data, Train, check_values, names
 from runs.folder import CONFIG
 from utils import UserError, write_atomically
 
@@ -31,7 +31,7 @@ def read_config(folder: Path, labels: bool = True) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise UserError(f"{folder / CONFIG} does not hold the options of a run")
     try:
-        options_of(saved)
+        check_values(Train, {**DEFAULTS, **saved})
     except UserError as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
     if labels and saved.get("corrupt_train") and "norm_eps" not in saved:
