@@ -404,9 +404,10 @@ class _Search:
         if len(null):
             orthonormal, _ = np.linalg.qr(null.T)
             rows = list(_reduced_row_echelon(orthonormal.T))
-            for first, second in itertools.combinations(rows, 2):
-                if (_has_twice(first) or _has_twice(second)) and _is_group(first + second):
-                    rows.append(first + second)
+            twice = [_has_twice(row) for row in rows]
+            for i, j in itertools.combinations(range(len(rows)), 2):
+                if (twice[i] or twice[j]) and _is_group(rows[i] + rows[j]):
+                    rows.append(rows[i] + rows[j])
             for row in rows:
                 if _is_group(row):
                     groups.append(tuple(rest[row > 0.5].tolist()))
