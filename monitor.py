@@ -47,7 +47,7 @@ from models import (
     unwrapped,
 )
 from theory import dynamics
-from theory.dynamics import effective_lr, jump_threshold
+from theory.dynamics import effective_lr, effective_step, jump_threshold
 from theory.forecast import Course
 from theory.periods import Periods
 from utils import UserError, plural, user_errors
@@ -431,6 +431,7 @@ class Monitor:
         lrs, wds, angles, powers, momenta = zip(*(self._rates[j] for j in inside), strict=True)
         lr, decay = float(share @ lrs), float(share @ np.multiply(lrs, wds))
         kept = [1 - (momentum or 0) for momentum in momenta]
+        turned = float(np.linalg.norm(effective_step(lrs, before, measured[3, inside])))
         # The chord between the directions: 1 - cos would be all rounding for small angles.
         chord = math.sqrt(max(moved**2 - (after - before) ** 2, 0) / (before * after))
         power = powers[0] if len(set(powers)) == 1 else None
@@ -447,9 +448,7 @@ class Monitor:
             effective_gradient_norm=before * gradient,
             angle=2 * math.asin(min(chord / 2, 1)),
             equilibrium_angle=None if None in angles else math.sqrt(share @ np.square(angles)),
-            effective_step=float(np.linalg.norm(lrs * measured[3, inside]) / before)
-            if is_sgd
-            else None,
+            effective_step=turned if is_sgd else None,
             jump_threshold=float(jump_threshold(DELTA, lr, decay / lr)) if is_plain else None,
         )
         if label != ALL:

@@ -130,10 +130,9 @@ def write(folder: Path, options: Command, new: dict[str, dict]) -> None:
             seeds = plural(min(QUICK_SEEDS, options.seeds or QUICK_SEEDS), "seed")
             shown = f"A quick subset: {seeds}, short runs. It decides nothing.\n\n{shown}"
         write_atomically(folder / "claims.md", shown.encode())
-        for page, text in (
-            table.pages(folder).items() if folder.resolve() == RECORD.resolve() else ()
-        ):
-            write_atomically(page, text.encode())
+        if folder.resolve() == RECORD.resolve():
+            for page, text in table.pages(folder).items():
+                write_atomically(page, text.encode())
 
 
 def lines_behind(claim: Claim, options: Command) -> Groups:

@@ -89,9 +89,7 @@ def is_finished(line: Line) -> bool:
     if not (line.folder / runs.CONFIG).exists():
         return False
     runs.check_same_run(line.folder, line.options)
-    newest = max(runs.whole_epochs(line.folder), default=-1)
-    trained = newest >= line.options.epochs
-    trained = trained and runs.is_whole(runs.checkpoint_path(line.folder, newest))
+    trained = runs.has_come_to(line.folder, line.options.epochs)
     return (trained or runs.diverged_at(line.folder) is not None) and is_measured(line)
 
 

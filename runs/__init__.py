@@ -27,6 +27,7 @@ from runs.folder import (
     check_no_branches,
     checkpoint_path,
     checkpoints_in,
+    has_come_to,
     is_saved,
     is_whole,
     prune,

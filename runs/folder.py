@@ -69,6 +69,12 @@ def is_whole(path: Path) -> bool:
     return zipfile.is_zipfile(path)
 
 
+def has_come_to(folder: Path, epoch: int) -> bool:
+    """Whether the newest checkpoint of a whole epoch is complete, and of this epoch or later."""
+    newest = max(whole_epochs(folder), default=-1)
+    return newest >= epoch and is_whole(checkpoint_path(folder, newest))
+
+
 def prune(folder: Path, keep: int) -> None:
     """Keep the newest `keep` checkpoints of whole epochs and what follows the oldest of them. Those
     within an epoch do not count, since a run can only continue from a whole one."""

@@ -12,9 +12,8 @@ from runs.folder import (
     LATEST,
     METRICS,
     check_no_branches,
-    checkpoint_path,
     checkpoints_in,
-    is_whole,
+    has_come_to,
     whole_epochs,
 )
 from runs.log import diverged_at, read_log
@@ -52,12 +51,13 @@ def is_complete(folder: Path, last: int, options: Train) -> bool:
         raise UserError(f"{folder} already holds a run: give --resume or --overwrite")
     diverged = diverged_at(folder)
     newest = max(whole_epochs(folder), default=0)
-    trained = newest >= last and is_whole(checkpoint_path(folder, newest))
     measured = all(
         {newest, *whole_epochs(folder)} <= Metrics.read(folder / f"{name}.npz").rows.keys()
         for name in METRICS
     )
-    if not (trained or diverged is not None) or (options.metrics and not measured):
+    if not (has_come_to(folder, last) or diverged is not None) or (
+        options.metrics and not measured
+    ):
         return False
     if diverged is not None:
         raise Diverged(diverged, measured)

@@ -178,13 +178,14 @@ class Run:
                 curves[f"{kind}_loss"] = Curve(arrays["report_epochs"], arrays["loss"])
             if "acc" in arrays:
                 curves[f"{kind}_error"] = Curve(arrays["report_epochs"], 100 * (1 - arrays["acc"]))
-        if "params_norm" in si:
-            epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
-            lr = self.lr_at(epochs)
-            if np.isfinite(lr).any():  # unknown where the configuration is gone
-                curves["effective_lr"] = Curve(epochs, self._effective_lr(lr, si_norm))
+        if "params_norm" not in si:
+            return _not_empty(curves)
+        epochs, si_norm = curves["si_norm"] = Curve(si["report_epochs"], si["params_norm"])
+        lr = self.lr_at(epochs)
+        if np.isfinite(lr).any():  # unknown where the configuration is gone
+            curves["effective_lr"] = Curve(epochs, self._effective_lr(lr, si_norm))
         for arrays, name in ((si, "effective_gradient_norm"), (train, "full_gradient_norm")):
-            if "params_norm" in si and "gnorm_m" in arrays:
+            if "gnorm_m" in arrays:
                 epochs, at, si_at = np.intersect1d(
                     arrays["report_epochs"], si["report_epochs"], return_indices=True
                 )
